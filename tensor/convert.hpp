@@ -1,0 +1,18 @@
+// Copies between element types and strides.
+#pragma once
+
+#include "tensor/stream.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+/// to[rows, cols] = from[rows, cols]; each is f32 or bf16 (rounded to nearest even). Paddings are not touched.
+void convert(Stream& stream, const Tensor& from, const Tensor& to);
+
+/// into += from, both f32 of equal shape.
+void add(Stream& stream, const Tensor& from, const Tensor& into);
+
+/// All elements become zero; paddings are not touched.
+void set_zero(Stream& stream, const Tensor& x);
+
+}  // namespace nibble

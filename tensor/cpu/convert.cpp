@@ -1,0 +1,59 @@
+#include "tensor/convert.hpp"
+
+#include <cassert>
+#include <cstring>
+
+#include "tensor/simd.hpp"
+
+namespace nibble {
+namespace {
+
+/// Row kernels work on about this many elements at a time, so that short rows do not make short tasks.
+int64_t rows_per_task(int64_t cols) { return std::max<int64_t>(1, 4096 / std::max<int64_t>(1, cols)); }
+
+template <class From, class To>
+void convert_rows(Stream& stream, const Tensor& from, const Tensor& to) {
+  parallel_for(stream, from.rows, rows_per_task(from.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const From* source = from.row<From>(i);
+      To* target = to.row<To>(i);
+      simd::for_each_group(from.cols, [&](int64_t j, int64_t count) {
+        simd::store_n(target + j, simd::load_n(source + j, count), count);
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void convert(Stream& stream, const Tensor& from, const Tensor& to) {
+  assert(from.rows == to.rows && from.cols == to.cols);
+  const bool narrow_in = from.dtype == DType::bf16, narrow_out = to.dtype == DType::bf16;
+  if (narrow_in && narrow_out) return convert_rows<bf16, bf16>(stream, from, to);
+  if (narrow_in) return convert_rows<bf16, float>(stream, from, to);
+  if (narrow_out) return convert_rows<float, bf16>(stream, from, to);
+  convert_rows<float, float>(stream, from, to);
+}
+
+void add(Stream& stream, const Tensor& from, const Tensor& into) {
+  assert(from.rows == into.rows && from.cols == into.cols);
+  parallel_for(stream, from.rows, rows_per_task(from.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* source = from.row<float>(i);
+      float* target = into.row<float>(i);
+      simd::for_each_group(from.cols, [&](int64_t j, int64_t count) {
+        simd::store_n(target + j, simd::load_n(target + j, count) + simd::load_n(source + j, count), count);
+      });
+    }
+  });
+}
+
+void set_zero(Stream& stream, const Tensor& x) {
+  parallel_for(stream, x.rows, rows_per_task(x.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      std::memset(static_cast<char*>(x.data) + i * x.stride * static_cast<int64_t>(size_of(x.dtype)), 0,
+                  static_cast<size_t>(x.cols) * size_of(x.dtype));
+  });
+}
+
+}  // namespace nibble

@@ -1,0 +1,135 @@
+// Sixteen lanes of float, in GCC's vector extension: one AVX-512 register, two AVX2 registers.
+//
+// Kernels are written once with these and compiled for both instruction sets (stream.hpp). Sums go over sixteen
+// running lanes and one fixed tree, so results do not depend on the instruction set.
+// Not for: GEMM (gemm.hpp).
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "tensor/dtype.hpp"
+
+namespace nibble::simd {
+
+inline constexpr int64_t lanes = 16;
+
+using f32x = float __attribute__((vector_size(64)));
+using i32x = int32_t __attribute__((vector_size(64)));
+using u32x = uint32_t __attribute__((vector_size(64)));
+using u16x = uint16_t __attribute__((vector_size(32)));
+using f64x = double __attribute__((vector_size(128)));
+
+inline f32x splat(float value) { return f32x{} + value; }
+
+inline f32x load(const float* p) {
+  f32x v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, f32x v) { std::memcpy(p, &v, sizeof v); }
+
+inline f32x load(const bf16* p) {
+  u16x half;
+  std::memcpy(&half, p, sizeof half);
+  return std::bit_cast<f32x>(__builtin_convertvector(half, u32x) << 16);
+}
+/// Round to nearest even; a NaN becomes the quiet NaN 0x7fff or 0xffff.
+inline void store(bf16* p, f32x v) {
+  const u32x u = std::bit_cast<u32x>(v);
+  const u32x rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const u32x bits = v == v ? rounded : (u >> 16) | 0x7fffu;
+  const u16x half = __builtin_convertvector(bits, u16x);
+  std::memcpy(static_cast<void*>(p), &half, sizeof half);
+}
+
+/// The first `count` < 16 elements; the other lanes are `fill`.
+template <class T>
+f32x load_part(const T* p, int64_t count, float fill = 0.0f) {
+  T block[lanes];
+  for (T& element : block) element = T(fill);
+  std::memcpy(static_cast<void*>(block), p, static_cast<size_t>(count) * sizeof(T));
+  return load(block);
+}
+template <class T>
+void store_part(T* p, f32x v, int64_t count) {
+  T block[lanes];
+  store(block, v);
+  std::memcpy(static_cast<void*>(p), block, static_cast<size_t>(count) * sizeof(T));
+}
+
+/// Calls body(offset, count) for each group of 16 elements; count < 16 only in the last.
+/// Pair it with `load_n` / `store_n`, which are plain accesses when the group is full.
+template <class Body>
+inline void for_each_group(int64_t n, Body&& body) {
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, lanes);
+  if (i < n) body(i, n - i);
+}
+template <class T>
+inline f32x load_n(const T* p, int64_t count, float fill = 0.0f) {
+  return count == lanes ? load(p) : load_part(p, count, fill);
+}
+template <class T>
+inline void store_n(T* p, f32x v, int64_t count) {
+  if (count == lanes) store(p, v);
+  else store_part(p, v, count);
+}
+
+inline f32x max(f32x a, f32x b) { return a > b ? a : b; }
+
+/// Lanes 0+8, 1+9, ... then 0+4, ..., 0+2, 0+1: a fixed binary tree.
+inline float sum(f32x v) {
+  float a[lanes];
+  store(a, v);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) a[i] += a[i + width];
+  return a[0];
+}
+inline float max(f32x v) {
+  float a[lanes];
+  store(a, v);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
+  return a[0];
+}
+inline f64x widen(f32x v) { return __builtin_convertvector(v, f64x); }
+inline double sum(f64x v) {
+  double a[lanes];
+  std::memcpy(a, &v, sizeof v);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) a[i] += a[i + width];
+  return a[0];
+}
+
+/// e^x for x in [-87.3, 88.7], 0 below, +inf above, NaN for NaN; within 2 units in the last place.
+/// x = n ln2 + r with ln2 split in two (Cody and Waite), e^r by its Taylor polynomial of degree 7 on |r| <= ln2/2
+/// (remainder 7e-9 relative, a tenth of an ulp), and 2^n put into the exponent bits.
+inline f32x exp(f32x x) {
+  constexpr float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+  const f32x bounded = x < -87.33654f ? splat(-87.33654f) : (x > 88.72283f ? splat(88.72283f) : x);
+  const f32x n = (bounded * log2e + shift) - shift;
+  const f32x r = (bounded - n * ln2_high) - n * ln2_low;
+  f32x p = splat(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.0f;
+  // Two factors: 2^128 is no float, yet e^88.7 is one.
+  const i32x whole = __builtin_convertvector(n, i32x), half = whole >> 1;
+  const f32x scale1 = std::bit_cast<f32x>((half + 127) << 23), scale2 = std::bit_cast<f32x>((whole - half + 127) << 23);
+  f32x y = p * scale1 * scale2;
+  y = x < -87.33654f ? splat(0.0f) : y;
+  y = x > 88.72283f ? splat(__builtin_inff()) : y;
+  return x == x ? y : x;
+}
+
+/// x / (1 + e^-x)
+inline f32x sigmoid(f32x x) { return 1.0f / (1.0f + exp(-x)); }
+
+}  // namespace nibble::simd

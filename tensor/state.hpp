@@ -1,0 +1,37 @@
+// The state list: everything a resumed run needs, declared once by the object that owns it.
+//
+// Saving, loading, size estimates and the resume test all iterate this list.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+class StateList {
+ public:
+  struct Entry {
+    std::string name;  ///< unique, slash-separated: "optimizer/first_moment/model.norm.weight"
+    Tensor tensor;     ///< a view of the owner's memory
+  };
+
+  void add(std::string name, Tensor tensor) { entries_.push_back({std::move(name), tensor}); }
+  template <class T>
+  void add_scalar(std::string name, T& value) {
+    add(std::move(name), Tensor(&value, 1, 1));
+  }
+
+  const std::vector<Entry>& entries() const { return entries_; }
+  size_t bytes() const {
+    size_t total = 0;
+    for (const Entry& entry : entries_) total += entry.tensor.bytes();
+    return total;
+  }
+
+ private:
+  std::vector<Entry> entries_;
+};
+
+}  // namespace nibble

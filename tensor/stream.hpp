@@ -1,0 +1,90 @@
+// Where kernels run: a stream is an ordered queue of kernels on one device.
+//
+// Every kernel takes a stream first. A CPU stream runs a kernel at once, on the process's team of OpenMP threads and
+// with the widest instruction set of the machine; the call returns when the kernel has finished.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace nibble {
+
+enum class Isa { avx2, avx512 };
+const char* name(Isa isa);
+
+class GemmCache;
+
+class Stream {
+ public:
+  /// `threads` 0: all cores the process may use. Sets the size of the OpenMP team; entered by one thread only.
+  /// The environment variable NIBBLE_ISA (avx2, avx512) lowers the instruction set of the element-wise kernels.
+  /// Throws Error{resource} on a processor without AVX2 and Error{configuration} for an unknown NIBBLE_ISA.
+  explicit Stream(int threads = 0);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  int threads() const { return threads_; }
+  Isa isa() const { return isa_; }
+  GemmCache& gemms() { return *gemms_; }
+
+ private:
+  int threads_;
+  Isa isa_;
+  std::unique_ptr<GemmCache> gemms_;
+};
+
+namespace detail {
+// `flatten` inlines the body into a function compiled for the wider instruction set, so that one source serves both.
+template <class Body>
+[[gnu::flatten]] void run_baseline(Body& body, int64_t begin, int64_t end) {
+  body(begin, end);
+}
+#if defined(__x86_64__)
+template <class Body>
+[[gnu::flatten, gnu::target("arch=x86-64-v4,prefer-vector-width=512")]] void run_avx512(Body& body, int64_t begin,
+                                                                                       int64_t end) {
+  body(begin, end);
+}
+#endif
+template <class Body>
+void run(Isa isa, Body& body, int64_t begin, int64_t end) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return run_avx512(body, begin, end);
+#endif
+  run_baseline(body, begin, end);
+}
+}  // namespace detail
+
+/// Runs body(begin, end) over [0, n), each thread on one contiguous range whose ends are multiples of `grain`.
+/// The body must give the same results however the range is cut.
+template <class Body>
+void parallel_for(Stream& stream, int64_t n, int64_t grain, Body&& body) {
+  const int64_t grains = (n + grain - 1) / grain;
+  const int team = static_cast<int>(std::min<int64_t>(stream.threads(), grains));
+  const Isa isa = stream.isa();
+  if (team <= 1) {
+    if (n > 0) detail::run(isa, body, 0, n);
+    return;
+  }
+#pragma omp parallel for num_threads(team) schedule(static, 1)
+  for (int thread = 0; thread < team; ++thread) {
+    const int64_t begin = grains * thread / team * grain, end = std::min(grains * (thread + 1) / team * grain, n);
+    if (begin < end) detail::run(isa, body, begin, end);
+  }
+}
+
+/// Runs body(task, thread) for every task in [0, n), each by whichever thread is free: for tasks of unequal cost.
+/// `thread` < stream.threads() tells which scratch memory the task may use.
+template <class Body>
+void parallel_tasks(Stream& stream, int64_t n, Body&& body) {
+  const Isa isa = stream.isa();
+#pragma omp parallel for num_threads(stream.threads()) schedule(dynamic, 1)
+  for (int64_t task = 0; task < n; ++task) detail::run(isa, body, task, int64_t{omp_get_thread_num()});
+}
+
+}  // namespace nibble

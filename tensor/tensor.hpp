@@ -1,0 +1,146 @@
+// Memory: owning buffers, non-owning matrix views, and arenas that are measured before they are allocated.
+//
+// Everything that Nibble computes on is a row-major matrix [rows, cols]; a vector is [1, n].
+// Not for: shapes of higher rank (the layers that need heads or sequences say so in their signatures).
+#pragma once
+
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "tensor/dtype.hpp"
+
+namespace nibble {
+
+/// Rows and buffers start on cache lines, which are also the width of one AVX-512 register.
+inline constexpr size_t alignment = 64;
+
+/// A non-owning view of a row-major matrix. `stride` counts elements from one row to the next, >= cols.
+struct Tensor {
+  DType dtype = DType::f32;
+  void* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t stride = 0;
+
+  Tensor() = default;
+  Tensor(DType type, void* pointer, int64_t row_count, int64_t col_count)
+      : Tensor(type, pointer, row_count, col_count, col_count) {}
+  Tensor(DType type, void* pointer, int64_t row_count, int64_t col_count, int64_t row_stride)
+      : dtype(type), data(pointer), rows(row_count), cols(col_count), stride(row_stride) {}
+  template <class T>
+  Tensor(T* pointer, int64_t row_count, int64_t col_count)
+      : Tensor(dtype_of<T>, pointer, row_count, col_count) {}
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t size() const { return rows * cols; }
+  size_t bytes() const { return static_cast<size_t>(size()) * size_of(dtype); }
+  bool contiguous() const { return stride == cols || rows <= 1; }
+
+  template <class T>
+  T* as() const {
+    assert(dtype == dtype_of<T>);
+    return static_cast<T*>(data);
+  }
+  template <class T>
+  T* row(int64_t i) const {
+    return as<T>() + i * stride;
+  }
+
+  /// Rows [first, first + count).
+  Tensor slice_rows(int64_t first, int64_t count) const {
+    assert(first >= 0 && first + count <= rows);
+    return {dtype, static_cast<char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype)), count, cols, stride};
+  }
+  /// Columns [first, first + count).
+  Tensor slice_cols(int64_t first, int64_t count) const {
+    assert(first >= 0 && first + count <= cols);
+    return {dtype, static_cast<char*>(data) + first * static_cast<int64_t>(size_of(dtype)), rows, count, stride};
+  }
+};
+
+/// A view whose rows start on 64-byte boundaries needs this stride, in elements.
+constexpr int64_t padded_stride(DType type, int64_t cols) {
+  const int64_t per_line = static_cast<int64_t>(alignment / size_of(type));
+  return (cols + per_line - 1) / per_line * per_line;
+}
+
+/// Owning, 64-byte aligned, zero-initialised memory; large buffers ask for huge pages.
+/// Throws Error{resource} when the system has no memory left.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes, const std::string& purpose = {});
+
+  void* data() const { return memory_.get(); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* pointer) const;
+  };
+  std::unique_ptr<void, Free> memory_;
+  size_t bytes_ = 0;
+};
+
+/// A matrix with memory of its own; rows are padded to 64 bytes only where asked.
+class OwnedTensor {
+ public:
+  OwnedTensor() = default;
+  OwnedTensor(DType type, int64_t rows, int64_t cols, const std::string& purpose = {})
+      : buffer_(static_cast<size_t>(rows * cols) * size_of(type), purpose), view_(type, buffer_.data(), rows, cols) {}
+
+  const Tensor& view() const { return view_; }
+  operator Tensor() const { return view_; }
+
+ private:
+  Buffer buffer_;
+  Tensor view_;
+};
+
+/// Memory of one lifetime, handed out front to back from a single buffer.
+///
+///   Arena arena("activations", [&](Arena& a) { x = a.take(DType::bf16, tokens, width); ... });
+///
+/// runs the layout twice: once to measure, once to hand out views. Views stay valid while the arena lives.
+class Arena {
+ public:
+  Arena() = default;
+  template <class Layout>
+  Arena(const std::string& purpose, Layout&& layout) {
+    layout(*this);
+    buffer_ = Buffer(used_, purpose);
+    used_ = 0;
+    layout(*this);
+  }
+  Arena(Arena&&) = default;
+  Arena& operator=(Arena&&) = default;
+
+  /// A matrix whose rows start on 64-byte boundaries. While measuring, its data is null.
+  Tensor take(DType type, int64_t rows, int64_t cols) {
+    const int64_t stride = padded_stride(type, cols);
+    const size_t offset = used_;
+    used_ += (static_cast<size_t>(rows * stride) * size_of(type) + alignment - 1) / alignment * alignment;
+    void* pointer = buffer_.data() ? static_cast<char*>(buffer_.data()) + offset : nullptr;
+    return {type, pointer, rows, cols, stride};
+  }
+
+  /// Layouts whose parts are never alive at the same time start from the same mark: `overlay` takes back to it.
+  size_t mark() const { return used_; }
+  void overlay(size_t mark) {
+    peak_ = used_ > peak_ ? used_ : peak_;
+    used_ = mark;
+  }
+  void end_overlay() { used_ = used_ > peak_ ? used_ : peak_; }
+
+  size_t bytes() const { return buffer_.bytes(); }
+
+ private:
+  Buffer buffer_;
+  size_t used_ = 0;
+  size_t peak_ = 0;
+};
+
+}  // namespace nibble
