@@ -1,0 +1,34 @@
+#include "model/embedding.hpp"
+
+#include "model/cpu/dispatch.hpp"
+#include "tensor/simd.hpp"
+
+namespace nibble {
+
+using simd::for_each_group, simd::load_n, simd::store_n;
+
+void embedding_forward(Stream& stream, std::span<const int32_t> ids, const Tensor& table, const Tensor& x) {
+  with_operand_type(table.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel_for(stream, x.rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* row = table.row<T>(ids[static_cast<size_t>(t)]);
+        for_each_group(x.cols, [&](int64_t i, int64_t count) { store_n(x.row<float>(t) + i, load_n(row + i, count), count); });
+      }
+    });
+  });
+}
+
+void embedding_backward(Stream& stream, std::span<const int32_t> ids, const Tensor& dx, const Tensor& dtable) {
+  parallel_for(stream, dx.cols, simd::lanes, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < dx.rows; ++t) {
+      const float* from = dx.row<float>(t) + begin;
+      float* into = dtable.row<float>(ids[static_cast<size_t>(t)]) + begin;
+      for_each_group(end - begin, [&](int64_t i, int64_t count) {
+        store_n(into + i, load_n(into + i, count) + load_n(from + i, count), count);
+      });
+    }
+  });
+}
+
+}  // namespace nibble

@@ -1,0 +1,140 @@
+// A Llama: forward and backward passes of one micro-batch.
+//
+// The model owns its activations and linear operators; weights and gradients are handles (ParameterSet) that each
+// pass is told. Architecture: Touvron et al., arXiv 2302.13971, as transformers' LlamaForCausalLM computes it.
+// Not for: the optimizer's masters (optim/), the sum over micro-batches (trainer/), generation (decoder.hpp).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/attention.hpp"
+#include "model/config.hpp"
+#include "model/loss.hpp"
+#include "model/parameters.hpp"
+#include "model/rope.hpp"
+#include "quant/linear.hpp"
+
+namespace nibble {
+
+/// What is kept from the forward pass for the backward pass.
+enum class Recompute {
+  none,   ///< all activations
+  block,  ///< the input of each block; the block runs forward again in the backward pass, with identical results
+};
+
+struct LlamaOptions {
+  int64_t sequences = 1;  ///< of every micro-batch
+  int64_t length = 0;     ///< tokens of each sequence
+  Recompute recompute = Recompute::none;
+  bool training = true;  ///< false: no memory for gradients
+};
+
+/// One micro-batch, row-major [sequences, length].
+struct MicroBatch {
+  std::span<const int32_t> inputs;
+  std::span<const int32_t> targets;          ///< -1: not counted
+  std::span<const int32_t> document_starts;  ///< see attention_forward; empty: attention crosses documents
+};
+
+/// Called in the backward pass as soon as a physical buffer's gradient of this micro-batch is complete.
+using GradientReady = std::function<void(int buffer)>;
+
+struct BackwardOptions {
+  LinearCall call{};
+  float loss_scale = 1;     ///< each token's loss is multiplied with it: 1 / (counted tokens of the step)
+  bool accumulate = false;  ///< add to the gradients rather than overwrite them
+  GradientReady ready{};
+};
+
+class Llama {
+ public:
+  /// Throws Error{configuration} for an impossible shape, Error{resource} if memory does not suffice.
+  Llama(Stream& stream, const ModelConfig& config, const Recipe& recipe, const LlamaOptions& options);
+
+  const ModelConfig& config() const { return config_; }
+  const ParameterLayout& layout() const { return layout_; }
+  const Recipe& recipe() const { return recipe_; }
+  int64_t tokens() const { return options_.sequences * options_.length; }
+  size_t activation_bytes() const { return arena_.bytes(); }
+
+  /// A set of weights of the type that this model multiplies: GEMM operands of the recipe's type, gains f32.
+  ParameterSet make_weights() const;
+  /// A set of gradients: f32, packed.
+  ParameterSet make_gradients() const;
+
+  /// The sum of the losses in nats.
+  double loss(const ParameterSet& weights, const MicroBatch& batch);
+
+  /// The sum of the losses in nats, and the gradients of loss_scale times it.
+  double loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
+                            const ParameterSet& gradients);
+
+  /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models.
+  void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits);
+
+  /// State of the linear operators.
+  void state(StateList& list);
+
+ private:
+  /// What a block leaves for its backward pass; all [tokens, ...].
+  struct BlockSaved {
+    Tensor normed_attention;  ///< input of qkv
+    Tensor qkv;               ///< after rotation
+    Tensor attention;         ///< input of output
+    Tensor log_sum_exp;       ///< [heads, tokens]
+    Tensor middle;            ///< residual stream between the two halves, f32
+    Tensor normed_ffn;        ///< input of gate_up
+    Tensor gate_up;
+    Tensor inverse_rms_attention, inverse_rms_ffn;  ///< [1, tokens]
+    LinearSaved to_qkv, to_output, to_gate_up, to_down;
+  };
+  struct BlockLinears {
+    std::unique_ptr<Linear> qkv, output, gate_up, down;
+  };
+
+  BlockSaved take_block_saved(Arena& arena) const;
+  void lay_out(Arena& arena);
+  BlockSaved& saved(int64_t layer) { return saved_[options_.recompute == Recompute::none && options_.training ? static_cast<size_t>(layer) : 0]; }
+  const Tensor& residual(int64_t layer) const { return residual_[static_cast<size_t>(layer) % residual_.size()]; }
+
+  void check(const MicroBatch& batch) const;
+  /// Embedding, blocks and final norm: leaves normed_final_.
+  void run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call);
+  void block_forward(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const LinearCall& call);
+  void block_backward(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const BackwardOptions& options,
+                      const ParameterSet& gradients);
+
+  Stream& stream_;
+  ModelConfig config_;
+  const Recipe& recipe_;
+  LlamaOptions options_;
+  AttentionShape attention_shape_;
+  ParameterLayout layout_;
+  RopeTable rope_;
+  std::vector<BlockLinears> linears_;
+
+  Arena arena_;
+  std::vector<BlockSaved> saved_;  ///< one for each block, or one for all
+  std::vector<Tensor> residual_;   ///< f32: the stream before each block and after the last; two in turn if not training
+  Tensor normed_final_, inverse_rms_final_;
+  Tensor activation_;              ///< silu(gate) up
+  Tensor dresidual_;               ///< f32
+  Tensor dresidual_operand_;       ///< the same in the operand type
+  Tensor dactivation_, dgate_up_, dqkv_, dattention_, dnormed_;
+  AttentionScratch attention_scratch_;
+  LossScratch loss_scratch_;
+};
+
+/// Fresh weights (f32): normal with standard deviation `deviation`, those that add to the residual stream with
+/// deviation / sqrt(2 layers) (GPT-2's rule, as QuEST and Quartet use it), gains 1. Each logical matrix has its own
+/// random stream, so fusing and sharding change nothing. `weights` is packed.
+void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed, double deviation,
+                const ParameterSet& weights);
+
+/// to = from, rounded to nearest where `to` is narrower.
+void copy_parameters(Stream& stream, const ParameterSet& from, const ParameterSet& to);
+
+}  // namespace nibble

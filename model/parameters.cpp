@@ -1,0 +1,101 @@
+#include "model/parameters.hpp"
+
+#include <fmt/format.h>
+
+#include "tensor/error.hpp"
+
+namespace nibble {
+
+void ModelConfig::validate() const {
+  const auto refuse = [](std::string what, std::string key, std::string seen, std::string allowed) {
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = std::move(what),
+                 .where = std::move(key),
+                 .seen = std::move(seen),
+                 .allowed = std::move(allowed)});
+  };
+  const std::pair<const char*, int64_t> dimensions[] = {
+      {"vocab", vocabulary}, {"width", width},       {"layers", layers}, {"heads", heads},
+      {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"ffn", ffn},       {"context", context}};
+  for (const auto& [key, value] : dimensions)
+    if (value <= 0 || value > (int64_t{1} << 31))
+      refuse("a dimension of the model is out of range", fmt::format("model.{}", key), std::to_string(value), "1 to 2^31");
+  if (heads % kv_heads != 0)
+    refuse("query heads do not divide into key/value heads", "model.kv_heads", fmt::format("{} of {}", kv_heads, heads),
+           "a divisor of model.heads");
+  if (head_dim % 2 != 0) refuse("RoPE rotates pairs", "model.head_dim", std::to_string(head_dim), "an even number");
+  if (!(norm_epsilon >= 0)) refuse("a negative epsilon", "model.norm_epsilon", std::to_string(norm_epsilon), "0 or more");
+  if (!(rope_theta > 0)) refuse("RoPE's base is not positive", "model.rope_theta", std::to_string(rope_theta), "above 0");
+  if (rope_scaling && !(rope_scaling->factor > 0 && rope_scaling->original_context > 0 &&
+                        rope_scaling->high_frequency_factor > rope_scaling->low_frequency_factor))
+    refuse("RoPE scaling makes no sense", "model.rope_scaling",
+           fmt::format("factor {}, low {}, high {}, original context {}", rope_scaling->factor,
+                       rope_scaling->low_frequency_factor, rope_scaling->high_frequency_factor,
+                       rope_scaling->original_context),
+           "factor > 0, high_frequency_factor > low_frequency_factor, original_context > 0");
+}
+
+ParameterLayout::ParameterLayout(const ModelConfig& config) : layers_(config.layers), tied_(config.tied) {
+  const int64_t width = config.width, ffn = config.ffn;
+  const auto part = [](std::string name, int64_t rows, int64_t cols, bool to_residual = false) {
+    ParameterInfo info;
+    info.name = std::move(name);
+    info.rows = rows;
+    info.cols = cols;
+    info.to_residual = to_residual;
+    return info;
+  };
+  add({"embedding", ParameterKind::embedding, config.vocabulary, width, -1},
+      {part("model.embed_tokens.weight", config.vocabulary, width)});
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const std::string name = fmt::format("model.layers.{}.", layer), block = fmt::format("layers.{}.", layer);
+    const auto projection = [&](const char* suffix, int64_t rows, int64_t cols, std::vector<ParameterInfo> parts) {
+      add({block + suffix, ParameterKind::projection, rows, cols, layer}, std::move(parts));
+    };
+    const auto norm = [&](const char* suffix) {
+      add({block + suffix, ParameterKind::norm, 1, width, layer}, {part(name + suffix + ".weight", 1, width)});
+    };
+    norm("input_layernorm");
+    projection("qkv", config.query_width() + 2 * config.kv_width(), width,
+               {part(name + "self_attn.q_proj.weight", config.query_width(), width),
+                part(name + "self_attn.k_proj.weight", config.kv_width(), width),
+                part(name + "self_attn.v_proj.weight", config.kv_width(), width)});
+    projection("output", width, config.query_width(),
+               {part(name + "self_attn.o_proj.weight", width, config.query_width(), true)});
+    norm("post_attention_layernorm");
+    projection("gate_up", 2 * ffn, width,
+               {part(name + "mlp.gate_proj.weight", ffn, width), part(name + "mlp.up_proj.weight", ffn, width)});
+    projection("down", width, ffn, {part(name + "mlp.down_proj.weight", width, ffn, true)});
+  }
+  add({"final_norm", ParameterKind::norm, 1, width, -1}, {part("model.norm.weight", 1, width)});
+  if (!tied_)
+    add({"head", ParameterKind::head, config.vocabulary, width, -1}, {part("lm_head.weight", config.vocabulary, width)});
+}
+
+void ParameterLayout::add(BufferInfo buffer, std::vector<ParameterInfo> parts) {
+  int64_t first_row = 0;
+  for (ParameterInfo& info : parts) {
+    info.kind = buffer.kind;
+    info.layer = buffer.layer;
+    info.buffer = static_cast<int>(buffers_.size());
+    info.first_row = first_row;
+    first_row += info.rows;
+    parameters_.push_back(std::move(info));
+  }
+  buffers_.push_back(std::move(buffer));
+}
+
+ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded, const std::string& purpose) {
+  arena_ = Arena(purpose, [&](Arena& arena) {
+    buffers_.clear();
+    for (const BufferInfo& info : layout.buffers()) {
+      const DType type = info.kind == ParameterKind::norm ? gain : matrix;
+      const Tensor memory = padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
+      buffers_.emplace_back(type, memory.data, info.rows, info.cols, padded ? memory.stride : info.cols);
+    }
+  });
+  for (const ParameterInfo& info : layout.parameters())
+    parameters_.push_back(buffers_[static_cast<size_t>(info.buffer)].slice_rows(info.first_row, info.rows));
+}
+
+}  // namespace nibble

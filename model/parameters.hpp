@@ -1,0 +1,90 @@
+// The parameters of a Llama: logical matrices with Hugging Face's names, inside fused physical buffers.
+//
+// q|k|v and gate|up are one buffer (and one GEMM) each; every logical matrix is a range of rows of its buffer.
+// Optimizers, checkpoints, initialisation and export see the logical matrices, GEMMs and quantizers the buffers.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/config.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+enum class ParameterKind { embedding, head, norm, projection };
+
+/// A logical matrix [rows, cols]; a norm's gain is [1, width].
+struct ParameterInfo {
+  std::string name;  ///< "model.layers.0.self_attn.q_proj.weight"
+  ParameterKind kind = ParameterKind::projection;
+  int64_t rows = 0, cols = 0;
+  int layer = -1;           ///< -1 outside the blocks
+  int buffer = 0;           ///< index of the physical buffer
+  int64_t first_row = 0;    ///< within the buffer
+  bool to_residual = false; ///< o_proj and down_proj, whose outputs add to the residual stream
+
+  int64_t size() const { return rows * cols; }
+};
+
+/// A physical matrix; what one GEMM multiplies with.
+struct BufferInfo {
+  std::string name;  ///< "layers.0.qkv"
+  ParameterKind kind = ParameterKind::projection;
+  int64_t rows = 0, cols = 0;
+  int layer = -1;
+};
+
+/// Where each matrix lies; a pure function of the configuration.
+class ParameterLayout {
+ public:
+  explicit ParameterLayout(const ModelConfig& config);
+
+  /// In the order of the forward pass; a parameter's index is the tensor id of its random numbers.
+  const std::vector<ParameterInfo>& parameters() const { return parameters_; }
+  const std::vector<BufferInfo>& buffers() const { return buffers_; }
+
+  // Indices of physical buffers.
+  int embedding() const { return 0; }
+  int qkv(int layer) const { return 1 + 6 * layer + 1; }
+  int attention_norm(int layer) const { return 1 + 6 * layer; }
+  int output(int layer) const { return 1 + 6 * layer + 2; }
+  int ffn_norm(int layer) const { return 1 + 6 * layer + 3; }
+  int gate_up(int layer) const { return 1 + 6 * layer + 4; }
+  int down(int layer) const { return 1 + 6 * layer + 5; }
+  int final_norm() const { return static_cast<int>(1 + 6 * layers_); }
+  /// The embedding's buffer when tied.
+  int head() const { return tied_ ? embedding() : final_norm() + 1; }
+
+ private:
+  void add(BufferInfo buffer, std::vector<ParameterInfo> parts);
+
+  int64_t layers_;
+  bool tied_;
+  std::vector<ParameterInfo> parameters_;
+  std::vector<BufferInfo> buffers_;
+};
+
+/// One value for every parameter: the working copy of the weights, a gradient, a moment.
+/// A handle: the model's passes are told which set to run on.
+class ParameterSet {
+ public:
+  ParameterSet() = default;
+  /// `matrix` is the element type of projections, embedding and head, `gain` that of norms.
+  /// Rows are padded to 64 bytes where `padded`, else packed.
+  ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded, const std::string& purpose);
+
+  const Tensor& buffer(int index) const { return buffers_[index]; }
+  /// The logical matrix, a view of its buffer.
+  const Tensor& operator[](size_t parameter) const { return parameters_[parameter]; }
+  size_t size() const { return parameters_.size(); }
+  size_t bytes() const { return arena_.bytes(); }
+
+ private:
+  Arena arena_;
+  std::vector<Tensor> buffers_;
+  std::vector<Tensor> parameters_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,226 @@
+// The whole model against the float64 results of PyTorch on the reference Llamas (data/llama).
+#include "model/llama.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "tensor/error.hpp"
+#include "tensor/random.hpp"
+#include "tests/model/fixtures.hpp"
+
+namespace nibble {
+namespace {
+
+using test::ReferenceLlama, test::relative_error;
+
+nlohmann::json read_json(const std::string& path) {
+  std::ifstream file(path);
+  return nlohmann::json::parse(file);
+}
+
+class Reference : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Llamas, Reference, ::testing::Values("mha", "gqa-tied"));
+
+TEST_P(Reference, Fp32LossAndEveryGradient) {
+  ReferenceLlama llama(GetParam());
+  const double expected = read_json(llama.directory + "/expected.json")["loss"];
+  EXPECT_NEAR(llama.run(), expected, 1e-6 * expected);
+  for (size_t i = 0; i < llama.gradients.size(); ++i) {
+    const std::string& name = llama.model.layout().parameters()[i].name;
+    EXPECT_LT(relative_error(llama.gradients[i], llama.expected[name]), 1e-5) << name;
+  }
+}
+
+// Rounding these weights to bf16 alone moves some gradients by 2.4e-2, so the yardstick is what PyTorch's autocast
+// does to the same models (data/pytorch_bf16_errors.json: up to 3.1e-2, and a loss off by 0.8e-3 to 5.4e-3).
+TEST_P(Reference, Bf16ErrorsAreThoseOfPyTorchsAutocast) {
+  ReferenceLlama llama(GetParam(), "bf16");
+  const nlohmann::json pytorch = read_json(test::data("pytorch_bf16_errors.json"))["models"][GetParam()];
+  const double expected = read_json(llama.directory + "/expected.json")["loss"];
+  EXPECT_NEAR(llama.run(), expected, pytorch["transformers"]["loss_error"].get<double>());
+  for (size_t i = 0; i < llama.gradients.size(); ++i) {
+    const std::string& name = llama.model.layout().parameters()[i].name;
+    const double error = relative_error(llama.gradients[i], llama.expected[name]);
+    EXPECT_LT(error, 1.5 * pytorch["definition"]["gradient_error"].at(name).get<double>()) << name;
+  }
+}
+
+// Against fp32 arithmetic on the same rounded weights, which leaves the rounding of operands and activations.
+TEST_P(Reference, Bf16ArithmeticOnRoundedWeights) {
+  ReferenceLlama narrow(GetParam(), "bf16"), wide(GetParam());
+  copy_parameters(wide.stream, narrow.weights, wide.weights);
+  const double expected = wide.run();
+  EXPECT_NEAR(narrow.run(), expected, 2.5e-3);
+  for (size_t i = 0; i < wide.gradients.size(); ++i)
+    EXPECT_LT(relative_error(narrow.gradients[i], wide.gradients[i]), 2.5e-2) << wide.model.layout().parameters()[i].name;
+}
+
+TEST_P(Reference, Logits) {
+  ReferenceLlama llama(GetParam());
+  const OwnedTensor logits(DType::f32, llama.model.tokens(), llama.config.vocabulary);
+  llama.model.logits(llama.weights, llama.batch(), logits);
+  EXPECT_LT(relative_error(logits, llama.batch_file["logits"]), 1e-6);
+}
+
+TEST_P(Reference, RecomputationIsBitIdentical) {
+  for (const char* recipe : {"fp32", "bf16"}) {
+    ReferenceLlama kept(GetParam(), recipe), recomputed(GetParam(), recipe, Recompute::block);
+    EXPECT_EQ(kept.run(), recomputed.run());
+    for (size_t i = 0; i < kept.gradients.size(); ++i)
+      EXPECT_EQ(std::memcmp(kept.gradients[i].data, recomputed.gradients[i].data, kept.gradients[i].bytes()), 0)
+          << kept.model.layout().parameters()[i].name;
+    EXPECT_LT(recomputed.model.activation_bytes(), kept.model.activation_bytes());
+  }
+}
+
+TEST_P(Reference, EvaluationGivesTheTrainingLoss) {
+  ReferenceLlama llama(GetParam());
+  Llama evaluation(llama.stream, llama.config, find_recipe("fp32"),
+                   {.sequences = llama.batch_file["tokens"].rows, .length = 32, .training = false});
+  const double loss = evaluation.loss(llama.weights, llama.batch()) / static_cast<double>(llama.inputs.size());
+  EXPECT_EQ(loss, llama.run());
+}
+
+TEST_P(Reference, AccumulatingTwiceDoublesTheGradient) {
+  ReferenceLlama once(GetParam()), twice(GetParam());
+  once.run();
+  twice.run();
+  twice.run(true);
+  for (size_t i = 0; i < once.gradients.size(); ++i) {
+    add(once.stream, once.gradients[i], once.gradients[i]);
+    EXPECT_LT(relative_error(twice.gradients[i], once.gradients[i]), 1e-6);
+  }
+}
+
+TEST_P(Reference, EachBufferIsReportedOnceAndComplete) {
+  ReferenceLlama llama(GetParam());
+  llama.run();
+  std::vector<std::vector<char>> complete;
+  for (size_t i = 0; i < llama.model.layout().buffers().size(); ++i) {
+    const Tensor& gradient = llama.gradients.buffer(static_cast<int>(i));
+    complete.emplace_back(static_cast<char*>(gradient.data), static_cast<char*>(gradient.data) + gradient.bytes());
+  }
+  std::set<int> seen;
+  const auto ready = [&](int buffer) {
+    EXPECT_TRUE(seen.insert(buffer).second);
+    EXPECT_EQ(std::memcmp(llama.gradients.buffer(buffer).data, complete[static_cast<size_t>(buffer)].data(),
+                          complete[static_cast<size_t>(buffer)].size()), 0) << buffer;
+  };
+  llama.model.loss_and_gradients(llama.weights, llama.batch(), {.loss_scale = llama.loss_scale(), .ready = ready},
+                                 llama.gradients);
+  EXPECT_EQ(seen.size(), llama.model.layout().buffers().size());
+}
+
+TEST_P(Reference, ThreadsChangeNothing) {
+  ReferenceLlama llama(GetParam());
+  const double loss = llama.run();
+  Stream alone(1);
+  Llama model(alone, llama.config, find_recipe("fp32"), {.sequences = llama.batch_file["tokens"].rows, .length = 32});
+  const ParameterSet gradients = model.make_gradients();
+  const double loss_alone =
+      model.loss_and_gradients(llama.weights, llama.batch(), {.loss_scale = llama.loss_scale()}, gradients) /
+      static_cast<double>(llama.inputs.size());
+  EXPECT_NEAR(loss_alone, loss, 1e-6);  // oneDNN may cut its sums differently
+  for (size_t i = 0; i < gradients.size(); ++i) EXPECT_LT(relative_error(gradients[i], llama.gradients[i]), 1e-5);
+}
+
+// A direction in the space of all weights: the loss's slope along it is the inner product with the gradient.
+TEST(LlamaGradient, AgreesWithFiniteDifferencesInEveryParameter) {
+  ReferenceLlama llama("gqa-tied");
+  llama.run();
+  const std::vector<ParameterInfo>& parameters = llama.model.layout().parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const RandomStream random(11, Purpose::sampling, 0, static_cast<uint32_t>(i));
+    const OwnedTensor direction(DType::f32, parameters[i].rows, parameters[i].cols);
+    double slope = 0, norm = 0;
+    for (int64_t e = 0; e < parameters[i].size(); ++e) {
+      // Along the gradient mostly, so that the slope is well above the rounding of a loss in fp32.
+      const float g = llama.gradients[i].row<float>(e / parameters[i].cols)[e % parameters[i].cols];
+      const float d = g * (1.0f + random.normal_pair(static_cast<uint64_t>(e))[0]);
+      direction.view().as<float>()[e] = d;
+      slope += static_cast<double>(d) * g;
+      norm += static_cast<double>(d) * d;
+    }
+    const auto loss_at = [&](double step) {
+      for (int64_t e = 0; e < parameters[i].size(); ++e)
+        llama.weights[i].row<float>(e / parameters[i].cols)[e % parameters[i].cols] =
+            llama.masters[i].row<float>(e / parameters[i].cols)[e % parameters[i].cols] +
+            static_cast<float>(step) * direction.view().as<float>()[e];
+      return llama.model.loss(llama.weights, llama.batch()) / static_cast<double>(llama.inputs.size());
+    };
+    const double step = 0.02 / std::sqrt(norm);
+    const double difference = (loss_at(step) - loss_at(-step)) / (2 * step);
+    loss_at(0);
+    EXPECT_NEAR(difference, slope, 0.01 * std::abs(slope)) << parameters[i].name;
+  }
+}
+
+TEST(LlamaErrors, TokensOutsideTheVocabulary) {
+  ReferenceLlama llama("mha");
+  llama.inputs[5] = 256;
+  EXPECT_THROW(llama.run(), Error);
+  llama.inputs[5] = 0;
+  llama.targets[3] = -2;
+  EXPECT_THROW(llama.run(), Error);
+  llama.targets[3] = -1;
+  EXPECT_NO_THROW(llama.run());
+  llama.inputs.pop_back();
+  EXPECT_THROW(llama.run(), Error);
+}
+
+TEST(LlamaErrors, ImpossibleShapes) {
+  ModelConfig config{.vocabulary = 256, .width = 64, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 176, .context = 32};
+  EXPECT_NO_THROW(config.validate());
+  const auto refused = [&](auto change) {
+    ModelConfig changed = config;
+    change(changed);
+    EXPECT_THROW(changed.validate(), Error);
+  };
+  refused([](ModelConfig& c) { c.kv_heads = 3; });
+  refused([](ModelConfig& c) { c.head_dim = 15; });
+  refused([](ModelConfig& c) { c.layers = 0; });
+  refused([](ModelConfig& c) { c.vocabulary = -1; });
+  refused([](ModelConfig& c) { c.rope_theta = 0; });
+  refused([](ModelConfig& c) { c.rope_scaling = RopeScaling{.factor = 0}; });
+}
+
+TEST(Initialization, HasTheDeviationsItSays) {
+  Stream stream(2);
+  const ModelConfig config{.vocabulary = 300, .width = 128, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 352, .context = 32};
+  const ParameterLayout layout(config);
+  const ParameterSet weights(layout, DType::f32, DType::f32, false, "weights");
+  initialize(stream, config, layout, 1, 0.02, weights);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const ParameterInfo& info = layout.parameters()[i];
+    double sum = 0, squares = 0;
+    for (int64_t e = 0; e < info.size(); ++e) {
+      const double w = weights[i].as<float>()[e];
+      sum += w;
+      squares += w * w;
+    }
+    const double n = static_cast<double>(info.size()), mean = sum / n, deviation = std::sqrt(squares / n - mean * mean);
+    const double expected = info.kind == ParameterKind::norm ? 0 : info.to_residual ? 0.02 / std::sqrt(8.0) : 0.02;
+    EXPECT_NEAR(deviation, expected, 5 * expected / std::sqrt(2 * n) + 1e-9) << info.name;
+    EXPECT_NEAR(mean, info.kind == ParameterKind::norm ? 1 : 0, 5 * expected / std::sqrt(n) + 1e-9) << info.name;
+  }
+}
+
+TEST(Layout, CountsTheParametersOfKnownModels) {  // reference 2.1
+  const auto count = [](ModelConfig config) {
+    const ParameterLayout layout(config);
+    int64_t total = 0;
+    for (const ParameterInfo& info : layout.parameters()) total += info.size();
+    EXPECT_EQ(total, config.parameters());
+    return total;
+  };
+  EXPECT_EQ(count({.vocabulary = 32000, .width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008}), 6738415616);
+  EXPECT_EQ(count({.vocabulary = 128256, .width = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336}), 8030261248);
+  EXPECT_EQ(count({.vocabulary = 128256, .width = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .head_dim = 64, .ffn = 8192, .tied = true}), 1235814400);
+}
+
+}  // namespace
+}  // namespace nibble
