@@ -1,0 +1,75 @@
+#include "optim/adamw.hpp"
+
+#include <fmt/format.h>
+
+#include <cassert>
+#include <cmath>
+#include <utility>
+
+#include "tensor/error.hpp"
+
+namespace nibble {
+namespace {
+
+[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "a constant of AdamW is out of range",
+               .where = fmt::format("optimizer.{}", key),
+               .seen = fmt::format("{}", seen),
+               .allowed = allowed,
+               .next = "usual values: beta1 0.9, beta2 0.95, epsilon 1e-8, weight_decay 0.1"});
+}
+
+void validate(const AdamWSettings& settings) {
+  // Written so that NaN is refused too.
+  if (!(settings.beta1 >= 0 && settings.beta1 < 1)) refuse("beta1", settings.beta1, "0 <= beta1 < 1");
+  if (!(settings.beta2 >= 0 && settings.beta2 < 1)) refuse("beta2", settings.beta2, "0 <= beta2 < 1");
+  if (!(static_cast<float>(settings.epsilon) > 0 && std::isfinite(settings.epsilon)))
+    refuse("epsilon", settings.epsilon, "a positive number that float32 holds");
+  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
+    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+}
+
+}  // namespace
+
+AdamW::AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& settings)
+    : parameters_(std::move(parameters)), settings_(settings), blocks_(parameter_blocks(parameters_)) {
+  validate(settings_);
+  memory_ = Arena("optimizer moments", [this](Arena& arena) {
+    moments_.clear();
+    // Packed: taken as one row and seen in the parameter's shape.
+    auto take = [&arena](const Tensor& like) {
+      return Tensor(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
+    };
+    for (const OptimizedParameter& parameter : parameters_) {
+      const Tensor first = take(parameter.master), second = take(parameter.master);
+      moments_.push_back({first, second});
+    }
+  });
+}
+
+void AdamW::step(Stream& stream, const StepContext& context) {
+  assert(context.step >= 1 && std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
+  const double t = static_cast<double>(context.step);
+  const double bias_correction1 = 1 - std::pow(settings_.beta1, t), bias_correction2 = 1 - std::pow(settings_.beta2, t);
+  const AdamWFactors factors{
+      .gradient_scale = static_cast<float>(context.gradient_scale),
+      .decay = static_cast<float>(1 - context.learning_rate * settings_.weight_decay),
+      .one_minus_beta1 = static_cast<float>(1 - settings_.beta1),
+      .beta2 = static_cast<float>(settings_.beta2),
+      .one_minus_beta2 = static_cast<float>(1 - settings_.beta2),
+      .step_size = static_cast<float>(context.learning_rate / bias_correction1),
+      .sqrt_bias_correction2 = static_cast<float>(std::sqrt(bias_correction2)),
+      .epsilon = static_cast<float>(settings_.epsilon),
+  };
+  adamw_update(stream, parameters_, moments_, blocks_, factors);
+}
+
+void AdamW::state(StateList& list) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    list.add("optimizer/first_moment/" + parameters_[i].info->name, moments_[i].first);
+    list.add("optimizer/second_moment/" + parameters_[i].info->name, moments_[i].second);
+  }
+}
+
+}  // namespace nibble

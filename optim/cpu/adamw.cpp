@@ -1,0 +1,69 @@
+#include <algorithm>
+#include <cmath>
+
+#include "optim/kernels.hpp"
+#include "tensor/simd.hpp"
+
+namespace nibble {
+namespace {
+
+using simd::f32x;
+
+// The vector extension has no operator for it; the compiler makes one instruction of the loop.
+inline f32x sqrt(f32x x) {
+  f32x root;
+  for (int lane = 0; lane < simd::lanes; ++lane) root[lane] = std::sqrt(x[lane]);
+  return root;
+}
+
+// Calls body(offset, count, working) for the parts of a block that are consecutive in the working copy too.
+template <class T, class Body>
+inline void for_each_row_part(const Tensor& working, const ParameterBlock& block, Body&& body) {
+  const bool packed = working.contiguous();
+  for (int64_t first = block.first, end = block.first + block.count; first < end;) {
+    const int64_t row = packed ? 0 : first / working.cols, column = first - row * working.cols;
+    const int64_t count = packed ? end - first : std::min(end - first, working.cols - column);
+    body(first, count, working.as<T>() + row * working.stride + column);
+    first += count;
+  }
+}
+
+template <class T>
+inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& moments, const ParameterBlock& block,
+                        const AdamWFactors& factors) {
+  const float decay = parameter.decay ? factors.decay : 1.0f;
+  for_each_row_part<T>(parameter.working, block, [&](int64_t first, int64_t part, T* working) {
+    float* const master = parameter.master.as<float>() + first;
+    const float* const gradient = parameter.gradient.as<float>() + first;
+    float* const first_moment = moments.first.as<float>() + first;
+    float* const second_moment = moments.second.as<float>() + first;
+    simd::for_each_group(part, [&](int64_t i, int64_t count) {
+      const f32x g = simd::load_n(gradient + i, count) * factors.gradient_scale;
+      f32x w = simd::load_n(master + i, count) * decay;
+      f32x m = simd::load_n(first_moment + i, count);
+      m = m + factors.one_minus_beta1 * (g - m);
+      const f32x v = simd::load_n(second_moment + i, count) * factors.beta2 + factors.one_minus_beta2 * g * g;
+      w = w - factors.step_size * m / (sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon);
+      simd::store_n(first_moment + i, m, count);
+      simd::store_n(second_moment + i, v, count);
+      simd::store_n(master + i, w, count);
+      simd::store_n(working + i, w, count);
+    });
+  });
+}
+
+}  // namespace
+
+void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
+                  std::span<const ParameterBlock> blocks, const AdamWFactors& factors) {
+  parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
+    for (const ParameterBlock& block : blocks.subspan(begin, end - begin)) {
+      const OptimizedParameter& parameter = parameters[block.parameter];
+      if (parameter.working.dtype == DType::bf16)
+        adamw_block<bf16>(parameter, moments[block.parameter], block, factors);
+      else adamw_block<float>(parameter, moments[block.parameter], block, factors);
+    }
+  });
+}
+
+}  // namespace nibble

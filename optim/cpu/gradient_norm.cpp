@@ -1,0 +1,22 @@
+#include "optim/kernels.hpp"
+#include "tensor/simd.hpp"
+
+namespace nibble {
+
+void gradient_square_sums(Stream& stream, std::span<const OptimizedParameter> parameters,
+                          std::span<const ParameterBlock> blocks, std::span<double> sums) {
+  parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const ParameterBlock& block = blocks[i];
+      const float* const gradient = parameters[block.parameter].gradient.as<float>() + block.first;
+      simd::f64x squares{};
+      simd::for_each_group(block.count, [&](int64_t offset, int64_t count) {
+        const simd::f64x value = simd::widen(simd::load_n(gradient + offset, count));
+        squares += value * value;
+      });
+      sums[i] = simd::sum(squares);
+    }
+  });
+}
+
+}  // namespace nibble

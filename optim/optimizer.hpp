@@ -1,0 +1,57 @@
+// The interface of optimizers: what they update, what a step is told, what a checkpoint keeps.
+//
+// An optimizer owns its moments. Masters, gradients and working copies belong to whoever builds the list of parameters,
+// so that a wrapper can hand an optimizer the shard of one rank: a flat run of elements of each parameter.
+// Not for: averaging gradients over ranks (comm/), clipping (gradient_norm.hpp), learning rates (schedule.hpp).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/parameters.hpp"
+#include "tensor/state.hpp"
+#include "tensor/stream.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+/// One logical matrix with all that an update reads and writes. Shapes are [rows, cols] of `info`, or the same elements
+/// as one row [1, n] when they are a shard.
+struct OptimizedParameter {
+  const ParameterInfo* info = nullptr;
+  Tensor master;    ///< f32, packed
+  Tensor gradient;  ///< f32, packed; averaged, not yet clipped
+  Tensor working;   ///< bf16 or f32, rows may be padded: the model's copy, rounded to nearest from the master
+  bool decay = false;
+};
+
+/// One entry for each parameter of the layout, in its order. `decay` as weight_decay_mask() returns it.
+std::vector<OptimizedParameter> optimized_parameters(const ParameterLayout& layout, const ParameterSet& masters,
+                                                     const ParameterSet& gradients, const ParameterSet& working,
+                                                     const std::vector<bool>& decay);
+
+/// Rounds every master into its working copy: after initialisation, after loading. Steps do it themselves.
+void refresh_working_copies(Stream& stream, std::span<const OptimizedParameter> parameters);
+
+/// What changes from step to step.
+struct StepContext {
+  int64_t step = 1;           ///< updates applied so far, this one included; refused steps do not count
+  double learning_rate = 0;   ///< of this step
+  double gradient_scale = 1;  ///< the clip factor; gradients are multiplied with it where they are read
+};
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+
+  /// Updates moments, masters and working copies from the gradients, which are not changed.
+  /// The caller refuses steps whose gradient is not finite; the same input gives the same bits with any number of
+  /// threads.
+  virtual void step(Stream& stream, const StepContext& context) = 0;
+
+  /// Adds what a resumed run needs, named "optimizer/MOMENT/PARAMETER", in the parameter's shape.
+  virtual void state(StateList& list) = 0;
+};
+
+}  // namespace nibble
