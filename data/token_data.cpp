@@ -1,0 +1,211 @@
+#include "data/token_data.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+
+#include "data/hdf5.hpp"
+#include "data/shard_format.hpp"
+#include "fmt/format.h"
+
+namespace nibble {
+namespace {
+
+[[noreturn]] void refuse(const std::string& path, std::string what, std::string seen, std::string allowed = {},
+                         std::string next = {}) {
+  throw Error({.kind = ErrorKind::data,
+               .what = std::move(what),
+               .where = path,
+               .seen = std::move(seen),
+               .allowed = std::move(allowed),
+               .next = std::move(next)});
+}
+
+/// llm.c, dev/data/data_common.py: 256 int32 of header (magic, version, number of tokens, zeros), then the tokens.
+/// Each document begins with its tokenizer's separator (dev/data/fineweb.py).
+struct LlmcFormat {
+  uint32_t magic, version;
+  bool wide;
+  const char* identity;
+  int32_t vocabulary, bos, eos;
+};
+constexpr LlmcFormat llmc_formats[] = {
+    {20240520, 1, false, "llm.c:gpt2", 50257, 50256, 50256},      // <|endoftext|>
+    {20240801, 7, true, "llm.c:llama3", 128256, 128000, 128001},  // <|begin_of_text|>, <|end_of_text|>
+};
+constexpr size_t llmc_header = 256 * sizeof(int32_t);
+
+uint32_t word_at(std::span<const std::byte> file, size_t index) {
+  uint32_t word = 0;
+  if (file.size() >= (index + 1) * sizeof word) std::memcpy(&word, file.data() + index * sizeof word, sizeof word);
+  return word;
+}
+
+const LlmcFormat* find_llmc_format(std::span<const std::byte> file) {
+  for (const LlmcFormat& format : llmc_formats)
+    if (word_at(file, 0) == format.magic) return &format;
+  return nullptr;
+}
+
+/// A vector of the shard, in place.
+template <class T>
+std::span<const T> map_vector(hdf5::File& file, std::span<const std::byte> bytes, const std::string& name,
+                              int64_t expected, const std::string& path) {
+  const hdf5::DatasetInfo info = file.describe(name);
+  const bool typed = info.dtype == dtype_of<T> && info.shape.size() == 1;
+  if (!typed || (expected >= 0 && info.size() != expected))
+    refuse(path, fmt::format("the dataset '{}' of the token shard has another type or length", name),
+           fmt::format("{} [{}]", nibble::name(info.dtype), info.size()));
+  if (info.size() == 0) return {};
+  const bool inside = info.offset >= 0 && static_cast<size_t>(info.offset) <= bytes.size() &&
+                      static_cast<size_t>(info.size()) <= (bytes.size() - static_cast<size_t>(info.offset)) / sizeof(T);
+  if (!inside || static_cast<size_t>(info.offset) % alignof(T) != 0)
+    refuse(path, fmt::format("the dataset '{}' of the token shard lies outside the file or between words", name),
+           fmt::format("offset {}", info.offset));
+  return {reinterpret_cast<const T*>(bytes.data() + info.offset), static_cast<size_t>(info.size())};
+}
+
+int32_t narrow(const std::string& path, const char* name, int64_t value) {
+  if (value < -1 || value > std::numeric_limits<int32_t>::max())
+    refuse(path, fmt::format("the attribute {} of the token shard is out of range", name), fmt::format("{}", value));
+  return static_cast<int32_t>(value);
+}
+
+}  // namespace
+
+TokenData TokenData::open(const std::string& path) {
+  TokenData data;
+  data.path_ = path;
+  if (!std::filesystem::exists(path))
+    refuse(path, "the token file does not exist", "no such file", "", "make it with nibble tokenize");
+  data.file_ = MappedFile(path, ErrorKind::data);
+  if (find_llmc_format(data.file_.bytes()) != nullptr) data.open_llmc();
+  else data.open_shard();
+  data.find_largest_token();
+  data.require_vocabulary(data.tokenizer_.vocabulary);
+  return data;
+}
+
+void TokenData::open_shard() {
+  const std::span<const std::byte> bytes = file_.bytes();
+  hash_ = ShardHeader::verify(bytes, path_).checksum;
+  hdf5::File file = hdf5::File::open(path_, ErrorKind::data);
+  wide_ = file.describe("tokens").dtype == DType::i32;
+  if (wide_) {
+    const auto tokens = map_vector<int32_t>(file, bytes, "tokens", -1, path_);
+    token_bytes_ = std::as_bytes(tokens).data();
+    tokens_ = static_cast<int64_t>(tokens.size());
+  } else {
+    const auto tokens = map_vector<uint16_t>(file, bytes, "tokens", -1, path_);
+    token_bytes_ = std::as_bytes(tokens).data();
+    tokens_ = static_cast<int64_t>(tokens.size());
+  }
+  offsets_ = map_vector<int64_t>(file, bytes, "document_offsets", -1, path_);
+  if (offsets_.size() < 2 || offsets_.front() != 0 || offsets_.back() != tokens_ ||
+      std::ranges::adjacent_find(offsets_, std::greater_equal()) != offsets_.end())
+    refuse(path_, "the document offsets of the token shard do not rise from 0 to its length",
+           fmt::format("{} offsets for {} tokens", offsets_.size(), tokens_));
+  document_bytes_ = map_vector<int64_t>(file, bytes, "document_bytes", documents(), path_);
+  if (file.contains("loss_mask")) loss_mask_ = map_vector<uint8_t>(file, bytes, "loss_mask", tokens_, path_);
+  if (file.contains("tokenizer_model"))
+    model_ = std::as_bytes(map_vector<uint8_t>(file, bytes, "tokenizer_model", -1, path_));
+  text_bytes_ = file.integer_attribute("/", "text_bytes");
+  tokenizer_.identity = file.string_attribute("/", "tokenizer");
+  const std::string hash = file.string_attribute("/", "tokenizer_hash");
+  if (hash.size() != 16 || std::from_chars(hash.data(), hash.data() + 16, tokenizer_.hash, 16).ptr != hash.data() + 16)
+    refuse(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash);
+  const auto id = [&](const char* name) { return narrow(path_, name, file.integer_attribute("/", name)); };
+  tokenizer_.vocabulary = id("vocabulary");
+  tokenizer_.bos = id("bos");
+  tokenizer_.eos = id("eos");
+  tokenizer_.pad = id("pad");
+}
+
+void TokenData::open_llmc() {
+  const std::span<const std::byte> bytes = file_.bytes();
+  const LlmcFormat& format = *find_llmc_format(bytes);
+  const std::string again = "fetch the file again, or make it again with llm.c's scripts";
+  if (word_at(bytes, 1) != format.version)
+    refuse(path_, "the llm.c token file has another version", fmt::format("version {}", word_at(bytes, 1)),
+           fmt::format("version {}", format.version), again);
+  wide_ = format.wide;
+  tokens_ = word_at(bytes, 2);
+  const uint64_t length = llmc_header + static_cast<uint64_t>(tokens_) * (wide_ ? 4 : 2);
+  if (bytes.size() != length)
+    refuse(path_, bytes.size() < length ? "the llm.c token file is truncated" : "the llm.c token file is too long",
+           fmt::format("{} bytes", bytes.size()), fmt::format("{} bytes for {} tokens", length, tokens_), again);
+  if (tokens_ == 0) refuse(path_, "the llm.c token file holds no token", "0 tokens", "", again);
+  token_bytes_ = bytes.data() + llmc_header;
+  hash_ = checksum(bytes);
+  tokenizer_ = {.identity = format.identity,
+                .hash = checksum(bytes_of(format.identity)),
+                .vocabulary = format.vocabulary,
+                .bos = format.bos,
+                .eos = format.eos,
+                .pad = -1};
+  found_offsets_.push_back(0);
+  std::vector<int32_t> block(1 << 16);
+  for (int64_t first = 0; first < tokens_; first += static_cast<int64_t>(block.size())) {
+    block.resize(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(block.size()), tokens_ - first)));
+    copy(first, block);
+    for (size_t i = 0; i < block.size(); ++i)
+      if (block[i] == format.bos && first + static_cast<int64_t>(i) > 0)
+        found_offsets_.push_back(first + static_cast<int64_t>(i));
+  }
+  found_offsets_.push_back(tokens_);
+  offsets_ = found_offsets_;
+}
+
+void TokenData::copy(int64_t first, std::span<int32_t> out) const {
+  assert(first >= 0 && first + static_cast<int64_t>(out.size()) <= tokens_);
+  if (wide_) {
+    std::memcpy(out.data(), token_bytes_ + first * 4, out.size() * 4);
+  } else {
+    const auto* narrow_tokens = reinterpret_cast<const uint16_t*>(token_bytes_) + first;
+    std::copy_n(narrow_tokens, out.size(), out.begin());
+  }
+}
+
+void TokenData::find_largest_token() {
+  // As unsigned numbers, so that a negative id counts as a large one. The compiler vectorises both loops.
+  uint32_t largest = 0;
+  if (wide_) {
+    const auto* ids = reinterpret_cast<const uint32_t*>(token_bytes_);
+    for (int64_t i = 0; i < tokens_; ++i) largest = std::max(largest, ids[i]);
+  } else {
+    const auto* ids = reinterpret_cast<const uint16_t*>(token_bytes_);
+    uint16_t largest_narrow = 0;
+    for (int64_t i = 0; i < tokens_; ++i) largest_narrow = std::max(largest_narrow, ids[i]);
+    largest = largest_narrow;
+  }
+  largest_token_ = largest;
+}
+
+void TokenData::require_vocabulary(int64_t model_vocabulary) const {
+  if (largest_token_ < model_vocabulary) return;
+  refuse(path_, "a token id is outside the vocabulary", fmt::format("token id {}", largest_token_),
+         fmt::format("0 to {}", model_vocabulary - 1),
+         fmt::format("the tokens were made with {} ({} ids): use a model with at least that vocabulary",
+                     tokenizer_.identity, tokenizer_.vocabulary));
+}
+
+std::unique_ptr<Tokenizer> TokenData::make_tokenizer() const {
+  if (tokenizer_.identity == "byte") return make_byte_tokenizer();
+  if (model_.empty())
+    refuse(path_, "the token file does not hold its tokenizer", tokenizer_.identity, "a shard made by nibble tokenize");
+  const std::string_view prefix = "sentencepiece:";
+  const std::string name =
+      tokenizer_.identity.starts_with(prefix) ? tokenizer_.identity.substr(prefix.size()) : tokenizer_.identity;
+  return make_sentencepiece_tokenizer(std::string(reinterpret_cast<const char*>(model_.data()), model_.size()), name);
+}
+
+void require_same_tokenizer(const TokenData& train, const TokenData& validation) {
+  const TokenizerInfo &a = train.tokenizer(), &b = validation.tokenizer();
+  if (a.hash == b.hash && a.vocabulary == b.vocabulary) return;
+  refuse(validation.path(), "training and validation tokens were made with different tokenizers",
+         fmt::format("{} ({} ids, hash {})", b.identity, b.vocabulary, hex(b.hash)),
+         fmt::format("{} ({} ids, hash {}), as in {}", a.identity, a.vocabulary, hex(a.hash), train.path()),
+         "make both with one nibble tokenize --validation, or with the same --tokenizer");
+}
+
+}  // namespace nibble

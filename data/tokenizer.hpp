@@ -1,0 +1,82 @@
+// From text to token ids and back: raw bytes, and SentencePiece models such as Llama 2's.
+//
+// Not for: training a SentencePiece model (sentencepiece_training.hpp) and not for files of ids (shard_writer.hpp).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/error.hpp"
+
+namespace nibble {
+
+/// What a token shard and a checkpoint record about a tokenizer.
+struct TokenizerInfo {
+  std::string identity{};    ///< "byte", "sentencepiece:NAME", or "llm.c:gpt2"
+  uint64_t hash = 0;       ///< equal hashes: equal ids for equal text
+  int32_t vocabulary = 0;  ///< ids are 0 .. vocabulary - 1
+  int32_t bos = -1;        ///< stands once before each document; -1: the tokenizer has none
+  int32_t eos = -1;
+  int32_t pad = -1;  ///< -1: EOS pads
+
+  bool operator==(const TokenizerInfo&) const = default;
+};
+
+/// Immutable after construction; `encode` and `decode` may run in several threads.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  const TokenizerInfo& info() const { return info_; }
+  int32_t vocabulary() const { return info_.vocabulary; }
+  int32_t bos() const { return info_.bos; }
+  int32_t eos() const { return info_.eos; }
+
+  /// Appends the ids of `text`, without BOS and EOS.
+  /// SentencePiece needs UTF-8: throws Error{data} with the position of the first invalid byte.
+  virtual void encode(std::string_view text, std::vector<int32_t>& ids) const = 0;
+  std::vector<int32_t> encode(std::string_view text) const {
+    std::vector<int32_t> ids;
+    encode(text, ids);
+    return ids;
+  }
+
+  /// As `encode`, for text that goes on after other text: SentencePiece puts no space before it. So a prompt's ids
+  /// followed by its completion's decode to the prompt followed by the completion.
+  virtual void encode_continuation(std::string_view text, std::vector<int32_t>& ids) const { encode(text, ids); }
+
+  /// The bytes that one token stands for; empty for BOS, EOS and PAD. A multi-byte character may be spread over tokens.
+  /// Throws Error{data} for an id outside the vocabulary.
+  const std::string& token_text(int32_t id) const;
+
+  /// The text of a whole sequence. Special tokens vanish. The text of a prefix of `ids` is a prefix of the text of
+  /// `ids`, so a generator can print what each new token adds.
+  std::string decode(std::span<const int32_t> ids) const;
+
+  /// The model file, which token shards embed; empty where the identity says all.
+  virtual std::string_view model() const { return {}; }
+
+ protected:
+  TokenizerInfo info_;
+  std::vector<std::string> token_texts_;  ///< one for each id
+  bool leading_space_ = false;            ///< the encoder puts a space before the text, the decoder takes it away
+};
+
+/// Ids 0..255 are the bytes; 256 = BOS, 257 = EOS, 258 = PAD. Any bytes are valid text.
+std::unique_ptr<Tokenizer> make_byte_tokenizer();
+
+/// `model`: the contents of a SentencePiece model file; `name` stands in the identity.
+/// Throws Error{data} when it is not one or has no BOS or EOS.
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string model, const std::string& name);
+
+/// "byte", or the path of a SentencePiece model. Throws Error{data} for a missing or foreign file.
+std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path);
+
+/// Position of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong forms); npos when all is.
+size_t find_invalid_utf8(std::string_view text);
+
+}  // namespace nibble
