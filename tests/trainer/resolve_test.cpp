@@ -1,0 +1,150 @@
+#include "trainer/resolve.hpp"
+
+#include <gtest/gtest.h>
+
+#include "expect_error.hpp"
+
+namespace nibble {
+namespace {
+
+Settings good() {
+  Settings settings;
+  settings.model.preset = "llama-30m";
+  settings.data.train = "train.h5";
+  settings.batch = {.tokens = 262144, .micro = 8};
+  settings.steps = 1000;
+  settings.run.directory = "runs/a";
+  return settings;
+}
+
+/// Expects that a good configuration becomes contradictory by `change`.
+template <class Change>
+void expect_contradiction(const std::vector<std::string>& texts, Change change) {
+  Settings settings = good();
+  ASSERT_NO_THROW(validate(settings));
+  change(settings);
+  expect_error(ErrorKind::configuration, texts, [&] { validate(settings); });
+}
+
+TEST(Resolve, RequiredSettings) {
+  expect_contradiction({"data.train is missing", "nibble tokenize"}, [](Settings& s) { s.data.train = ""; });
+  expect_contradiction({"run.directory is missing"}, [](Settings& s) { s.run.directory = ""; });
+  expect_contradiction({"batch.tokens is missing", "4096"}, [](Settings& s) { s.batch.tokens = 0; });
+}
+
+TEST(Resolve, ExactlyOneLength) {
+  expect_contradiction({"length of the run is missing"}, [](Settings& s) { s.steps = 0; });
+  expect_contradiction({"given more than once", "steps: 1000, tokens: 1000000"},
+                       [](Settings& s) { s.tokens = 1000000; });
+  expect_contradiction({"given more than once"}, [](Settings& s) { s.epochs = 0.5; });
+}
+
+TEST(Resolve, Shape) {
+  expect_contradiction({"model.from brings its own shape"}, [](Settings& s) { s.model.from = "models/llama"; });
+  expect_contradiction({"model.from brings its own shape"},
+                       [](Settings& s) { s.model = {.rope_theta = 5e5, .from = "models/llama"}; });
+  expect_contradiction({"the model has no shape"}, [](Settings& s) { s.model.preset = "none"; });
+  expect_contradiction({"longer than the model's context"}, [](Settings& s) { s.model.context = 256; });
+  expect_contradiction({"RoPE scaling"}, [](Settings& s) {
+    s.model.rope_scaling = {.factor = 8, .low_frequency_factor = 4, .high_frequency_factor = 4};
+  });
+}
+
+TEST(Resolve, Batch) {
+  expect_contradiction({"no whole number of micro-batches", "8 x 512 = 4096", "set batch.tokens to 8192 or 12288"},
+                       [](Settings& s) { s.batch.tokens = 10000; });
+  expect_contradiction({"set batch.tokens to 4096"}, [](Settings& s) { s.batch.tokens = 2048; });
+  expect_contradiction({"micro-batch is too large"}, [](Settings& s) { s.batch.micro = int64_t{1} << 40; });
+}
+
+TEST(Resolve, ValidationAndCheckpoints) {
+  expect_contradiction({"validation without data"}, [](Settings& s) { s.validation.every = 10; });
+  expect_contradiction({"never written"}, [](Settings& s) { s.run.checkpoint = {.every = 300, .keep_every = 1000}; });
+  expect_contradiction({"never written"}, [](Settings& s) { s.run.checkpoint = {.keep_every = 1000}; });
+}
+
+TEST(Resolve, Schedule) {
+  expect_contradiction({"the warm-up is longer than the run", "1001"},
+                       [](Settings& s) { s.schedule.warmup = StepsOrShare::steps(1001); });
+  expect_contradiction({"warm-up and decay take more steps", "warm-up 100 + decay 901 of 1000"}, [](Settings& s) {
+    s.schedule = {.name = "wsd", .warmup = StepsOrShare::share(0.1), .decay = StepsOrShare::steps(901)};
+  });
+  Settings cosine = good();  // the decay belongs to wsd alone
+  cosine.schedule.decay = StepsOrShare::steps(901);
+  EXPECT_NO_THROW(validate(cosine));
+}
+
+TEST(Resolve, ContradictionsSayWhereBothSidesCameFrom) {
+  Settings settings = good();
+  settings.batch.tokens = 1000;
+  expect_error(ErrorKind::configuration, {"batch.tokens (run.yaml:3:10)", "batch.micro (--set batch.micro=8)"}, [&] {
+    validate(settings, {{"batch.tokens", "run.yaml:3:10"}, {"batch.micro", "--set batch.micro=8"}});
+  });
+}
+
+TEST(Resolve, Steps) {
+  Settings settings = good();
+  EXPECT_EQ(resolve_steps(settings, 0), 1000);
+  settings.steps = 0;
+  settings.tokens = 750000000;
+  EXPECT_EQ(resolve_steps(settings, 0), 2861);  // the papers' 30M run
+  settings.tokens = 0;
+  settings.epochs = 1.5;
+  EXPECT_EQ(resolve_steps(settings, 10 * 262144 + 5), 15);
+}
+
+TEST(Resolve, StepsThatAreNone) {
+  Settings settings = good();
+  settings.steps = 0;
+  settings.tokens = 262143;
+  expect_error(ErrorKind::configuration, {"fewer tokens than one step takes"}, [&] { validate(settings); });
+  settings.tokens = 0;
+  settings.epochs = 1;
+  EXPECT_NO_THROW(validate(settings));  // the data is not known yet
+  expect_error(ErrorKind::configuration, {"no sensible number of steps"}, [&] { resolve_steps(settings, 1000); });
+  settings.schedule.warmup = StepsOrShare::steps(11);
+  expect_error(ErrorKind::configuration, {"warm-up is longer"}, [&] { resolve_steps(settings, 10 * 262144); });
+}
+
+TEST(Resolve, ExplicitDimensionsReplaceThePresets) {
+  Settings settings = good();
+  settings.model.layers = 3;
+  settings.model.kv_heads = 1;
+  const ModelConfig config = model_config(settings, 259);
+  EXPECT_EQ(config, (ModelConfig{.vocabulary = 32000,
+                                 .width = 640,
+                                 .layers = 3,
+                                 .heads = 5,
+                                 .kv_heads = 1,
+                                 .head_dim = 128,
+                                 .ffn = 1792,
+                                 .context = 512,
+                                 .rope_theta = 10000,
+                                 .rope_scaling = {},
+                                 .norm_epsilon = 1e-5,
+                                 .tied = false}));
+}
+
+TEST(Resolve, DimensionsFollowFromTheOthers) {
+  Settings settings = good();
+  settings.model = {.width = 256, .layers = 2, .heads = 4, .rope_scaling = {.factor = 8}};
+  const ModelConfig config = model_config(settings, 259);
+  EXPECT_EQ(config.kv_heads, 4);
+  EXPECT_EQ(config.head_dim, 64);
+  EXPECT_EQ(config.ffn, 768);
+  EXPECT_EQ(config.vocabulary, 259);
+  ASSERT_TRUE(config.rope_scaling.has_value());
+  EXPECT_EQ(*config.rope_scaling, RopeScaling{});
+}
+
+TEST(Resolve, VocabularyMustHoldTheTokens) {
+  Settings settings = good();
+  settings.model.vocab = 256;
+  expect_error(ErrorKind::configuration, {"smaller than the tokenizer's", "model.vocab", "259"},
+               [&] { model_config(settings, 259); });
+  settings.model.vocab = 0;
+  expect_error(ErrorKind::configuration, {"model.preset"}, [&] { model_config(settings, 50000); });
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,224 @@
+// Whole runs on a small file: learning, resume to the last bit, identity, divergence, fine-tuning.
+#include "trainer/training_run.hpp"
+
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "data/tokenize.hpp"
+#include "tests/tensor/temporary_directory.hpp"
+#include "tests/trainer/expect_error.hpp"
+#include "trainer/generation.hpp"
+#include "trainer/run_directory.hpp"
+#include "trainer/yaml_settings.hpp"
+
+namespace nibble {
+namespace {
+
+/// Signals this process in a chosen step, and can poison gradients from a step on.
+class ScriptedExchange final : public GradientExchange {
+ public:
+  ScriptedExchange(int64_t signal_in, int64_t poison_from) : signal_in_(signal_in), poison_from_(poison_from) {}
+  void begin(int bucket, const Tensor& gradient) override {
+    if (bucket == 0 && steps_ >= poison_from_) gradient.as<float>()[0] = NAN;
+  }
+  void finish() override {
+    if (steps_++ == signal_in_) std::raise(SIGTERM);
+  }
+  double sum(double value) override { return value; }
+  bool all(bool mine) override { return mine; }
+  void commit() override {}
+  void discard() override {}
+  void state(StateList&) override {}
+
+ private:
+  int64_t signal_in_, poison_from_, steps_ = 0;
+};
+
+constexpr int64_t never = int64_t{1} << 40;
+
+TrainingRunOptions scripted(int64_t signal_in, int64_t poison_from, bool resume = false) {
+  return {.resume = resume, .retune = false, .make_exchange = [=] { return std::make_unique<ScriptedExchange>(signal_in, poison_from); }};
+}
+
+class TrainingRunTest : public TemporaryDirectoryTest {
+ protected:
+  void SetUp() override {
+    TemporaryDirectoryTest::SetUp();
+    std::string text;
+    for (int line = 0; line < 400; ++line) text += "line " + std::to_string(line * 7919 % 1000) + " of the small text that tests learn\n";
+    write(directory_ / "text.txt", text);
+    write(directory_ / "pairs.jsonl", "{\"prompt\": \"one and one is \", \"completion\": \"two\"}\n"
+                                      "{\"prompt\": \"two and two is \", \"completion\": \"four\"}\n");
+    const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+    tokenize({.inputs = {(directory_ / "text.txt").string()}, .output = path("train.h5")}, *tokenizer);
+    tokenize({.inputs = {(directory_ / "pairs.jsonl").string()}, .output = path("pairs.h5")}, *tokenizer);
+  }
+
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+
+  Settings settings(const std::string& run, const std::vector<std::string>& overrides = {}) const {
+    const std::string yaml = "model: {width: 32, layers: 2, heads: 2, ffn: 64}\n"
+                             "data: {train: " + path("train.h5") + ", validation: " + path("train.h5") + ", sequence: 32}\n"
+                             "batch: {tokens: 256, micro: 2, lanes: 2}\n"
+                             "steps: 12\n"
+                             "optimizer: {name: adamw, learning_rate: 1e-2}\n"
+                             "validation: {every: 6, tokens: 256}\n"
+                             "run: {directory: " + path(run) + ", threads: 2, checkpoint: {every: 4, keep: 9}}\n";
+    return parse_settings(yaml, "test.yaml", overrides);
+  }
+
+  /// Losses and norms by step, as the text that stands in the file: equal texts are equal numbers.
+  std::vector<std::string> rows(const std::string& run) const {
+    std::ifstream file(path(run) + "/metrics.jsonl");
+    std::vector<std::string> result;
+    for (std::string line; std::getline(file, line);) {
+      const nlohmann::json row = nlohmann::json::parse(line);
+      result.push_back(row["step"].dump() + " " + row.value("loss", nlohmann::json()).dump() + " " +
+                       row.value("gradient_norm", nlohmann::json()).dump() + " " +
+                       row.value("validation_loss", nlohmann::json()).dump());
+    }
+    return result;
+  }
+};
+
+TEST_F(TrainingRunTest, LearnsAndLeavesARunBehind) {
+  TrainingRun run(settings("a", {"steps=60"}), {});
+  EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
+  const std::vector<std::string> lines = rows("a");
+  ASSERT_EQ(lines.size(), 61u);  // validation before the first step, then a row for each
+  std::ifstream file(path("a") + "/metrics.jsonl");
+  std::string first, line, last;
+  std::getline(file, first);
+  while (std::getline(file, line)) last = line;
+  EXPECT_LT(nlohmann::json::parse(last)["validation_loss"].get<double>(),
+            nlohmann::json::parse(first)["validation_loss"].get<double>() - 1.5);
+  for (const char* name : {"config.yaml", "metrics.csv", "tuning.json", "checkpoints/step_00000060/manifest.json"})
+    EXPECT_TRUE(std::filesystem::exists(directory_ / "a" / name)) << name;
+  EXPECT_EQ(load_settings(path("a") + "/config.yaml"), settings("a", {"steps=60"}));
+}
+
+TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
+  for (const std::string recipe : {"fp32", "bf16"})
+    for (const std::string recompute : {"none", "block"}) {
+      const std::vector<std::string> overrides = {"precision.recipe=" + recipe, "model.recompute=" + recompute};
+      const std::string name = recipe + recompute;
+      TrainingRun(settings(name + "whole", overrides), {}).run();
+      {
+        TrainingRun interrupted(settings(name + "cut", overrides), scripted(6, never));
+        EXPECT_EQ(interrupted.run(), TrainingRun::Outcome::interrupted);
+        EXPECT_EQ(interrupted.step(), 7) << "the step that was under way is finished";
+      }
+      TrainingRun resumed(settings(name + "cut", overrides), {.resume = true});
+      EXPECT_EQ(resumed.step(), 7);
+      EXPECT_EQ(resumed.run(), TrainingRun::Outcome::finished);
+      EXPECT_EQ(rows(name + "cut"), rows(name + "whole"));
+      const LoadedModel cut = load_model(path(name + "cut"), DType::f32), whole = load_model(path(name + "whole"), DType::f32);
+      for (size_t i = 0; i < cut.weights.size(); ++i)
+        for (int64_t r = 0; r < cut.weights[i].rows; ++r)
+          ASSERT_EQ(std::memcmp(cut.weights[i].row<float>(r), whole.weights[i].row<float>(r), static_cast<size_t>(cut.weights[i].cols) * 4), 0);
+    }
+}
+
+TEST_F(TrainingRunTest, RecomputationChangesNoLoss) {
+  TrainingRun(settings("kept"), {}).run();
+  TrainingRun(settings("recomputed", {"model.recompute=block"}), {}).run();
+  EXPECT_EQ(rows("kept"), rows("recomputed"));
+}
+
+// What a kill leaves: rows after the newest checkpoint, half a row, half a checkpoint, and a newer one that is damaged.
+TEST_F(TrainingRunTest, ResumesFromTheNewestCheckpointThatIsWhole) {
+  TrainingRun(settings("whole"), {}).run();
+  TrainingRun(settings("killed"), {}).run();
+  const std::filesystem::path run = directory_ / "killed";
+  std::filesystem::remove_all(run / "checkpoints/step_00000012");
+  {
+    std::fstream state(run / "checkpoints/step_00000008/rank_0000.h5", std::ios::in | std::ios::out | std::ios::binary);
+    state.seekp(3000);
+    state.put('!');
+  }
+  std::ofstream(run / "metrics.jsonl", std::ios::app) << "{\"step\": 13, \"lo";
+  TrainingRun resumed(settings("killed"), {.resume = true});
+  EXPECT_EQ(resumed.step(), 4);
+  resumed.run();
+  EXPECT_EQ(rows("killed"), rows("whole"));
+}
+
+TEST_F(TrainingRunTest, RefusesToOverwriteARun) {
+  TrainingRun(settings("a"), {}).run();
+  expect_error(ErrorKind::configuration, {"already holds", "--resume"}, [&] { TrainingRun(settings("a"), {}); });
+}
+
+TEST_F(TrainingRunTest, RefusesAnotherIdentityOnResume) {
+  TrainingRun(settings("a"), {}).run();
+  for (const std::string change : {"run.seed=2", "batch.micro=4", "batch.lanes=4", "precision.recipe=fp32", "model.width=64"})
+    expect_error(ErrorKind::configuration, {"identity", change.substr(0, change.find('='))},
+                 [&] { TrainingRun(settings("a", {change}), {.resume = true}); });
+  expect_error(ErrorKind::configuration, {"threads"}, [&] { TrainingRun(settings("a", {"run.threads=1"}), {.resume = true}); });
+  EXPECT_EQ(TrainingRun(settings("a", {"run.threads=1"}), {.resume = true, .retune = true}).step(), 12);
+}
+
+TEST_F(TrainingRunTest, RefusesWhenEveryCheckpointIsDamaged) {
+  TrainingRun(settings("a"), {}).run();
+  for (const char* step : {"04", "08", "12"})
+    std::filesystem::resize_file(directory_ / "a/checkpoints" / (std::string("step_000000") + step) / "rank_0000.h5", 1000);
+  expect_error(ErrorKind::checkpoint, {"none of the run's checkpoints"}, [&] { TrainingRun(settings("a"), {.resume = true}); });
+}
+
+TEST_F(TrainingRunTest, GivesUpWhenItDiverges) {
+  TrainingRun run(settings("a", {"run.max_refused=3"}), scripted(never, 5));
+  expect_error(ErrorKind::numerics, {"3 refused steps", "step_00000004", "learning_rate"}, [&] { run.run(); });
+  const std::vector<std::string> lines = rows("a");
+  ASSERT_EQ(lines.size(), 9u);
+  EXPECT_NE(lines.back().find("8 "), std::string::npos);
+  EXPECT_NE(lines.back().find("null"), std::string::npos) << "a norm that is not finite is null";
+}
+
+TEST_F(TrainingRunTest, GoesOnAfterARefusedStep) {
+  class OncePoisoned final : public GradientExchange {
+   public:
+    void begin(int bucket, const Tensor& gradient) override {
+      if (bucket == 1 && steps_ == 3) gradient.as<float>()[0] = INFINITY;
+    }
+    void finish() override { ++steps_; }
+    double sum(double value) override { return value; }
+    bool all(bool mine) override { return mine; }
+    void commit() override {}
+    void discard() override {}
+    void state(StateList&) override {}
+
+   private:
+    int64_t steps_ = 0;
+  };
+  TrainingRun run(settings("a"), {.make_exchange = [] { return std::make_unique<OncePoisoned>(); }});
+  EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
+  EXPECT_EQ(rows("a").size(), 13u);
+}
+
+TEST_F(TrainingRunTest, FineTunesFromACheckpointOnPairs) {
+  TrainingRun(settings("base"), {}).run();
+  Settings tuning = settings("tuned", {"model.width=0", "model.layers=0", "model.heads=0", "model.ffn=0", "model.from=" + path("base"),
+                                       "data.train=" + path("pairs.h5"), "data.validation=", "validation.every=0", "data.packing=documents", "batch.tokens=64",
+                                       "steps=40", "schedule.name=constant"});
+  TrainingRun run(tuning, {});
+  EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
+  const LoadedModel model = load_model(path("tuned"), DType::f32);
+  Stream stream(1);
+  Decoder decoder(stream, model.config, find_recipe("fp32"), model.weights, 32);
+  std::string text;
+  generate(decoder, *model.tokenizer, "one and one is ", model.tokens.ends, {.tokens = 10, .temperature = 0},
+           [&](std::string_view piece) { text += piece; });
+  EXPECT_EQ(text, "two") << "the completion and its end are learnt by heart";
+}
+
+TEST_F(TrainingRunTest, RefusesTokensOfAnotherVocabulary) {
+  expect_error(ErrorKind::configuration, {"vocab"}, [&] { TrainingRun(settings("a", {"model.vocab=200"}), {}); });
+}
+
+TEST_F(TrainingRunTest, NamesTheMissingFile) {
+  expect_error(ErrorKind::data, {"nowhere.h5"}, [&] { TrainingRun(settings("a", {"data.train=" + path("nowhere.h5")}), {}); });
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,147 @@
+#include "trainer/yaml_settings.hpp"
+
+#include <gtest/gtest.h>
+
+#include "expect_error.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr const char* base = R"(model: {preset: tiny-byte}
+data:
+  train: train.h5
+  sequence: 256
+batch: {tokens: 4096, micro: 8}
+steps: 100
+run: {directory: runs/a}
+)";
+
+/// Lines after the base begin at 8.
+Settings with(const std::string& lines, const std::vector<std::string>& overrides = {}) {
+  return parse_settings(base + lines, "run.yaml", overrides);
+}
+
+void expect_refused(const std::string& lines, const std::vector<std::string>& texts) {
+  expect_error(ErrorKind::configuration, texts, [&] { with(lines); });
+}
+
+void expect_override_refused(const std::string& text, const std::vector<std::string>& texts) {
+  expect_error(ErrorKind::configuration, texts, [&] { with("", {text}); });
+}
+
+TEST(YamlSettings, NestedFlowAndDottedKeys) {
+  const Settings settings = with(R"(
+optimizer: {learning_rate: 1.2e-3, no_decay: ['*norm*', lm_head.weight]}
+schedule.warmup: 10%
+validation:
+)");
+  EXPECT_EQ(settings.model.preset, "tiny-byte");
+  EXPECT_EQ(settings.data.sequence, 256);
+  EXPECT_EQ(settings.optimizer.learning_rate, 1.2e-3);
+  EXPECT_EQ(settings.optimizer.no_decay, (std::vector<std::string>{"*norm*", "lm_head.weight"}));
+  EXPECT_EQ(settings.schedule.warmup, StepsOrShare::share(0.1));
+  EXPECT_EQ(settings.validation, ValidationSettings{});
+}
+
+TEST(YamlSettings, Units) {
+  const Settings settings = parse_settings(R"(
+model: {preset: llama-30m}
+data: {train: t}
+batch: {tokens: 262144, micro: 8}
+tokens: 0.75B
+schedule: {warmup: 2k, final: 10%}
+run: {directory: d, checkpoint: {interval: 30min}}
+)",
+                                           "run.yaml");
+  EXPECT_EQ(settings.tokens, 750000000);
+  EXPECT_EQ(settings.schedule.warmup, StepsOrShare::steps(2000));
+  EXPECT_EQ(settings.schedule.final, 0.1);
+  EXPECT_EQ(settings.run.checkpoint.interval, 1800);
+}
+
+TEST(YamlSettings, OverridesInOrder) {
+  const Settings settings = with("", {"batch.micro=4", "batch.micro=2", "run.sample=a=b", "model.tied=true",
+                                      "optimizer.no_decay=*norm*, x", "schedule.decay=5%"});
+  EXPECT_EQ(settings.batch.micro, 2);
+  EXPECT_EQ(settings.run.sample, "a=b");
+  EXPECT_TRUE(settings.model.tied);
+  EXPECT_EQ(settings.optimizer.no_decay, (std::vector<std::string>{"*norm*", "x"}));
+  EXPECT_EQ(settings.schedule.decay, StepsOrShare::share(0.05));
+  EXPECT_EQ(with("", {"optimizer.no_decay=['*a', \"b\"]"}).optimizer.no_decay, (std::vector<std::string>{"*a", "b"}));
+  EXPECT_TRUE(with("", {"optimizer.no_decay=[]"}).optimizer.no_decay.empty());
+}
+
+TEST(YamlSettings, UnknownKeysAreAnsweredWithTheNearest) {
+  expect_refused("optimizer:\n  learning_rat: 1\n", {"unknown setting 'optimizer.learning_rat'", "run.yaml:9:3",
+                                                     "did you mean 'optimizer.learning_rate'?"});
+  expect_refused("optimiser: {clip: 1}\n", {"run.yaml:8:1", "did you mean 'optimizer'?"});
+  expect_refused("quantum: 1\n", {"unknown setting 'quantum'", "correct or remove it"});
+  expect_override_refused("batch.micr=1", {"--set batch.micr=1", "did you mean 'batch.micro'?"});
+}
+
+TEST(YamlSettings, WrongTypes) {
+  expect_refused("validation: {every: often}\n",
+                 {"bad value of validation.every: not a number", "run.yaml:8:21", "often"});
+  expect_refused("validation: {every: 1.5}\n", {"not a whole number"});
+  expect_refused("validation: {every: [1]}\n", {"a list where one value belongs", "run.yaml:8:21"});
+  expect_refused("validation: {every: {a: 1}}\n", {"settings below a setting"});
+  expect_refused("validation: {every: }\n", {"no value"});
+  expect_refused("model.tied: yes\n", {"not a boolean", "true or false"});
+  expect_refused("optimizer: {no_decay: norm}\n", {"one value where a list belongs", "[a, b]"});
+  expect_refused("optimizer: {no_decay: [[a]]}\n", {"an entry that is no text"});
+  expect_refused("optimizer: {no_decay: ['']}\n", {"an empty entry"});
+  expect_refused("optimizer: 3\n", {"'optimizer' is a section", "run.yaml:8:12"});
+  expect_refused("optimizer: [3]\n", {"'optimizer' is a section"});
+  expect_refused("? [a]\n: 1\n", {"a key that is no text"});
+  expect_override_refused("optimizer=adamw", {"'optimizer' is a section"});
+  expect_override_refused("validation.every=x", {"not a number", "--set validation.every=x"});
+}
+
+TEST(YamlSettings, Ranges) {
+  expect_refused("optimizer: {beta1: 1}\n", {"optimizer.beta1: out of range", "at least 0, below 1", "run.yaml:8:20"});
+  expect_refused("optimizer: {learning_rate: 0}\n", {"out of range", "above 0"});
+  expect_refused("optimizer: {learning_rate: .nan}\n", {"not a number"});
+  expect_refused("batch.lanes: 0\n", {"out of range", "at least 1"});
+  expect_refused("schedule: {warmup: 110%}\n", {"out of range"});
+  expect_refused("schedule: {warmup: -1}\n", {"out of range"});
+  expect_refused("schedule: {final: 1.5}\n", {"out of range", "at most 1"});
+  expect_refused("run.threads: 2e15\n", {"out of range"});
+}
+
+TEST(YamlSettings, UnitsThatAreNone) {
+  expect_refused("validation: {tokens: 3q}\n", {"unknown unit 'q'", "0.75B"});
+  expect_refused("run.checkpoint.interval: 30m\n", {"unknown unit 'm'", "30min"});
+  expect_refused("schedule: {warmup: 0.1}\n", {"not a whole number", "10%"});
+}
+
+TEST(YamlSettings, Choices) {
+  expect_refused("schedule: {name: cosin}\n", {"did you mean 'cosine'?", "one of cosine, wsd, onecycle, constant"});
+  expect_refused("precision: {recipe: unheard-of}\n", {"unknown choice", "fp32, bf16"});
+}
+
+TEST(YamlSettings, RepeatedKeys) {
+  expect_refused("run.seed: 1\nrun.seed: 2\n", {"'run.seed' is given twice", "run.yaml:9:1", "first in run.yaml:8:1"});
+  expect_refused("data.sequence: 512\n", {"'data.sequence' is given twice", "run.yaml:8:1", "first in run.yaml:4:3"});
+}
+
+TEST(YamlSettings, Syntax) {
+  expect_refused("optimizer: {clip: 1\n", {"not valid YAML", "run.yaml:"});
+  expect_refused("optimizer: {no_decay: [*norm*]}\n", {"not valid YAML", "run.yaml:8:", "quote texts"});
+  expect_refused("run.sample: \"open\nvalidation.tokens: 2\n", {"not valid YAML", "close every quote"});
+  expect_refused("---\nsteps: 3\n", {"several YAML documents"});
+  expect_error(ErrorKind::configuration, {"not a configuration"}, [] { parse_settings("just text", "run.yaml"); });
+  expect_error(ErrorKind::configuration, {"not a configuration"}, [] { parse_settings("- 1", "run.yaml"); });
+  expect_error(ErrorKind::configuration, {"data.train is missing"}, [] { parse_settings("", "run.yaml"); });
+}
+
+TEST(YamlSettings, OverridesWithoutAValue) {
+  expect_override_refused("batch.micro", {"--set without key=value"});
+  expect_override_refused("=3", {"--set without key=value"});
+}
+
+TEST(YamlSettings, MissingFile) {
+  expect_error(ErrorKind::configuration, {"no-such-run.yaml"}, [] { load_settings("no-such-run.yaml"); });
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,10 @@
+// `nibble tokenize`: text in, token shards out.
+#pragma once
+
+#include "trainer/command.hpp"
+
+namespace nibble {
+
+void add_tokenize_command(CLI::App& app);
+
+}  // namespace nibble

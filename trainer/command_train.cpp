@@ -1,0 +1,86 @@
+#include "trainer/command_train.hpp"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensor/error.hpp"
+#include "trainer/generation.hpp"
+#include "trainer/run_directory.hpp"
+#include "trainer/settings_output.hpp"
+#include "trainer/training_run.hpp"
+#include "trainer/yaml_settings.hpp"
+
+namespace nibble {
+namespace {
+
+struct Arguments {
+  std::string file;
+  std::vector<std::string> overrides;
+  bool resume = false, retune = false, print_config = false;
+};
+
+/// The command that goes on with an interrupted run.
+std::string resume_command(const Arguments& arguments) {
+  std::string command = "nibble train " + arguments.file;
+  for (const std::string& assignment : arguments.overrides) command += fmt::format(" --set '{}'", assignment);
+  return command + " --resume";
+}
+
+/// Text that the trained model writes after run.sample.
+void print_sample(const Settings& settings) {
+  const Recipe& recipe = find_recipe(settings.precision.recipe);
+  const LoadedModel model = load_model(settings.run.directory, recipe.operands);
+  if (!model.tokenizer) return;  // token files of llm.c carry none
+  Stream stream(static_cast<int>(settings.run.threads));
+  Decoder decoder(stream, model.config, recipe, model.weights, model.config.context);
+  const SamplingOptions options{.tokens = settings.run.sample_tokens,
+                                .temperature = settings.run.temperature,
+                                .seed = static_cast<uint64_t>(settings.run.seed)};
+  fmt::print("{}", settings.run.sample);
+  generate(decoder, *model.tokenizer, settings.run.sample, model.tokens.ends, options,
+           [](std::string_view text) { fmt::print("{}", text); });
+  fmt::print("\n");
+}
+
+void run_train(const Arguments& arguments) {
+  const Settings settings = load_settings(arguments.file, arguments.overrides);
+  if (arguments.print_config) {
+    fmt::print("{}", settings_yaml(settings));
+    return;
+  }
+  TrainingRun::Outcome outcome;
+  {
+    TrainingRun run(settings, {.resume = arguments.resume, .retune = arguments.retune});
+    outcome = run.run();
+    if (outcome == TrainingRun::Outcome::interrupted) {
+      fmt::print(stderr, "interrupted after step {} of {}, saved in {}\nto go on: {}\n", run.step(), run.total_steps(),
+                 run.directory(), resume_command(arguments));
+      throw CLI::RuntimeError(exit_interrupted);
+    }
+  }
+  if (!settings.run.sample.empty()) print_sample(settings);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("train", "Train a model as a YAML file says");
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("file", arguments->file, "settings of the run")->required()->type_name("FILE.yaml");
+  command->add_option("--set", arguments->overrides, "a setting, over what the file says; may be given again")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->take_all();
+  command->add_flag("--resume", arguments->resume, "go on from the run's newest checkpoint that is whole");
+  command->add_flag("--retune", arguments->retune,
+                    "resume although threads, instruction set or libraries differ from the checkpoint's");
+  command->add_flag("--print-config", arguments->print_config, "print the resolved configuration and stop");
+  command->footer(settings_help);
+  command->callback([arguments] { run_train(*arguments); });
+}
+
+}  // namespace nibble

@@ -1,0 +1,10 @@
+// `nibble train`.
+#pragma once
+
+#include "trainer/command.hpp"
+
+namespace nibble {
+
+void add_train_command(CLI::App& app);
+
+}  // namespace nibble

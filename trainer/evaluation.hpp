@@ -1,0 +1,28 @@
+// The loss of a model on a file of tokens, every token predicted once.
+#pragma once
+
+#include <optional>
+
+#include "data/loader.hpp"
+#include "model/llama.hpp"
+
+namespace nibble {
+
+struct Evaluation {
+  double loss_sum = 0;  ///< nats
+  int64_t tokens = 0;   ///< predicted
+  /// UTF-8 bytes of the text behind these tokens (in proportion, if only a part of the file was scored); bits per byte
+  /// is loss_sum / (bytes ln 2). Empty where the file does not tell.
+  std::optional<double> bytes;
+
+  double loss() const { return loss_sum / static_cast<double>(tokens); }
+  double perplexity() const;
+  std::optional<double> bits_per_byte() const;
+};
+
+/// Runs over `loader`'s evaluation windows in order, until `max_tokens` were predicted (0: all).
+/// The loader's sequence is the model's. `progress` (if given) is told the windows done and their number.
+Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens,
+                    const std::function<void(int64_t done, int64_t of)>& progress = {});
+
+}  // namespace nibble

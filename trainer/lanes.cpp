@@ -1,0 +1,36 @@
+#include "trainer/lanes.hpp"
+
+#include <algorithm>
+
+namespace nibble {
+namespace {
+
+/// Sums the micro-batches of lanes [first, last) into `slot`; false if they have none.
+bool plan_subtree(int64_t micro_batches, int64_t lanes, int64_t first, int64_t last, int slot, std::vector<MicroBatchSum>& plan) {
+  if (last - first == 1) {
+    const int64_t begin = micro_batches * first / lanes, end = micro_batches * last / lanes;
+    for (int64_t m = begin; m < end; ++m) plan.push_back({slot, m > begin, {}});
+    return begin < end;
+  }
+  const int64_t middle = first + (last - first) / 2;
+  if (!plan_subtree(micro_batches, lanes, first, middle, slot, plan))
+    return plan_subtree(micro_batches, lanes, middle, last, slot, plan);
+  if (plan_subtree(micro_batches, lanes, middle, last, slot + 1, plan)) plan.back().joins.push_back({slot + 1, slot});
+  return true;
+}
+
+}  // namespace
+
+std::vector<MicroBatchSum> plan_lanes(int64_t micro_batches, int64_t lanes) {
+  std::vector<MicroBatchSum> plan;
+  plan_subtree(micro_batches, lanes, 0, lanes, 0, plan);
+  return plan;
+}
+
+int slots_of(const std::vector<MicroBatchSum>& plan) {
+  int slots = 0;
+  for (const MicroBatchSum& sum : plan) slots = std::max(slots, sum.slot + 1);
+  return slots;
+}
+
+}  // namespace nibble

@@ -1,0 +1,99 @@
+// The program: finds the command, runs it, and turns whatever it throws into a message and an exit code.
+//
+// Only here does the process end. Not for what commands do (trainer/command_*.cpp).
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "tensor/error.hpp"
+#include "trainer/command.hpp"
+#include "trainer/command_eval.hpp"
+#include "trainer/command_export.hpp"
+#include "trainer/command_generate.hpp"
+#include "trainer/command_settings.hpp"
+#include "trainer/command_tokenize.hpp"
+#include "trainer/command_train.hpp"
+#include "trainer/nearest.hpp"
+#include "trainer/version.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr AddCommand commands[] = {add_train_command,    add_tokenize_command, add_eval_command,
+                                   add_generate_command, add_export_command,   add_settings_command};
+
+/// What the user may have meant by an argument that nothing took.
+std::string suggestion(const CLI::App& app) {
+  const CLI::App* command = &app;
+  for (const CLI::App* chosen : app.get_subcommands()) command = chosen;
+  std::vector<std::string> words;
+  for (const CLI::Option* option : command->get_options())
+    for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
+  if (command == &app)
+    for (const CLI::App* known : app.get_subcommands({})) words.push_back(known->get_name());
+  for (const std::string& argument : app.remaining(true)) {
+    const std::string found = nearest(argument.substr(0, argument.find('=')), words);
+    if (!found.empty()) return found;
+  }
+  return "";
+}
+
+int report(const Error& error) {
+  fmt::print(stderr, "{}\n", error.what());
+  return error.exit_code();
+}
+
+int report_arguments(const CLI::App& app, const CLI::ParseError& error) {
+  std::string left;
+  for (const std::string& argument : app.remaining(true)) left += (left.empty() ? "" : " ") + argument;
+  const std::string near = suggestion(app);
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  const std::string help = chosen.empty() ? "nibble --help" : fmt::format("nibble {} --help", chosen[0]->get_name());
+  return report(Error({.kind = ErrorKind::configuration,
+                       .what = chosen.empty() && !left.empty() ? "unknown command or option" : error.what(),
+                       .where = "command line",
+                       .seen = left,
+                       .next = near.empty() ? "see " + help : fmt::format("did you mean '{}'? See {}", near, help)}));
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Nibble trains Llama models.", "nibble");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", versions_text);
+  for (const AddCommand add : commands) add(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& ended) {
+    return ended.get_exit_code();
+  } catch (const CLI::Success& answered) {
+    return app.exit(answered);  // --help, --version
+  } catch (const CLI::ParseError& error) {
+    return report_arguments(app, error);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace nibble
+
+int main(int argc, char** argv) {
+  using nibble::Error;
+  using nibble::ErrorKind;
+  try {
+    return nibble::run(argc, argv);
+  } catch (const Error& error) {
+    return nibble::report(error);
+  } catch (const std::bad_alloc&) {
+    return nibble::report(Error({.kind = ErrorKind::resource,
+                                 .what = "out of memory",
+                                 .next = "lower batch.micro, set model.recompute=block, or choose a smaller model"}));
+  } catch (const std::exception& error) {
+    return nibble::report(
+        Error({.kind = ErrorKind::internal,
+               .what = error.what(),
+               .next = "this is a defect of Nibble: please report it with the command and its output"}));
+  }
+}

@@ -1,0 +1,83 @@
+// What a person sees while a run goes on: one line that is rewritten on a terminal, or a line every few seconds in a
+// log, and how long the rest will take.
+//
+// Not for what is kept (trainer/metrics.hpp). Nothing here reads a clock except Progress, which is given one.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace nibble {
+
+/// The smoothed speed of a run, from the durations of its steps.
+class RateEstimator {
+ public:
+  /// A step's weight falls by e every `memory` seconds of run time.
+  explicit RateEstimator(double memory = 30) : memory_(memory) {}
+
+  /// One more step: its duration with all that belongs to it (validation, checkpoint) and its tokens.
+  void add(double seconds, int64_t tokens);
+
+  /// 0 before the first step.
+  double tokens_per_second() const;
+  /// Time of `steps` more steps at the smoothed speed; empty before the first step.
+  std::optional<double> seconds_for(int64_t steps) const;
+
+ private:
+  double memory_;
+  double seconds_ = 0, tokens_ = 0, steps_ = 0;  // weighted sums
+};
+
+/// The state after a step.
+struct ProgressState {
+  int64_t step = 0;  ///< steps done
+  int64_t total_steps = 0;
+  double loss = 0;  ///< nats per token
+  std::optional<double> validation_loss{};
+  double learning_rate = 0;
+  double gradient_norm = 0;
+  double tokens_per_second = 0;
+  std::optional<double> peak_share{};  ///< achieved / measured GEMM FLOP/s, in [0, 1]
+  std::optional<double> seconds_left{};
+  int64_t refused = 0;  ///< steps refused so far because the loss or gradient was not finite
+};
+
+/// One line of at most `width` columns (0: no limit); where it is too narrow, what matters least is left out.
+std::string progress_line(const ProgressState& state, int width = 0);
+
+/// 75 -> "1:15", 7384 -> "2:03:04", 200000 -> "2d 07:33".
+std::string format_duration(double seconds);
+
+class Progress {
+ public:
+  struct Options {
+    std::FILE* out = stderr;
+    bool terminal = false;            ///< rewrite one line; else append lines
+    double interval = 10;             ///< seconds between lines of a log (a terminal: 0.1)
+    std::function<int()> width{};     ///< of the terminal, asked at each line; empty: 80
+    std::function<double()> clock{};  ///< seconds; empty: the steady clock
+  };
+  explicit Progress(Options options);
+  /// Writes to stderr: a live line if that is a terminal, else a line every `interval` seconds.
+  static Progress to_stderr(double interval);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// Shows the state if it is time to; the first and the last step are always shown.
+  void update(const ProgressState& state);
+  /// A line of its own that stays: a validation loss, a checkpoint, a refused step.
+  void message(const std::string& text);
+  /// Leaves the terminal's line complete; called by the destructor too.
+  void finish();
+
+ private:
+  Options options_;
+  std::optional<double> last_shown_;
+  bool line_open_ = false;
+};
+
+}  // namespace nibble

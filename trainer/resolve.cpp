@@ -1,0 +1,214 @@
+#include "trainer/resolve.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <vector>
+
+#include "tensor/error.hpp"
+#include "trainer/presets.hpp"
+
+namespace nibble {
+namespace {
+
+/// Refuses what the settings say together, with where each of them was given.
+class Contradictions {
+ public:
+  explicit Contradictions(const SettingOrigins& origins) : origins_(origins) {}
+
+  [[noreturn]] void refuse(const std::string& what, std::initializer_list<const char*> keys, const std::string& seen,
+                           const std::string& allowed, const std::string& next) const {
+    std::string where;
+    for (const char* key : keys) {
+      if (!where.empty()) where += ", ";
+      const auto origin = origins_.find(key);
+      where += origin == origins_.end() ? std::string(key) : fmt::format("{} ({})", key, origin->second);
+    }
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = what,
+                 .where = where,
+                 .seen = seen,
+                 .allowed = allowed,
+                 .next = next});
+  }
+
+ private:
+  const SettingOrigins& origins_;
+};
+
+void check_required(const Settings& s, const Contradictions& found) {
+  if (s.data.train.empty())
+    found.refuse("data.train is missing", {"data.train"}, "no training data", "a token file",
+                 "make one with `nibble tokenize` and set data: {train: FILE}");
+  if (s.run.directory.empty())
+    found.refuse("run.directory is missing", {"run.directory"}, "no place for the results", "a folder",
+                 "set run: {directory: runs/NAME}");
+  if (s.batch.tokens == 0)
+    found.refuse("batch.tokens is missing", {"batch.tokens"}, "0",
+                 fmt::format("a multiple of batch.micro x data.sequence = {}", s.batch.micro * s.data.sequence),
+                 "set batch: {tokens: N}");
+}
+
+void check_length(const Settings& s, const Contradictions& found) {
+  const int given = (s.steps > 0) + (s.tokens > 0) + (s.epochs > 0);
+  if (given == 1) return;
+  const char* allowed = "exactly one of steps, tokens, epochs";
+  if (given == 0)
+    found.refuse("the length of the run is missing", {"steps", "tokens", "epochs"}, "none of them", allowed,
+                 "set for example steps: 1000");
+  found.refuse("the length of the run is given more than once", {"steps", "tokens", "epochs"},
+               fmt::format("steps: {}, tokens: {}, epochs: {}", s.steps, s.tokens, s.epochs), allowed,
+               "remove all but one, or set the others to 0");
+}
+
+void check_shape(const Settings& s, const Contradictions& found) {
+  const ModelSettings& m = s.model;
+  // Beside `from`, what is no property of the files: how to compute, and the spread of weights that are not read.
+  const ModelSettings only_from{.init_std = m.init_std, .recompute = m.recompute, .from = m.from};
+  if (!m.from.empty() && m != only_from)
+    found.refuse("model.from brings its own shape", {"model.from", "model.preset"},
+                 fmt::format("model.from: {}, with another setting of the shape", m.from),
+                 "beside model.from only model.recompute", "remove the other settings below model, or model.from");
+  if (m.from.empty() && m.preset == "none" && (m.width == 0 || m.layers == 0 || m.heads == 0))
+    found.refuse("the model has no shape", {"model.preset", "model.width", "model.layers", "model.heads"},
+                 fmt::format("width: {}, layers: {}, heads: {}", m.width, m.layers, m.heads),
+                 "model.preset, or model.width, layers and heads, or model.from", "set model: {preset: llama-30m}");
+  if (m.context > 0 && m.context < s.data.sequence)
+    found.refuse("sequences longer than the model's context", {"model.context", "data.sequence"},
+                 fmt::format("data.sequence: {}, model.context: {}", s.data.sequence, m.context),
+                 "data.sequence at most model.context", "raise model.context or lower data.sequence");
+  const RopeScalingSettings& scaling = m.rope_scaling;
+  if (scaling.factor > 0 && scaling.low_frequency_factor >= scaling.high_frequency_factor)
+    found.refuse("RoPE scaling has no band between its frequencies",
+                 {"model.rope_scaling.low_frequency_factor", "model.rope_scaling.high_frequency_factor"},
+                 fmt::format("low: {}, high: {}", scaling.low_frequency_factor, scaling.high_frequency_factor),
+                 "low_frequency_factor below high_frequency_factor", "Llama 3.1 has 1 and 4");
+}
+
+void check_batch(const Settings& s, const Contradictions& found) {
+  constexpr int64_t most_micro_tokens = std::numeric_limits<int32_t>::max();
+  if (s.batch.micro > most_micro_tokens / s.data.sequence)
+    found.refuse("the micro-batch is too large", {"batch.micro", "data.sequence"},
+                 fmt::format("{} x {} tokens", s.batch.micro, s.data.sequence),
+                 fmt::format("at most {} tokens", most_micro_tokens), "lower batch.micro");
+  const int64_t micro_tokens = s.batch.micro * s.data.sequence;
+  if (s.batch.tokens % micro_tokens == 0) return;
+  const int64_t below = s.batch.tokens / micro_tokens * micro_tokens;
+  found.refuse("a step is no whole number of micro-batches", {"batch.tokens", "batch.micro", "data.sequence"},
+               fmt::format("batch.tokens: {}, batch.micro x data.sequence = {} x {} = {}", s.batch.tokens,
+                           s.batch.micro, s.data.sequence, micro_tokens),
+               fmt::format("batch.tokens a multiple of {}", micro_tokens),
+               below > 0 ? fmt::format("set batch.tokens to {} or {}", below, below + micro_tokens)
+                         : fmt::format("set batch.tokens to {}, or lower batch.micro", micro_tokens));
+}
+
+void check_validation(const Settings& s, const Contradictions& found) {
+  if (s.data.validation.empty() && s.validation.every > 0)
+    found.refuse("validation without data", {"validation.every", "data.validation"},
+                 fmt::format("validation.every: {}, data.validation empty", s.validation.every),
+                 "data.validation: FILE, or validation.every: 0", "name the validation tokens");
+}
+
+void check_checkpoints(const Settings& s, const Contradictions& found) {
+  const CheckpointSettings& c = s.run.checkpoint;
+  if (c.keep_every > 0 && (c.every == 0 || c.keep_every % c.every != 0))
+    found.refuse("checkpoints that are to be kept are never written",
+                 {"run.checkpoint.keep_every", "run.checkpoint.every"},
+                 fmt::format("keep_every: {}, every: {}", c.keep_every, c.every), "keep_every a multiple of every",
+                 "change one of them, or set keep_every to 0");
+}
+
+void check_schedule(const Settings& s, int64_t steps, const Contradictions& found) {
+  if (s.schedule.name == "constant" && s.schedule.warmup.of(steps) == 0) return;
+  const int64_t warmup = s.schedule.warmup.of(steps);
+  const int64_t decay = s.schedule.name == "wsd" ? s.schedule.decay.of(steps) : 0;
+  if (warmup + decay <= steps) return;
+  found.refuse(decay > 0 ? "warm-up and decay take more steps than there are" : "the warm-up is longer than the run",
+               {"schedule.warmup", "schedule.decay"},
+               fmt::format("warm-up {} + decay {} of {} steps", warmup, decay, steps),
+               fmt::format("together at most {} steps", steps), "lower them, or give them as shares: 10%");
+}
+
+/// Steps of a run whose length is not given in epochs; refuses a token budget below one step.
+int64_t steps_without_data(const Settings& s, const Contradictions& found) {
+  if (s.steps > 0) return s.steps;
+  const int64_t steps = s.tokens / s.batch.tokens;
+  if (steps == 0)
+    found.refuse("fewer tokens than one step takes", {"tokens", "batch.tokens"},
+                 fmt::format("tokens: {}, batch.tokens: {}", s.tokens, s.batch.tokens), "tokens at least batch.tokens",
+                 "raise tokens or lower batch.tokens");
+  return steps;
+}
+
+/// The first that is given.
+int64_t first_positive(std::initializer_list<int64_t> values) {
+  for (const int64_t value : values)
+    if (value > 0) return value;
+  return 0;
+}
+
+}  // namespace
+
+void validate(const Settings& settings, const SettingOrigins& origins) {
+  const Contradictions found(origins);
+  check_required(settings, found);
+  check_length(settings, found);
+  check_shape(settings, found);
+  check_batch(settings, found);
+  check_validation(settings, found);
+  check_checkpoints(settings, found);
+  if (settings.epochs == 0) check_schedule(settings, steps_without_data(settings, found), found);
+}
+
+int64_t resolve_steps(const Settings& settings, int64_t epoch_tokens) {
+  const SettingOrigins unknown;
+  const Contradictions found(unknown);
+  if (settings.epochs == 0) return steps_without_data(settings, found);
+  const double steps =
+      std::floor(settings.epochs * static_cast<double>(epoch_tokens) / static_cast<double>(settings.batch.tokens));
+  if (!(steps >= 1 && steps < 1e15))
+    found.refuse(
+        "the epochs make no sensible number of steps", {"epochs", "batch.tokens"},
+        fmt::format("{} epochs of {} tokens, batch.tokens: {}", settings.epochs, epoch_tokens, settings.batch.tokens),
+        "at least one step", "lower batch.tokens, or train on more data");
+  check_schedule(settings, static_cast<int64_t>(steps), found);
+  return static_cast<int64_t>(steps);
+}
+
+ModelConfig model_config(const Settings& settings, int64_t tokenizer_vocabulary) {
+  const ModelSettings& model = settings.model;
+  const Preset* named = find_preset(model.preset);
+  const Preset preset = named ? *named : Preset{};
+  ModelConfig config;
+  config.layers = first_positive({model.layers, preset.layers});
+  config.width = first_positive({model.width, preset.width});
+  config.heads = first_positive({model.heads, preset.heads});
+  config.kv_heads = first_positive({model.kv_heads, config.heads});
+  config.head_dim =
+      first_positive({model.head_dim, preset.head_dim, config.heads > 0 ? config.width / config.heads : 0});
+  config.ffn = first_positive({model.ffn, preset.ffn, llama_ffn(config.width)});
+  config.vocabulary = first_positive({model.vocab, preset.vocabulary, tokenizer_vocabulary});
+  config.context = first_positive({model.context, settings.data.sequence});
+  config.rope_theta = model.rope_theta;
+  if (model.rope_scaling.factor > 0)
+    config.rope_scaling = RopeScaling{.factor = model.rope_scaling.factor,
+                                      .low_frequency_factor = model.rope_scaling.low_frequency_factor,
+                                      .high_frequency_factor = model.rope_scaling.high_frequency_factor,
+                                      .original_context = model.rope_scaling.original_context};
+  config.norm_epsilon = model.norm_epsilon;
+  config.tied = model.tied;
+  if (config.vocabulary < tokenizer_vocabulary)
+    throw Error(
+        {.kind = ErrorKind::configuration,
+         .what = "the model's vocabulary is smaller than the tokenizer's",
+         .where = model.vocab > 0 ? "model.vocab" : "model.preset",
+         .seen = fmt::format("{} token ids, the data has {}", config.vocabulary, tokenizer_vocabulary),
+         .allowed = fmt::format("at least {}", tokenizer_vocabulary),
+         .next = fmt::format("set model.vocab={}, or train on tokens of another tokenizer", tokenizer_vocabulary)});
+  config.validate();
+  return config;
+}
+
+}  // namespace nibble

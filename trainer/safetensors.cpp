@@ -1,0 +1,339 @@
+#include "trainer/safetensors.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cassert>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "trainer/json_fields.hpp"
+
+namespace nibble {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors is little-endian");
+
+using nlohmann::json;
+
+/// The reference reader's bound on the header's length.
+constexpr uint64_t longest_header = 100'000'000;
+constexpr size_t longest_name = 1024;
+constexpr uint64_t length_bytes = 8;
+
+struct DTypeName {
+  std::string_view name;
+  uint64_t bits;
+};
+/// All of the format's element types, in the order of the reference implementation, whose writer puts later ones first.
+/// A file may hold types that Nibble does not read beside those that it does.
+constexpr std::array dtype_names = {
+    DTypeName{"BOOL", 8},    DTypeName{"F4", 4},          DTypeName{"F6_E2M3", 6},     DTypeName{"F6_E3M2", 6},
+    DTypeName{"U8", 8},      DTypeName{"I8", 8},          DTypeName{"F8_E5M2", 8},     DTypeName{"F8_E4M3", 8},
+    DTypeName{"F8_E8M0", 8}, DTypeName{"F8_E4M3FNUZ", 8}, DTypeName{"F8_E5M2FNUZ", 8}, DTypeName{"I16", 16},
+    DTypeName{"U16", 16},    DTypeName{"F16", 16},        DTypeName{"BF16", 16},       DTypeName{"I32", 32},
+    DTypeName{"U32", 32},    DTypeName{"F32", 32},        DTypeName{"C64", 64},        DTypeName{"F64", 64},
+    DTypeName{"I64", 64},    DTypeName{"U64", 64}};
+
+std::optional<uint64_t> bits_of(std::string_view name) {
+  const auto found = std::ranges::find(dtype_names, name, &DTypeName::name);
+  return found == dtype_names.end() ? std::nullopt : std::optional(found->bits);
+}
+
+std::string_view stored_name(DType type) {
+  switch (type) {
+    case DType::f32:
+      return "F32";
+    case DType::bf16:
+      return "BF16";
+    case DType::f64:
+      return "F64";
+    case DType::i32:
+      return "I32";
+    case DType::i64:
+      return "I64";
+    case DType::u8:
+      return "U8";
+    case DType::u16:
+      return "U16";
+  }
+  return "";
+}
+
+/// Of items: the element type, widest first, then the name.
+bool is_written_before(const SafetensorsItem& a, const SafetensorsItem& b) {
+  const auto rank = [](DType type) { return std::ranges::find(dtype_names, stored_name(type), &DTypeName::name); };
+  return a.stored != b.stored ? rank(a.stored) > rank(b.stored) : a.name < b.name;
+}
+
+[[noreturn]] void refuse(const std::filesystem::path& path, std::string what, std::string seen = {},
+                         std::string allowed = {}, const std::string& tensor = {}) {
+  throw Error({.kind = ErrorKind::checkpoint,
+               .what = std::move(what),
+               .where = tensor.empty() ? path.string() : fmt::format("{}: tensor {}", path.string(), tensor),
+               .seen = std::move(seen),
+               .allowed = std::move(allowed),
+               .next = "the file is damaged or not a safetensors file: fetch or export it again"});
+}
+
+bool is_sane(const std::string& name) {
+  return !name.empty() && name.size() <= longest_name &&
+         std::ranges::none_of(name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+/// IEEE binary16 to binary32, exact.
+float half_to_float(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u,
+                 mantissa = bits & 0x3ffu;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+}
+
+struct Half {
+  uint16_t bits;
+  explicit operator float() const { return half_to_float(bits); }
+};
+
+/// `bytes` hold packed rows of Source at any alignment.
+template <class Source, class Target>
+void convert(const std::byte* bytes, const Tensor& into) {
+  for (int64_t i = 0; i < into.rows; ++i) {
+    Target* row = into.row<Target>(i);
+    const std::byte* source = bytes + static_cast<size_t>(i * into.cols) * sizeof(Source);
+    for (int64_t j = 0; j < into.cols; ++j) {
+      Source value;
+      std::memcpy(&value, source + static_cast<size_t>(j) * sizeof(Source), sizeof value);
+      row[j] = Target(static_cast<float>(value));
+    }
+  }
+}
+
+template <class Target>
+bool convert_from(std::string_view dtype, const std::byte* bytes, const Tensor& into) {
+  if (dtype == "F32") convert<float, Target>(bytes, into);
+  else if (dtype == "BF16") convert<bf16, Target>(bytes, into);
+  else if (dtype == "F16") convert<Half, Target>(bytes, into);
+  else if (dtype == "F64") convert<double, Target>(bytes, into);
+  else return false;
+  return true;
+}
+
+/// Appends to a file in pieces of about a megabyte.
+class BufferedWriter {
+ public:
+  explicit BufferedWriter(AtomicFile& file) : file_(file) { buffer_.reserve(capacity); }
+
+  void append(std::span<const std::byte> bytes) {
+    if (buffer_.size() + bytes.size() > capacity) flush();
+    if (bytes.size() > capacity) file_.write(bytes);
+    else buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+  }
+  void flush() {
+    file_.write(buffer_);
+    buffer_.clear();
+  }
+
+ private:
+  static constexpr size_t capacity = size_t{1} << 20;
+  AtomicFile& file_;
+  std::vector<std::byte> buffer_;
+};
+
+template <class Source, class Target>
+void append_converted(BufferedWriter& writer, const Tensor& tensor) {
+  std::vector<Target> row(static_cast<size_t>(tensor.cols));
+  for (int64_t i = 0; i < tensor.rows; ++i) {
+    const Source* source = tensor.row<Source>(i);
+    for (int64_t j = 0; j < tensor.cols; ++j) row[static_cast<size_t>(j)] = Target(static_cast<float>(source[j]));
+    writer.append(std::as_bytes(std::span(row)));
+  }
+}
+
+void append_tensor(BufferedWriter& writer, const SafetensorsItem& item) {
+  const Tensor& tensor = item.tensor;
+  if (item.stored == tensor.dtype) {
+    for (int64_t i = 0; i < tensor.rows; ++i) {
+      const Tensor row = tensor.slice_rows(i, 1);
+      writer.append({static_cast<const std::byte*>(row.data), row.bytes()});
+    }
+  } else if (tensor.dtype == DType::f32 && item.stored == DType::bf16) {
+    append_converted<float, bf16>(writer, tensor);
+  } else if (tensor.dtype == DType::bf16 && item.stored == DType::f32) {
+    append_converted<bf16, float>(writer, tensor);
+  } else {
+    throw Error({.kind = ErrorKind::internal,
+                 .what = "a tensor cannot be stored in this element type",
+                 .where = item.name,
+                 .seen = fmt::format("{} as {}", name(tensor.dtype), name(item.stored)),
+                 .allowed = "its own type, f32 as bf16, bf16 as f32"});
+  }
+}
+
+}  // namespace
+
+std::string to_string(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+int64_t SafetensorsEntry::cols() const { return shape.empty() ? 1 : shape.back(); }
+int64_t SafetensorsEntry::rows() const {
+  int64_t product = 1;
+  for (size_t i = 0; i + 1 < shape.size(); ++i) product *= shape[i];
+  return product;
+}
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path, ErrorKind::checkpoint) {
+  parse_header();
+}
+
+void SafetensorsFile::parse_header() {
+  const auto& path = file_.path();
+  const std::span<const std::byte> all = file_.bytes();
+  if (all.size() < length_bytes)
+    refuse(path, "the file is too short to be safetensors", fmt::format("{} bytes", all.size()));
+  uint64_t length;
+  std::memcpy(&length, all.data(), sizeof length);
+  if (length > longest_header || length > all.size() - length_bytes)
+    refuse(path, "the header's length cannot be", fmt::format("{} bytes in a file of {}", length, all.size()),
+           fmt::format("at most {} and within the file", longest_header));
+  const std::string_view text(reinterpret_cast<const char*>(all.data()) + length_bytes, length);
+  if (!text.starts_with('{')) refuse(path, "the header is not a JSON object");
+  data_ = all.subspan(length_bytes + length);
+
+  const json header = parse_json(text, path.string(), ErrorKind::checkpoint);
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__") {
+      const JsonFields fields(value, path.string() + ": __metadata__", ErrorKind::checkpoint);
+      for (const auto& item : value.items()) metadata_[item.key()] = fields.text(item.key());
+      continue;
+    }
+    if (!is_sane(name)) refuse(path, "a tensor's name cannot be", excerpt(name), "1 to 1024 printable characters");
+    const JsonFields fields(value, fmt::format("{}: tensor {}", path.string(), name), ErrorKind::checkpoint);
+    SafetensorsEntry entry;
+    entry.dtype = fields.text("dtype");
+    const std::optional<uint64_t> bits = bits_of(entry.dtype);
+    if (!bits) {
+      std::vector<std::string_view> known;
+      for (const DTypeName& dtype : dtype_names) known.push_back(dtype.name);
+      fields.refuse("dtype", "an unknown element type", fmt::format("{}", fmt::join(known, ", ")));
+    }
+    uint64_t size_bits = *bits;
+    for (const json& dimension : fields.array("shape")) {
+      if (!dimension.is_number_unsigned() ||
+          dimension.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ||
+          __builtin_mul_overflow(size_bits, dimension.get<uint64_t>(), &size_bits))
+        fields.refuse("shape", "a shape cannot be", "whole numbers whose product is a number of bytes");
+      entry.shape.push_back(dimension.get<int64_t>());
+    }
+    const json& offsets = fields.array("data_offsets");
+    if (offsets.size() != 2 || !offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned())
+      fields.refuse("data_offsets", "offsets cannot be", "[begin, end]");
+    entry.begin = offsets[0].get<uint64_t>();
+    entry.end = offsets[1].get<uint64_t>();
+    if (entry.begin > entry.end || entry.end > data_.size())
+      fields.refuse("data_offsets", "a tensor does not lie within the file's data",
+                    fmt::format("begin <= end <= {}", data_.size()));
+    if (size_bits % 8 != 0 || size_bits / 8 != entry.end - entry.begin)
+      fields.refuse("data_offsets", "the size of a tensor is not that of its shape and element type",
+                    fmt::format("{} bits: {} of shape {}", size_bits, entry.dtype, to_string(entry.shape)));
+    entries_.emplace(name, std::move(entry));
+  }
+
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const auto& [name, entry] : entries_) ranges.emplace_back(entry.begin, entry.end);
+  std::ranges::sort(ranges);
+  uint64_t covered = 0;
+  for (const auto& [begin, end] : ranges) {
+    if (begin != covered)
+      refuse(path, begin > covered ? "bytes of the data belong to no tensor" : "two tensors overlap",
+             fmt::format("a tensor at byte {}", begin), fmt::format("the next one at byte {}", covered));
+    covered = end;
+  }
+  if (covered != data_.size())
+    refuse(path, "the data is longer than its tensors", fmt::format("{} bytes", data_.size()),
+           fmt::format("{} bytes", covered));
+}
+
+const SafetensorsEntry& SafetensorsFile::entry(const std::string& name) const {
+  const auto found = entries_.find(name);
+  if (found == entries_.end())
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = "a tensor is missing",
+                 .where = fmt::format("{}: tensor {}", path().string(), name),
+                 .next = "the file is of another model: choose the right one"});
+  return found->second;
+}
+
+std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const {
+  const SafetensorsEntry& found = entry(name);
+  return data_.subspan(found.begin, found.end - found.begin);
+}
+
+void SafetensorsFile::read(const std::string& name, const Tensor& into) const {
+  const SafetensorsEntry& found = entry(name);
+  if (found.rows() != into.rows)
+    refuse(path(), "a tensor has another shape", to_string(found.shape), fmt::format("[{}, {}]", into.rows, into.cols),
+           name);
+  read_rows(name, 0, into);
+}
+
+void SafetensorsFile::read_rows(const std::string& name, int64_t first, const Tensor& into) const {
+  const SafetensorsEntry& found = entry(name);
+  if (found.cols() != into.cols || first < 0 || first > found.rows() - into.rows)
+    refuse(path(), "a tensor has another shape", to_string(found.shape),
+           fmt::format("rows {} to {} of {} elements", first, first + into.rows, into.cols), name);
+  if (into.size() == 0) return;
+  const uint64_t row_bytes = (found.end - found.begin) / static_cast<uint64_t>(found.rows());
+  const std::byte* source = data_.data() + found.begin + static_cast<uint64_t>(first) * row_bytes;
+  if (found.dtype == stored_name(into.dtype)) {
+    for (int64_t i = 0; i < into.rows; ++i)
+      std::memcpy(into.slice_rows(i, 1).data, source + static_cast<uint64_t>(i) * row_bytes, row_bytes);
+    return;
+  }
+  const bool converted = into.dtype == DType::f32    ? convert_from<float>(found.dtype, source, into)
+                         : into.dtype == DType::bf16 ? convert_from<bf16>(found.dtype, source, into)
+                                                     : false;
+  if (!converted)
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = fmt::format("a tensor cannot be read as {}", nibble::name(into.dtype)),
+                 .where = fmt::format("{}: tensor {}", path().string(), name),
+                 .seen = found.dtype,
+                 .allowed = fmt::format("F32, BF16, F16, F64 as f32 or bf16; {} as it is", stored_name(into.dtype)),
+                 .next = "quantized models must be converted to F32, BF16 or F16 first"});
+}
+
+void write_safetensors(const std::filesystem::path& path, std::vector<SafetensorsItem> items,
+                       const std::map<std::string, std::string>& metadata) {
+  std::ranges::sort(items, is_written_before);
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  uint64_t offset = 0;
+  for (const SafetensorsItem& item : items) {
+    assert(is_sane(item.name) && item.name != "__metadata__" && !header.contains(item.name));
+    nlohmann::ordered_json& entry = header[item.name];
+    entry["dtype"] = stored_name(item.stored);
+    entry["shape"] = item.shape;
+    entry["data_offsets"] = {offset, offset + item.bytes()};
+    offset += item.bytes();
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data starts 8-aligned
+  const uint64_t length = text.size();
+
+  AtomicFile file(path);
+  BufferedWriter writer(file);
+  writer.append(std::as_bytes(std::span(&length, 1)));
+  writer.append(bytes_of(text));
+  for (const SafetensorsItem& item : items) append_tensor(writer, item);
+  writer.flush();
+  file.commit();
+}
+
+}  // namespace nibble

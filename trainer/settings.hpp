@@ -1,0 +1,156 @@
+// Everything a run can be told, as plain structs; the initialisers are the defaults.
+//
+// trainer/settings_table.hpp binds a key, a range and a line of help to each member; from that table come YAML, --set,
+// --help and the resolved configuration. Not for what follows from settings and data together (trainer/resolve.hpp).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "optim/weight_decay.hpp"
+
+namespace nibble {
+
+/// A number of optimizer steps, or a share of all steps ("2k" or "10%").
+struct StepsOrShare {
+  double value = 0;  ///< steps, or a share in [0, 1]
+  bool is_share = false;
+
+  static StepsOrShare steps(int64_t count) { return {static_cast<double>(count), false}; }
+  static StepsOrShare share(double part) { return {part, true}; }
+
+  /// Steps out of `total`; a share is rounded to the nearest step.
+  int64_t of(int64_t total) const;
+
+  bool operator==(const StepsOrShare&) const = default;
+};
+
+struct RopeScalingSettings {
+  double factor = 0;
+  double low_frequency_factor = 1;
+  double high_frequency_factor = 4;
+  int64_t original_context = 8192;
+
+  bool operator==(const RopeScalingSettings&) const = default;
+};
+
+/// Dimensions that are 0 come from the preset, or are derived from the others (trainer/resolve.hpp).
+struct ModelSettings {
+  std::string preset = "none";
+  int64_t width = 0;
+  int64_t layers = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t ffn = 0;
+  int64_t vocab = 0;
+  int64_t context = 0;
+  double rope_theta = 10000;
+  RopeScalingSettings rope_scaling{};
+  double norm_epsilon = 1e-5;
+  bool tied = false;
+  double init_std = 0.02;
+  std::string recompute = "none";
+  std::string from{};
+
+  bool operator==(const ModelSettings&) const = default;
+};
+
+struct DataSettings {
+  std::string train{};
+  std::string validation{};
+  int64_t sequence = 512;
+  std::string packing = "stream";
+  bool mask_documents = false;
+
+  /// Whether attention stays within a document: asked for, or implied by the packing.
+  bool attention_within_documents() const { return mask_documents || packing == "documents"; }
+
+  bool operator==(const DataSettings&) const = default;
+};
+
+struct BatchSettings {
+  int64_t tokens = 0;
+  int64_t micro = 1;
+  int64_t lanes = 4;
+
+  bool operator==(const BatchSettings&) const = default;
+};
+
+struct PrecisionSettings {
+  std::string recipe = "bf16";
+
+  bool operator==(const PrecisionSettings&) const = default;
+};
+
+struct OptimizerSettings {
+  std::string name = "adamw";
+  double learning_rate = 1e-3;
+  double weight_decay = 0.1;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double clip = 1;
+  std::vector<std::string> no_decay = default_no_decay;
+
+  bool operator==(const OptimizerSettings&) const = default;
+};
+
+struct LearningRateSettings {
+  std::string name = "cosine";
+  StepsOrShare warmup = StepsOrShare::share(0.1);
+  double final = 0.1;
+  StepsOrShare decay = StepsOrShare::share(0.2);
+  std::string decay_shape = "sqrt";
+
+  bool operator==(const LearningRateSettings&) const = default;
+};
+
+struct ValidationSettings {
+  int64_t every = 0;
+  int64_t tokens = 0;
+
+  bool operator==(const ValidationSettings&) const = default;
+};
+
+struct CheckpointSettings {
+  int64_t every = 0;
+  double interval = 0;  ///< seconds
+  int64_t keep = 3;
+  int64_t keep_every = 0;
+
+  bool operator==(const CheckpointSettings&) const = default;
+};
+
+struct RunSettings {
+  int64_t seed = 1;
+  int64_t threads = 0;
+  std::string directory{};
+  CheckpointSettings checkpoint{};
+  double progress = 10;  ///< seconds
+  int64_t max_refused = 10;
+  std::string sample{};
+  int64_t sample_tokens = 200;
+  double temperature = 0.8;
+
+  bool operator==(const RunSettings&) const = default;
+};
+
+struct Settings {
+  ModelSettings model{};
+  DataSettings data{};
+  BatchSettings batch{};
+  int64_t steps = 0;
+  int64_t tokens = 0;
+  double epochs = 0;
+  PrecisionSettings precision{};
+  OptimizerSettings optimizer{};
+  LearningRateSettings schedule{};
+  ValidationSettings validation{};
+  RunSettings run{};
+
+  bool operator==(const Settings&) const = default;
+};
+
+}  // namespace nibble

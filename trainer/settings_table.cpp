@@ -1,0 +1,199 @@
+#include "trainer/settings_table.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "quant/recipe.hpp"
+#include "trainer/nearest.hpp"
+#include "trainer/presets.hpp"
+
+namespace nibble {
+namespace {
+
+using enum SettingType;
+
+constexpr double most = 1e15;  // counts; doubles hold every whole number up to 9e15
+constexpr Range any_count{.low = 0, .high = most};
+constexpr Range some_count{.low = 1, .high = most};
+constexpr Range positive{.low = 0, .low_excluded = true};
+constexpr Range not_negative{.low = 0};
+constexpr Range unit_interval{.low = 0, .high = 1};
+constexpr Range below_one{.low = 0, .high = 1, .high_excluded = true};
+
+std::vector<std::string> preset_choices() {
+  std::vector<std::string> choices = preset_names();
+  choices.insert(choices.begin(), "none");
+  return choices;
+}
+
+std::vector<std::string> recipe_choices() {
+  std::vector<std::string> choices;
+  for (const Recipe& recipe : recipes()) choices.emplace_back(recipe.name);
+  return choices;
+}
+
+/// The member that a row fills; the alternative of SettingMember follows from its type.
+#define NIBBLE_MEMBER(expression) +[](Settings& s) -> decltype((s.expression)) { return s.expression; }
+
+// clang-format off
+std::vector<Setting> make_table() {
+  return {
+    {"model.preset", choice, NIBBLE_MEMBER(model.preset),
+     "named shape; dimensions given beside it replace its own", {}, preset_choices(), true},
+    {"model.width", count, NIBBLE_MEMBER(model.width),
+     "width of the residual stream (0: the preset's)", any_count, {}, true},
+    {"model.layers", count, NIBBLE_MEMBER(model.layers), "transformer blocks (0: the preset's)", any_count, {}, true},
+    {"model.heads", count, NIBBLE_MEMBER(model.heads), "query heads (0: the preset's)", any_count, {}, true},
+    {"model.kv_heads", count, NIBBLE_MEMBER(model.kv_heads),
+     "key and value heads; divides heads (0: as many as heads)", any_count, {}, true},
+    {"model.head_dim", count, NIBBLE_MEMBER(model.head_dim),
+     "width of a head (0: the preset's, or width / heads)", any_count, {}, true},
+    {"model.ffn", count, NIBBLE_MEMBER(model.ffn),
+     "width of gate and up (0: the preset's, or 8/3 width rounded up to 256)", any_count, {}, true},
+    {"model.vocab", count, NIBBLE_MEMBER(model.vocab),
+     "token ids (0: the preset's, or the tokenizer's)", any_count, {}, true},
+    {"model.context", count, NIBBLE_MEMBER(model.context),
+     "longest sequence the model is meant for, in tokens (0: data.sequence)", any_count, {}, true},
+    {"model.rope_theta", real, NIBBLE_MEMBER(model.rope_theta), "base of the rotary embedding", positive, {}, true},
+    {"model.norm_epsilon", real, NIBBLE_MEMBER(model.norm_epsilon),
+     "added to the mean square in RMSNorm", positive, {}, true},
+    {"model.tied", boolean, NIBBLE_MEMBER(model.tied), "the head is the embedding", {}, {}, true},
+    {"model.init_std", real, NIBBLE_MEMBER(model.init_std),
+     "standard deviation of new weights; o_proj and down_proj: this / sqrt(2 layers)", positive, {}, true},
+    {"model.recompute", choice, NIBBLE_MEMBER(model.recompute),
+     "block: keep only each block's input; its activations are computed again backward", {}, {"none", "block"}},
+    {"model.from", path, NIBBLE_MEMBER(model.from),
+     "checkpoint or Hugging Face folder whose weights and shape to start from (empty: new weights)"},
+    {"model.rope_scaling.factor", real, NIBBLE_MEMBER(model.rope_scaling.factor),
+     "Llama 3 scaling of low frequencies (0: off)", not_negative, {}, true},
+    {"model.rope_scaling.low_frequency_factor", real, NIBBLE_MEMBER(model.rope_scaling.low_frequency_factor),
+     "wavelengths above original_context / this are scaled in full", positive, {}, true},
+    {"model.rope_scaling.high_frequency_factor", real, NIBBLE_MEMBER(model.rope_scaling.high_frequency_factor),
+     "wavelengths below original_context / this stay as they are", positive, {}, true},
+    {"model.rope_scaling.original_context", count, NIBBLE_MEMBER(model.rope_scaling.original_context),
+     "context before scaling, in tokens", some_count, {}, true},
+
+    {"data.train", path, NIBBLE_MEMBER(data.train), "training tokens (nibble tokenize)"},
+    {"data.validation", path, NIBBLE_MEMBER(data.validation), "validation tokens (empty: none)"},
+    {"data.sequence", count, NIBBLE_MEMBER(data.sequence), "tokens per sequence", some_count, {}, true},
+    {"data.packing", choice, NIBBLE_MEMBER(data.packing),
+     "stream: windows over all text; documents: whole documents, padded", {}, {"stream", "documents"}, true},
+    {"data.mask_documents", boolean, NIBBLE_MEMBER(data.mask_documents),
+     "attention stays within a document; packing: documents implies it", {}, {}, true},
+
+    {"batch.tokens", count, NIBBLE_MEMBER(batch.tokens),
+     "tokens per optimizer step; a multiple of micro x sequence", any_count, {}, true},
+    {"batch.micro", count, NIBBLE_MEMBER(batch.micro), "sequences per forward pass", some_count, {}, true},
+    {"batch.lanes", count, NIBBLE_MEMBER(batch.lanes),
+     "partial sums of the gradient, joined in a fixed tree", some_count, {}, true},
+
+    {"steps", count, NIBBLE_MEMBER(steps), "optimizer steps (one of steps, tokens, epochs)", any_count},
+    {"tokens", count, NIBBLE_MEMBER(tokens), "tokens to train on, rounded down to whole steps", any_count},
+    {"epochs", real, NIBBLE_MEMBER(epochs),
+     "passes over the training tokens, rounded down to whole steps", not_negative},
+
+    {"precision.recipe", choice, NIBBLE_MEMBER(precision.recipe),
+     "arithmetic of the linear layers; weights have fp32 masters", {}, recipe_choices(), true},
+
+    {"optimizer.name", choice, NIBBLE_MEMBER(optimizer.name),
+     "adamw: decoupled decay, times the scheduled learning rate", {}, {"adamw"}, true},
+    {"optimizer.learning_rate", real, NIBBLE_MEMBER(optimizer.learning_rate), "peak learning rate", positive},
+    {"optimizer.weight_decay", real, NIBBLE_MEMBER(optimizer.weight_decay),
+     "per step: weights times 1 - learning rate x this", not_negative},
+    {"optimizer.beta1", real, NIBBLE_MEMBER(optimizer.beta1), "memory of the first moment", below_one},
+    {"optimizer.beta2", real, NIBBLE_MEMBER(optimizer.beta2), "memory of the second moment", below_one},
+    {"optimizer.epsilon", real, NIBBLE_MEMBER(optimizer.epsilon),
+     "added to the root of the corrected second moment", positive},
+    {"optimizer.clip", real, NIBBLE_MEMBER(optimizer.clip),
+     "largest global gradient norm (0: no clipping)", not_negative},
+    {"optimizer.no_decay", list, NIBBLE_MEMBER(optimizer.no_decay),
+     "names of parameters without decay; * stands for any characters (QuEST and Quartet: lm_head.weight too)"},
+
+    {"schedule.name", choice, NIBBLE_MEMBER(schedule.name),
+     "learning rate over the run; onecycle: QuEST's and Quartet's", {}, {"cosine", "wsd", "onecycle", "constant"}},
+    {"schedule.warmup", steps_or_share, NIBBLE_MEMBER(schedule.warmup), "steps until the peak", any_count},
+    {"schedule.final", share, NIBBLE_MEMBER(schedule.final),
+     "learning rate at the end, as a share of the peak", unit_interval},
+    {"schedule.decay", steps_or_share, NIBBLE_MEMBER(schedule.decay), "wsd: steps of the decay at the end", any_count},
+    {"schedule.decay_shape", choice, NIBBLE_MEMBER(schedule.decay_shape),
+     "wsd: linear, or sqrt: 1 - sqrt(x), a fast drop with a long tail", {}, {"linear", "sqrt"}},
+
+    {"validation.every", count, NIBBLE_MEMBER(validation.every),
+     "steps between validations (0: at the end only)", any_count},
+    {"validation.tokens", count, NIBBLE_MEMBER(validation.tokens), "validation tokens to use (0: all)", any_count},
+
+    {"run.seed", count, NIBBLE_MEMBER(run.seed), "key of all random numbers", any_count, {}, true},
+    {"run.threads", count, NIBBLE_MEMBER(run.threads), "threads (0: all cores)", {.low = 0, .high = 4096}},
+    {"run.directory", path, NIBBLE_MEMBER(run.directory), "where results are written"},
+    {"run.progress", duration, NIBBLE_MEMBER(run.progress),
+     "time between progress lines where the output is no terminal", not_negative},
+    {"run.max_refused", count, NIBBLE_MEMBER(run.max_refused),
+     "steps in a row that may be refused for a non-finite loss or gradient before the run ends", any_count},
+    {"run.sample", text, NIBBLE_MEMBER(run.sample), "prompt of a text generated at the end (empty: none)"},
+    {"run.sample_tokens", count, NIBBLE_MEMBER(run.sample_tokens), "length of that text, in tokens", some_count},
+    {"run.temperature", real, NIBBLE_MEMBER(run.temperature),
+     "of that text (0: the likeliest token each time)", not_negative},
+    {"run.checkpoint.every", count, NIBBLE_MEMBER(run.checkpoint.every),
+     "steps between checkpoints (0: at the end only)", any_count},
+    {"run.checkpoint.interval", duration, NIBBLE_MEMBER(run.checkpoint.interval),
+     "time between checkpoints, beside run.checkpoint.every (0: off)", not_negative},
+    {"run.checkpoint.keep", count, NIBBLE_MEMBER(run.checkpoint.keep), "newest checkpoints that are kept", some_count},
+    {"run.checkpoint.keep_every", count, NIBBLE_MEMBER(run.checkpoint.keep_every),
+     "steps whose multiples are kept for ever (0: none)", any_count},
+  };
+}
+// clang-format on
+
+#undef NIBBLE_MEMBER
+
+constexpr std::pair<std::string_view, std::string_view> sections[] = {
+    {"model", "the Llama to train"},
+    {"model.rope_scaling", "Llama 3.1's rotary embedding for long contexts"},
+    {"data", "token shards and how sequences are cut from them"},
+    {"batch", "what one optimizer step sums over"},
+    {"precision", "number formats"},
+    {"optimizer", "how gradients change the weights"},
+    {"schedule", "the learning rate over the run"},
+    {"validation", "the loss on text that is not trained on"},
+    {"run", "seed, machine, results"},
+    {"run.checkpoint", "what a killed run continues from"},
+};
+
+std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }
+
+}  // namespace
+
+const std::vector<Setting>& settings_table() {
+  static const std::vector<Setting> table = make_table();
+  return table;
+}
+
+const Setting* find_setting(std::string_view key) {
+  const std::vector<Setting>& table = settings_table();
+  const auto found = std::ranges::find(table, key, &Setting::key);
+  return found == table.end() ? nullptr : &*found;
+}
+
+std::string_view section_help(std::string_view section) {
+  for (const auto& [key, help] : sections)
+    if (key == section) return help;
+  return {};
+}
+
+bool is_section(std::string_view key) { return !section_help(key).empty(); }
+
+std::string nearest_key(std::string_view key) {
+  std::vector<std::string> keys;
+  for (const Setting& setting : settings_table()) keys.push_back(setting.key);
+  for (const auto& [section, help] : sections) keys.emplace_back(section);
+  // The right name in the wrong place is likelier than another name that happens to look alike.
+  for (const std::string& candidate : keys)
+    if (last_part(candidate) == last_part(key)) return candidate;
+  if (std::string found = nearest(key, keys); !found.empty()) return found;
+  std::vector<std::string> names;
+  for (const std::string& candidate : keys) names.emplace_back(last_part(candidate));
+  const std::string found = nearest(last_part(key), names);
+  return found.empty() ? found : keys[static_cast<size_t>(std::ranges::find(names, found) - names.begin())];
+}
+
+}  // namespace nibble

@@ -1,0 +1,382 @@
+#include "trainer/training_run.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "optim/adamw.hpp"
+#include "optim/weight_decay.hpp"
+#include "tensor/error.hpp"
+#include "tensor/files.hpp"
+#include "tensor/gemm.hpp"
+#include "trainer/checkpoint_tuning.hpp"
+#include "trainer/interrupt.hpp"
+#include "trainer/resolve.hpp"
+#include "trainer/run_directory.hpp"
+#include "trainer/settings_output.hpp"
+#include "trainer/version.hpp"
+#include "trainer/yaml_settings.hpp"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::vector<std::string> metric_columns = {"step",
+                                                 "tokens",
+                                                 "epoch",
+                                                 "loss",
+                                                 "learning_rate",
+                                                 "gradient_norm",
+                                                 "refused",
+                                                 "tokens_per_second",
+                                                 "peak_share",
+                                                 "seconds",
+                                                 "seconds_data",
+                                                 "seconds_forward_backward",
+                                                 "seconds_exchange",
+                                                 "seconds_optimizer",
+                                                 "seconds_validation",
+                                                 "seconds_checkpoint",
+                                                 "validation_loss",
+                                                 "validation_bits_per_byte",
+                                                 "retuned"};
+
+LoaderOptions loader_options(const Settings& settings) {
+  return {.sequence = settings.data.sequence,
+          .packing = settings.data.packing == "documents" ? Packing::documents : Packing::stream,
+          .mask_documents = settings.data.attention_within_documents(),
+          .seed = static_cast<uint64_t>(settings.run.seed)};
+}
+
+ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {
+  const LearningRateSettings& from = settings.schedule;
+  return {.kind = from.name == "constant"   ? ScheduleKind::constant
+                  : from.name == "wsd"      ? ScheduleKind::wsd
+                  : from.name == "onecycle" ? ScheduleKind::onecycle
+                                            : ScheduleKind::cosine,
+          .peak = settings.optimizer.learning_rate,
+          .steps = steps,
+          .warmup = from.warmup.of(steps),
+          .final_fraction = from.final,
+          .cooldown = from.name == "wsd" ? from.decay.of(steps) : 0,
+          .cooldown_shape = from.decay_shape == "linear" ? CooldownShape::linear : CooldownShape::one_minus_sqrt};
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, std::vector<OptimizedParameter> parameters) {
+  return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{.beta1 = settings.beta1,
+                                                                      .beta2 = settings.beta2,
+                                                                      .epsilon = settings.epsilon,
+                                                                      .weight_decay = settings.weight_decay});
+}
+
+/// Whatever can change the rounding of a run on the same data and settings.
+nlohmann::json tuning_of(const Stream& stream) {
+  nlohmann::json tuning = {{"threads", stream.threads()}, {"instruction_set", name(stream.isa())}, {"gemm", gemm_library()}};
+  return tuning;
+}
+
+/// The model that training starts from, and the tokenizer that it was made for, if that is known.
+void require_tokenizer(const LoadedModel& start, const TokenData& data) {
+  if (start.tokenizer && start.tokenizer->info().hash != data.tokenizer().hash)
+    throw Error({.kind = ErrorKind::data,
+                 .what = "the tokens were not made with the tokenizer of the model that training starts from",
+                 .where = data.path(),
+                 .seen = data.tokenizer().identity,
+                 .allowed = start.tokenizer->info().identity,
+                 .next = "run nibble tokenize with that model's tokenizer"});
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& options)
+    : settings_(settings), options_(options), stream_(static_cast<int>(settings.run.threads)) {
+  nibble::validate(settings_);
+  open_data();
+  progress_.reset(new Progress(Progress::to_stderr(settings_.run.progress)));  // not movable: made in place
+  build_model();
+  tuning_ = tuning_of(stream_);
+  begin();
+}
+
+TrainingRun::~TrainingRun() = default;
+
+void TrainingRun::open_data() {
+  train_data_ = TokenData::open(settings_.data.train);
+  train_loader_ = std::make_unique<Loader>(*train_data_, loader_options(settings_));
+  if (settings_.data.validation.empty()) return;
+  validation_data_ = TokenData::open(settings_.data.validation);
+  require_same_tokenizer(*train_data_, *validation_data_);
+  validation_loader_ = std::make_unique<Loader>(*validation_data_, loader_options(settings_));
+}
+
+void TrainingRun::build_model() {
+  std::optional<LoadedModel> start;
+  ModelConfig config;
+  if (settings_.model.from.empty()) {
+    config = model_config(settings_, train_data_->tokenizer().vocabulary);
+  } else {
+    start = load_model(settings_.model.from, DType::f32);
+    require_tokenizer(*start, *train_data_);
+    config = start->config;
+    config.context = std::max(config.context, settings_.data.sequence);
+  }
+  train_data_->require_vocabulary(config.vocabulary);
+  if (validation_data_) validation_data_->require_vocabulary(config.vocabulary);
+
+  total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
+  sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
+  model_ = std::make_unique<Llama>(
+      stream_, config, find_recipe(settings_.precision.recipe),
+      LlamaOptions{.sequences = settings_.batch.micro,
+                   .length = settings_.data.sequence,
+                   .recompute = settings_.model.recompute == "block" ? Recompute::block : Recompute::none});
+  train_step_ = std::make_unique<TrainStep>(
+      stream_, *model_,
+      TrainStepOptions{.micro_batches = sequences_per_step_ / settings_.batch.micro,
+                       .lanes = settings_.batch.lanes,
+                       .clip = settings_.optimizer.clip,
+                       .schedule = schedule_settings(settings_, total_steps_)},
+      weight_decay_mask(model_->layout().parameters(), settings_.optimizer.no_decay),
+      [this](std::vector<OptimizedParameter> parameters) { return make_optimizer(settings_.optimizer, std::move(parameters)); },
+      options_.make_exchange());
+  if (start) copy_parameters(stream_, start->weights, train_step_->masters());
+  else initialize(stream_, config, model_->layout(), static_cast<uint64_t>(settings_.run.seed), settings_.model.init_std, train_step_->masters());
+  train_step_->masters_changed();
+}
+
+StateList TrainingRun::state() {
+  StateList list;
+  train_step_->state(list);
+  list.add_scalar("trainer/step", step_);
+  list.add_scalar("trainer/trained_tokens", trained_tokens_);
+  list.add_scalar("trainer/refused", refused_);
+  list.add_scalar("trainer/refused_in_a_row", refused_in_a_row_);
+  return list;
+}
+
+/// Starts the run's directory, or goes on where it stopped.
+void TrainingRun::begin() {
+  const fs::path run = settings_.run.directory;
+  std::vector<RefusedCheckpoint> refused;
+  const std::optional<fs::path> newest = options_.resume ? newest_valid_checkpoint(run, refused) : std::nullopt;
+  for (const RefusedCheckpoint& bad : refused)
+    progress_->message(fmt::format("passing over {}: {}", bad.path.string(), bad.reason));
+  if (options_.resume && !newest && !refused.empty())
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = "none of the run's checkpoints is whole",
+                 .where = run.string(),
+                 .seen = fmt::format("{} damaged", refused.size()),
+                 .next = "restore one from a copy, or start again in another run.directory"});
+  if (!options_.resume && !list_checkpoints(run).empty())
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "the run's directory already holds checkpoints",
+                 .where = run.string(),
+                 .next = "add --resume to go on, or choose another run.directory"});
+  if (newest) load(*newest);
+  else if (options_.resume) progress_->message(fmt::format("no checkpoint in {}: starting at step 0", run.string()));
+
+  std::error_code failure;
+  fs::create_directories(run, failure);
+  if (failure)
+    throw Error({.kind = ErrorKind::resource,
+                 .what = "cannot make the run's directory",
+                 .where = run.string(),
+                 .seen = failure.message(),
+                 .next = "choose another run.directory"});
+  metrics_ = std::make_unique<MetricsWriter>(options_.resume ? MetricsWriter::resume(run, metric_columns, newest ? step_ + 1 : 0)
+                                                             : MetricsWriter::create(run, metric_columns));
+  write_file_atomically(run / "config.yaml", settings_yaml(settings_));
+  nlohmann::json tuning = tuning_;
+  for (const auto& [library, version] : versions()) tuning["versions"][library] = version;
+  write_file_atomically(run / "tuning.json", tuning.dump(2) + "\n");
+  if (train_data_->tokenizer().identity.starts_with("sentencepiece"))
+    write_file_atomically(run / tokenizer_file_name, std::string(train_data_->make_tokenizer()->model()));
+}
+
+void TrainingRun::load(const fs::path& checkpoint) {
+  const CheckpointHeader header = read_checkpoint_header(checkpoint);
+  const Settings then = parse_settings(header.config_text, (checkpoint / "manifest.json").string());
+  for (const SettingDifference& difference : setting_differences(then, settings_)) {
+    if (difference.identity)
+      throw Error({.kind = ErrorKind::configuration,
+                   .what = "a setting that is part of the run's identity has another value than in its checkpoint",
+                   .where = difference.key,
+                   .seen = difference.now,
+                   .allowed = difference.then,
+                   .next = "restore it, or start another run with model.from=" + checkpoint.string()});
+    progress_->message(fmt::format("{}: {} before, {} now", difference.key, difference.then, difference.now));
+  }
+  if (header.tokenizer.hash != train_data_->tokenizer().hash)
+    throw Error({.kind = ErrorKind::data,
+                 .what = "the run was started with another tokenizer",
+                 .where = settings_.data.train,
+                 .seen = train_data_->tokenizer().identity,
+                 .allowed = header.tokenizer.identity,
+                 .next = "resume with the tokens that the run was started with"});
+  retuned_ = check_tuning(header.tuning, tuning_, options_.retune);
+  StateList list = state();
+  load_checkpoint(checkpoint, list);
+  train_step_->masters_changed();
+  saved_step_ = step_;
+  progress_->message(fmt::format("resuming from {}: step {} of {}", checkpoint.string(), step_, total_steps_));
+}
+
+void TrainingRun::save() {
+  const CheckpointHeader header{.step = step_,
+                                .seed = static_cast<uint64_t>(settings_.run.seed),
+                                .model = model_->config(),
+                                .tokenizer = train_data_->tokenizer(),
+                                .tuning = tuning_,
+                                .config_text = settings_yaml(settings_)};
+  save_checkpoint(settings_.run.directory, header, state());
+  prune_checkpoints(settings_.run.directory, settings_.run.checkpoint.keep, settings_.run.checkpoint.keep_every);
+  saved_step_ = step_;
+  since_save_ = Stopwatch();
+}
+
+/// Floating-point operations of forward and backward for a token: 6 for each weight that is multiplied, and causal
+/// attention's 4 (forward) + 8 (backward) for each of the T/2 keys that a query sees on average, head and channel.
+double TrainingRun::flops_per_token() const {
+  const ModelConfig& config = model_->config();
+  return 6.0 * static_cast<double>(config.matmul_parameters()) +
+         6.0 * static_cast<double>(config.layers * config.query_width() * settings_.data.sequence);
+}
+
+void TrainingRun::describe() const {
+  const ModelConfig& config = model_->config();
+  const auto mebibytes = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  progress_->message(fmt::format("model    {:.2f}M parameters, {} layers of width {}, vocabulary {}, {}",
+                                 static_cast<double>(config.parameters()) * 1e-6, config.layers, config.width,
+                                 config.vocabulary, settings_.precision.recipe));
+  progress_->message(fmt::format("data     {}: {}", settings_.data.train, train_loader_->describe()));
+  const auto run_sequences = static_cast<double>(total_steps_ * sequences_per_step_);
+  progress_->message(fmt::format("run      {} steps of {} tokens = {:.2f}M tokens, {:.2f} epochs, in {}", total_steps_,
+                                 settings_.batch.tokens, static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
+                                 run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
+  progress_->message(fmt::format("memory   weights {:.0f} MiB, masters {:.0f}, gradients {:.0f}, activations {:.0f}",
+                                 mebibytes(train_step_->weights().bytes()), mebibytes(train_step_->masters().bytes()),
+                                 mebibytes(train_step_->gradient_bytes()), mebibytes(model_->activation_bytes())));
+  progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
+                                 name(stream_.isa()), gemm_library(), gemm_peak_));
+}
+
+std::optional<Evaluation> TrainingRun::validate() {
+  if (!validation_loader_) return std::nullopt;
+  const Evaluation evaluation = evaluate(*model_, train_step_->weights(), *validation_loader_, settings_.validation.tokens);
+  last_validation_loss_ = evaluation.loss();
+  const std::optional<double> bits = evaluation.bits_per_byte();
+  progress_->message(fmt::format("step {}: validation loss {:.4f}{}", step_, evaluation.loss(),
+                                 bits ? fmt::format(", {:.4f} bits per byte", *bits) : ""));
+  return evaluation;
+}
+
+MetricRow TrainingRun::validation_row(const Evaluation& evaluation) const {
+  MetricRow row = {{"validation_loss", evaluation.loss()}};
+  if (const std::optional<double> bits = evaluation.bits_per_byte()) row.emplace_back("validation_bits_per_byte", *bits);
+  return row;
+}
+
+void TrainingRun::count(const StepResult& result, const Batch& batch) {
+  ++step_;
+  if (!result.refused) {
+    trained_tokens_ += batch.loss_tokens;
+    refused_in_a_row_ = 0;
+    return;
+  }
+  ++refused_;
+  ++refused_in_a_row_;
+  progress_->message(fmt::format("step {} refused: loss {}, gradient norm {}; the weights are unchanged", step_, result.loss,
+                                 result.gradient_norm));
+}
+
+void TrainingRun::give_up_if_diverged() const {
+  if (refused_in_a_row_ < settings_.run.max_refused) return;
+  throw Error({.kind = ErrorKind::numerics,
+               .what = "the run diverged: losses or gradients are not finite",
+               .where = fmt::format("{}, step {}", directory(), step_),
+               .seen = fmt::format("{} refused steps in a row", refused_in_a_row_),
+               .allowed = fmt::format("fewer than run.max_refused = {}", settings_.run.max_refused),
+               .next = saved_step_ > 0 ? fmt::format("start again from {} (model.from) with a lower optimizer.learning_rate",
+                                                     checkpoint_path(directory(), saved_step_).string())
+                                       : "start again with a lower optimizer.learning_rate"});
+}
+
+void TrainingRun::train_one_step() {
+  Stopwatch whole, watch;
+  const Batch batch = prefetcher_->next();
+  const double seconds_data = watch.lap();
+  const StepResult result = train_step_->run(step_, batch);
+  count(result, batch);
+
+  watch.lap();
+  const bool last = step_ == total_steps_;
+  const bool validates = validation_loader_ && (last || (settings_.validation.every > 0 && step_ % settings_.validation.every == 0));
+  const std::optional<Evaluation> evaluation = validates ? validate() : std::nullopt;
+  const double seconds_validation = watch.lap();
+  const CheckpointSettings& checkpoint = settings_.run.checkpoint;
+  const bool saves = last || (checkpoint.every > 0 && step_ % checkpoint.every == 0) ||
+                     (checkpoint.interval > 0 && since_save_.seconds() >= checkpoint.interval);
+  if (saves && !result.refused) save();
+  const double seconds_checkpoint = watch.lap();
+
+  const double seconds_training =
+      seconds_data + result.seconds.forward_backward + result.seconds.exchange + result.seconds.optimizer;
+  const double tokens_per_second = static_cast<double>(settings_.batch.tokens) / seconds_training;
+  const double peak_share = tokens_per_second * flops_per_token() * 1e-12 / gemm_peak_;
+  rate_.add(whole.seconds(), settings_.batch.tokens);
+  MetricRow row = {{"step", step_},
+                   {"tokens", step_ * settings_.batch.tokens},
+                   {"epoch", static_cast<double>(step_ * sequences_per_step_) / static_cast<double>(train_loader_->windows_per_epoch())},
+                   {"loss", result.loss},
+                   {"learning_rate", result.learning_rate},
+                   {"gradient_norm", result.gradient_norm},
+                   {"refused", result.refused},
+                   {"tokens_per_second", tokens_per_second},
+                   {"peak_share", peak_share},
+                   {"seconds", whole.seconds()},
+                   {"seconds_data", seconds_data},
+                   {"seconds_forward_backward", result.seconds.forward_backward},
+                   {"seconds_exchange", result.seconds.exchange},
+                   {"seconds_optimizer", result.seconds.optimizer},
+                   {"seconds_validation", seconds_validation},
+                   {"seconds_checkpoint", seconds_checkpoint},
+                   {"retuned", retuned_}};
+  if (evaluation)
+    for (const auto& value : validation_row(*evaluation)) row.push_back(value);
+  metrics_->write(row);
+  progress_->update({.step = step_,
+                     .total_steps = total_steps_,
+                     .loss = result.loss,
+                     .validation_loss = last_validation_loss_,
+                     .learning_rate = result.learning_rate,
+                     .gradient_norm = result.gradient_norm,
+                     .tokens_per_second = tokens_per_second,
+                     .peak_share = peak_share,
+                     .seconds_left = rate_.seconds_for(total_steps_ - step_),
+                     .refused = refused_});
+  give_up_if_diverged();
+}
+
+TrainingRun::Outcome TrainingRun::run() {
+  const InterruptScope signals;
+  gemm_peak_ = measure_gemm_peak(stream_, model_->recipe().operands);
+  describe();
+  if (step_ == 0) {
+    if (const std::optional<Evaluation> evaluation = validate()) {
+      MetricRow row = {{"step", int64_t{0}}, {"tokens", int64_t{0}}};
+      for (const auto& value : validation_row(*evaluation)) row.push_back(value);
+      metrics_->write(row);
+    }
+  }
+  since_save_ = Stopwatch();
+  prefetcher_ = std::make_unique<Prefetcher>(
+      [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); }, step_);
+  while (step_ < total_steps_ && !InterruptScope::requested()) train_one_step();
+  if (saved_step_ != step_) save();
+  progress_->finish();
+  return step_ < total_steps_ ? Outcome::interrupted : Outcome::finished;
+}
+
+}  // namespace nibble

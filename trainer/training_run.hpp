@@ -1,0 +1,89 @@
+// A training run: data, model, steps, validation, checkpoints, metrics, from start or resume to the end.
+//
+// Not for: the arithmetic of a step (train_step.hpp) and not for the command line (command_train.hpp).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "data/prefetcher.hpp"
+#include "trainer/checkpoint.hpp"
+#include "trainer/evaluation.hpp"
+#include "trainer/metrics.hpp"
+#include "trainer/progress.hpp"
+#include "trainer/settings.hpp"
+#include "trainer/stopwatch.hpp"
+#include "trainer/train_step.hpp"
+
+namespace nibble {
+
+struct TrainingRunOptions {
+  bool resume = false;  ///< go on from the newest valid checkpoint of the run's directory, if it has one
+  bool retune = false;  ///< accept that instruction set, threads or libraries differ from the checkpoint's
+  /// Replaces the exchange of a single process; for tests.
+  std::function<std::unique_ptr<GradientExchange>()> make_exchange = make_self_exchange;
+};
+
+class TrainingRun {
+ public:
+  enum class Outcome { finished, interrupted };
+
+  /// Opens the data, builds the model, and starts or resumes the run's directory.
+  /// Throws Error: configuration (contradictions, a directory that holds a run already, another identity than the
+  /// checkpoint's), data, checkpoint, resource.
+  TrainingRun(const Settings& settings, const TrainingRunOptions& options);
+  ~TrainingRun();
+
+  /// Runs to the last step, or until a signal asks to stop; saves either way.
+  /// Throws Error{numerics} after run.max_refused refused steps in a row; the checkpoints of before remain.
+  Outcome run();
+
+  int64_t step() const { return step_; }  ///< steps done
+  int64_t total_steps() const { return total_steps_; }
+  const std::string& directory() const { return settings_.run.directory; }
+
+ private:
+  void open_data();
+  void build_model();
+  void describe() const;
+  void begin();
+  void load(const std::filesystem::path& checkpoint);
+
+  void train_one_step();
+  std::optional<Evaluation> validate();
+  void save();
+  void count(const StepResult& result, const Batch& batch);
+  void give_up_if_diverged() const;
+  StateList state();
+  double flops_per_token() const;
+  MetricRow validation_row(const Evaluation& evaluation) const;
+
+  Settings settings_;
+  TrainingRunOptions options_;
+  Stream stream_;
+  std::optional<TokenData> train_data_, validation_data_;
+  std::unique_ptr<Loader> train_loader_, validation_loader_;
+  std::unique_ptr<Llama> model_;
+  std::unique_ptr<TrainStep> train_step_;
+  std::unique_ptr<Prefetcher> prefetcher_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<Progress> progress_;
+  RateEstimator rate_;
+  nlohmann::json tuning_;
+  double gemm_peak_ = 0;  ///< TFLOP/s
+  int64_t total_steps_ = 0, sequences_per_step_ = 0;
+
+  // What a resumed run needs besides the state of train_step_.
+  int64_t step_ = 0;            ///< steps done, refused ones included
+  int64_t trained_tokens_ = 0;  ///< tokens that counted in steps that were not refused
+  int64_t refused_ = 0, refused_in_a_row_ = 0;
+
+  int64_t saved_step_ = -1;
+  bool retuned_ = false;
+  Stopwatch since_save_;
+  std::optional<double> last_validation_loss_;
+};
+
+}  // namespace nibble
