@@ -1,0 +1,103 @@
+// One AdamW step and one gradient norm over the parameters of the 30M Llama, against the memory's bandwidth.
+//
+// AdamW reads master, gradient and both moments (16 bytes an element), writes master and moments (12) and the bf16
+// working copy (2; the cache reads its lines first, which is not counted). The ceiling is the same traffic without
+// arithmetic worth the name: four arrays read, three written.
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <vector>
+
+#include "optim/adamw.hpp"
+#include "optim/gradient_norm.hpp"
+#include "tensor/simd.hpp"
+
+namespace nibble {
+namespace {
+
+class Set {
+ public:
+  Set() {
+    constexpr int64_t width = 640, ffn = 1792, vocabulary = 32000, layers = 6;
+    add(vocabulary, width);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      add(1, width);
+      for (int i = 0; i < 4; ++i) add(width, width);
+      add(1, width);
+      add(ffn, width);
+      add(ffn, width);
+      add(width, ffn);
+    }
+    add(1, width);
+    add(vocabulary, width);
+    memory_ = Arena("bench", [this](Arena& arena) {
+      list.clear();
+      elements = 0;
+      for (const ParameterInfo& info : infos_) {
+        const auto packed = [&] {
+          return Tensor(DType::f32, arena.take(DType::f32, 1, info.size()).data, info.rows, info.cols);
+        };
+        const Tensor master = packed(), gradient = packed();
+        list.push_back({&info, master, gradient, arena.take(DType::bf16, info.rows, info.cols), true});
+        elements += info.size();
+      }
+    });
+    for (const OptimizedParameter& parameter : list)
+      for (int64_t i = 0; i < parameter.master.size(); ++i)
+        parameter.gradient.as<float>()[i] = parameter.master.as<float>()[i] = 0.01f * static_cast<float>(i % 7 - 3);
+  }
+
+  std::vector<OptimizedParameter> list;
+  int64_t elements = 0;
+
+ private:
+  void add(int64_t rows, int64_t cols) {
+    infos_.push_back({.name = std::to_string(infos_.size()), .rows = rows, .cols = cols});
+  }
+  std::vector<ParameterInfo> infos_;
+  Arena memory_;
+};
+
+void adamw(benchmark::State& state) {
+  Stream stream(static_cast<int>(state.range(0)));
+  const Set set;
+  AdamW optimizer(set.list, {});
+  int64_t step = 0;
+  for (auto _ : state) optimizer.step(stream, {.step = ++step, .learning_rate = 1e-4, .gradient_scale = 0.5});
+  state.SetBytesProcessed(state.iterations() * set.elements * 30);
+}
+
+void norm(benchmark::State& state) {
+  Stream stream(static_cast<int>(state.range(0)));
+  const Set set;
+  for (auto _ : state) benchmark::DoNotOptimize(gradient_norm(stream, set.list));
+  state.SetBytesProcessed(state.iterations() * set.elements * 4);
+}
+
+void ceiling(benchmark::State& state) {
+  Stream stream(static_cast<int>(state.range(0)));
+  constexpr int64_t n = int64_t{1} << 26;
+  std::vector<OwnedTensor> memory;
+  for (int i = 0; i < 4; ++i) memory.emplace_back(DType::f32, 1, n);
+  float* const a = memory[0].view().as<float>();
+  float* const b = memory[1].view().as<float>();
+  float* const c = memory[2].view().as<float>();
+  const float* const d = memory[3].view().as<float>();
+  for (auto _ : state)
+    parallel_for(stream, n, 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += simd::lanes) {
+        const simd::f32x x = simd::load(d + i);
+        simd::store(a + i, simd::load(a + i) + x);
+        simd::store(b + i, simd::load(b + i) + x);
+        simd::store(c + i, simd::load(c + i) + x);
+      }
+    });
+  state.SetBytesProcessed(state.iterations() * n * 28);
+}
+
+BENCHMARK(adamw)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(norm)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(ceiling)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace nibble
