@@ -28,10 +28,6 @@ fail() {
   exit "$code"
 }
 
-# A thread that has no work sleeps instead of spinning: on a machine that does something else too (two tests at once, a
-# browser) spinning threads take the core from the one that they wait for, and a step takes thirty times as long.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-
 # Seconds as "1 min 05 s".
 duration() { if (($1 < 60)); then printf '%d s' "$1"; else printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); fi; }
 

@@ -238,10 +238,11 @@ void TrainingRun::save() {
 
 /// Floating-point operations of forward and backward for a token: 6 for each weight that is multiplied, and causal
 /// attention's 4 (forward) + 8 (backward) for each of the T/2 keys that a query sees on average, head and channel.
-double TrainingRun::flops_per_token() const {
+double TrainingRun::peak_share_of(double tokens_per_second) const {
   const ModelConfig& config = model_->config();
-  return 6.0 * static_cast<double>(config.matmul_parameters()) +
-         6.0 * static_cast<double>(config.layers * config.query_width() * settings_.data.sequence);
+  const double flops_per_token = 6.0 * static_cast<double>(config.matmul_parameters()) +
+                                 6.0 * static_cast<double>(config.layers * config.query_width() * settings_.data.sequence);
+  return tokens_per_second * flops_per_token * 1e-12 / gemm_peak_;
 }
 
 void TrainingRun::describe() const {
@@ -324,7 +325,6 @@ void TrainingRun::train_one_step() {
   const double seconds_training =
       seconds_data + result.seconds.forward_backward + result.seconds.exchange + result.seconds.optimizer;
   const double tokens_per_second = static_cast<double>(settings_.batch.tokens) / seconds_training;
-  const double peak_share = tokens_per_second * flops_per_token() * 1e-12 / gemm_peak_;
   rate_.add(whole.seconds(), settings_.batch.tokens);
   MetricRow row = {{"step", step_},
                    {"tokens", step_ * settings_.batch.tokens},
@@ -334,7 +334,7 @@ void TrainingRun::train_one_step() {
                    {"gradient_norm", result.gradient_norm},
                    {"refused", result.refused},
                    {"tokens_per_second", tokens_per_second},
-                   {"peak_share", peak_share},
+                   {"peak_share", peak_share_of(tokens_per_second)},
                    {"seconds", whole.seconds()},
                    {"seconds_data", seconds_data},
                    {"seconds_forward_backward", result.seconds.forward_backward},
@@ -352,8 +352,8 @@ void TrainingRun::train_one_step() {
                      .validation_loss = last_validation_loss_,
                      .learning_rate = result.learning_rate,
                      .gradient_norm = result.gradient_norm,
-                     .tokens_per_second = tokens_per_second,
-                     .peak_share = peak_share,
+                     .tokens_per_second = rate_.tokens_per_second(),
+                     .peak_share = peak_share_of(rate_.tokens_per_second()),
                      .seconds_left = rate_.seconds_for(total_steps_ - step_),
                      .refused = refused_});
   give_up_if_diverged();

@@ -57,7 +57,7 @@ class TrainingRun {
   void count(const StepResult& result, const Batch& batch);
   void give_up_if_diverged() const;
   StateList state();
-  double flops_per_token() const;
+  double peak_share_of(double tokens_per_second) const;
   MetricRow validation_row(const Evaluation& evaluation) const;
 
   Settings settings_;

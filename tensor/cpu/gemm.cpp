@@ -227,13 +227,15 @@ std::string gemm_library() {
 
 double measure_gemm_peak(Stream& stream, DType type) {
   constexpr int64_t size = 1024;
+  constexpr double budget = 0.15;  // seconds: long enough to meet a quiet moment on a busy machine
   const OwnedTensor a(type, size, size), b(type, size, size), c(DType::f32, size, size);
+  const auto clock = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const double start = clock();
   double best = 0;
-  for (int repeat = 0; repeat < 8; ++repeat) {
-    const auto begin = std::chrono::steady_clock::now();
+  for (int repeat = 0; repeat < 4 || clock() - start < budget; ++repeat) {
+    const double begin = clock();
     gemm(stream, a, Transpose::no, b, Transpose::yes, c);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    if (repeat > 0) best = std::max(best, 2.0 * size * size * size / seconds.count() * 1e-12);
+    if (repeat > 0) best = std::max(best, 2.0 * size * size * size / (clock() - begin) * 1e-12);
   }
   return best;
 }
