@@ -2,7 +2,8 @@
 // 512 random tokens, the shape of the papers and of the PyTorch baseline: tokens/s, and the share of the GEMM peak
 // that is measured in the same process.
 //
-// `Step` is forward, backward and AdamW; `ForwardBackward` leaves the optimizer out, as in a step of many micro-batches.
+// `Step` is forward, backward and AdamW; `ForwardBackward` leaves the optimizer out, as in a step of many
+// micro-batches.
 #include <benchmark/benchmark.h>
 
 #include "comm/exchange.hpp"
@@ -14,15 +15,28 @@
 namespace nibble {
 namespace {
 
-constexpr ModelConfig config_30m{.vocabulary = 32000, .width = 640, .layers = 6, .heads = 5, .kv_heads = 5, .head_dim = 128,
-                                 .ffn = 1792, .context = 512};
+constexpr ModelConfig config_30m{.vocabulary = 32000,
+                                 .width = 640,
+                                 .layers = 6,
+                                 .heads = 5,
+                                 .kv_heads = 5,
+                                 .head_dim = 128,
+                                 .ffn = 1792,
+                                 .context = 512};
 constexpr int64_t sequences = 4, length = 512;
 
 struct Bench {
   Bench(const char* recipe, Recompute recompute)
-      : stream(), model(stream, config_30m, find_recipe(recipe), {.sequences = sequences, .length = length, .recompute = recompute}) {
+      : stream(),
+        model(stream, config_30m, find_recipe(recipe),
+              {.sequences = sequences, .length = length, .recompute = recompute}) {
     const RandomStream random(1, Purpose::sampling);
-    batch = {.sequences = sequences, .length = length, .inputs = {}, .targets = {}, .document_starts = {}, .loss_tokens = sequences * length};
+    batch = {.sequences = sequences,
+             .length = length,
+             .inputs = {},
+             .targets = {},
+             .document_starts = {},
+             .loss_tokens = sequences * length};
     for (uint64_t i = 0; i < sequences * length; ++i) {
       batch.inputs.push_back(static_cast<int32_t>(random.word(2 * i) % 32000));
       batch.targets.push_back(static_cast<int32_t>(random.word(2 * i + 1) % 32000));
@@ -30,8 +44,7 @@ struct Bench {
   }
 
   void report(benchmark::State& state, double peak) const {
-    const double flops = 6.0 * static_cast<double>(config_30m.matmul_parameters()) +
-                         6.0 * static_cast<double>(config_30m.layers * config_30m.query_width() * length);
+    const double flops = config_30m.flops_per_token(length);
     const auto tokens = static_cast<double>(state.iterations() * sequences * length);
     state.counters["tokens/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
     state.counters["TFLOP/s"] = benchmark::Counter(tokens * flops * 1e-12, benchmark::Counter::kIsRate);
@@ -47,11 +60,17 @@ struct Bench {
 void step(benchmark::State& state, const char* recipe, Recompute recompute) {
   Bench bench(recipe, recompute);
   const double peak = measure_gemm_peak(bench.stream, find_recipe(recipe).operands);
-  TrainStep train(bench.stream, bench.model,
-                  {.micro_batches = 1, .lanes = 1, .clip = 1.0, .schedule = {.kind = ScheduleKind::constant, .peak = 3e-4, .steps = 1 << 30}},
-                  std::vector<bool>(bench.model.layout().parameters().size(), true),
-                  [](std::vector<OptimizedParameter> parameters) { return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{}); },
-                  make_self_exchange());
+  TrainStep train(
+      bench.stream, bench.model,
+      {.micro_batches = 1,
+       .lanes = 1,
+       .clip = 1.0,
+       .schedule = {.kind = ScheduleKind::constant, .peak = 3e-4, .steps = 1 << 30}},
+      std::vector<bool>(bench.model.layout().parameters().size(), true),
+      [](std::vector<OptimizedParameter> parameters) {
+        return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
+      },
+      make_self_exchange());
   initialize(bench.stream, config_30m, bench.model.layout(), 1, 0.02, train.masters());
   train.masters_changed();
   int64_t steps = 0;
@@ -65,12 +84,13 @@ void step(benchmark::State& state, const char* recipe, Recompute recompute) {
 void forward_backward(benchmark::State& state, const char* recipe, Recompute recompute) {
   Bench bench(recipe, recompute);
   const double peak = measure_gemm_peak(bench.stream, find_recipe(recipe).operands);
-  const ParameterSet masters(bench.model.layout(), DType::f32, DType::f32, false, "masters"), weights = bench.model.make_weights(),
-                     gradients = bench.model.make_gradients();
+  const ParameterSet masters(bench.model.layout(), DType::f32, DType::f32, false, "masters"),
+      weights = bench.model.make_weights(), gradients = bench.model.make_gradients();
   initialize(bench.stream, config_30m, bench.model.layout(), 1, 0.02, masters);
   copy_parameters(bench.stream, masters, weights);
   const auto run = [&] {
-    bench.model.loss_and_gradients(weights, {bench.batch.inputs, bench.batch.targets, {}}, {.loss_scale = 1.0f / (sequences * length)}, gradients);
+    bench.model.loss_and_gradients(weights, {bench.batch.inputs, bench.batch.targets, {}},
+                                   {.loss_scale = 1.0f / (sequences * length)}, gradients);
   };
   run();
   for (auto _ : state) run();

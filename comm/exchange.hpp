@@ -18,6 +18,11 @@ class GradientExchange {
  public:
   virtual ~GradientExchange() = default;
 
+  /// At how many sets of weights `step` needs gradients: the current ones, or those and the previous ones (MARINA).
+  virtual int evaluations(int64_t step) const = 0;
+  /// A step begins; `step` is the counter of whatever is random in it.
+  virtual void start(int64_t step) = 0;
+
   /// Starts the exchange of a bucket as soon as the backward pass has finished it. `gradient` (f32) is replaced by the
   /// sum and must not be touched before `finish` returns. Buckets come in the same order on every rank.
   virtual void begin(int bucket, const Tensor& gradient) = 0;
@@ -25,7 +30,7 @@ class GradientExchange {
   /// Returns when every bucket that was begun is complete.
   virtual void finish() = 0;
 
-  /// Sums over the ranks, in rank order: the loss, counts.
+  /// Sums over the ranks, in the tree that joins the lanes: the loss, counts.
   virtual double sum(double value) = 0;
 
   /// Whether `mine` holds on every rank: all ranks then act alike.

@@ -10,7 +10,6 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -35,10 +34,7 @@ constexpr uint64_t decoder_memory = uint64_t{1} << 30;
 class PlainSource final : public ByteSource {
  public:
   explicit PlainSource(const std::string& path) : path_(path) {
-    const std::filesystem::file_status status = std::filesystem::status(path);
-    if (!std::filesystem::exists(status))
-      fail(path, "the file does not exist", "no such file", "check the path, or make the file");
-    if (std::filesystem::is_directory(status)) fail(path, "this is a folder, not a file", "a folder");
+    size_of_file(path);  // refuses what is no regular file: opening a pipe would wait for its writer
     file_ = std::fopen(path.c_str(), "rb");
     if (file_ == nullptr) fail(path, "cannot open the file", std::strerror(errno));
     std::setvbuf(file_, nullptr, _IONBF, 0);  // the readers above have buffers of their own
@@ -193,17 +189,29 @@ class ZstdSource final : public CompressedSource {
 
 }  // namespace
 
+int64_t size_of_file(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found)
+    fail(path, "the file does not exist", "no such file", "check the path, or make the file");
+  if (status.type() == std::filesystem::file_type::none)
+    fail(path, "cannot open the file", error.message(), "check the permissions of the file and the folders above it");
+  if (std::filesystem::is_directory(status)) fail(path, "this is a folder, not a file", "a folder");
+  if (!std::filesystem::is_regular_file(status))
+    fail(path, "this is not a file", "a pipe, socket or device", "copy its contents to a file");
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) fail(path, "cannot open the file", error.message());
+  return static_cast<int64_t>(size);
+}
+
 std::unique_ptr<ByteSource> open_source(const std::string& path) {
   char head[6] = {};
   const size_t size = PlainSource(path).read(head, sizeof head);
   const std::string_view signature(head, size);
   auto file = std::make_unique<PlainSource>(path);
-  if (signature == std::string_view("\xFD"
-                                    "7zXZ\0",
-                                    6))
-    return std::make_unique<XzSource>(std::move(file));
-  if (signature.starts_with("\x1f\x8b")) return std::make_unique<GzipSource>(std::move(file));
-  if (signature.starts_with("\x28\xB5\x2F\xFD")) return std::make_unique<ZstdSource>(std::move(file));
+  if (signature.starts_with(xz_signature)) return std::make_unique<XzSource>(std::move(file));
+  if (signature.starts_with(gzip_signature)) return std::make_unique<GzipSource>(std::move(file));
+  if (signature.starts_with(zstd_signature)) return std::make_unique<ZstdSource>(std::move(file));
   return file;
 }
 

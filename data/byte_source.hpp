@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "tensor/error.hpp"
 
@@ -21,7 +22,14 @@ class ByteSource {
   virtual int64_t position() const = 0;
 };
 
-/// Throws Error{data}: missing, a directory, unreadable.
+/// How compressed files begin.
+inline constexpr std::string_view gzip_signature = "\x1f\x8b", zstd_signature = "\x28\xB5\x2F\xFD",
+                                  xz_signature{"\xFD\x37zXZ\0", 6};
+
+/// Bytes of the file as it stands on disk. Throws Error{data}: missing, a directory, a pipe or device, unreadable.
+int64_t size_of_file(const std::string& path);
+
+/// Throws Error{data} as `size_of_file` does.
 std::unique_ptr<ByteSource> open_source(const std::string& path);
 
 /// Lines of a source, whatever their length up to `longest`.

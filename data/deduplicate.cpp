@@ -8,8 +8,6 @@
 namespace nibble {
 namespace {
 
-constexpr std::string_view white_space = " \t\r\n\f\v";
-
 std::string_view trim(std::string_view text) {
   const size_t begin = text.find_first_not_of(white_space);
   if (begin == std::string_view::npos) return {};

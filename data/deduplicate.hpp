@@ -1,16 +1,18 @@
 // Drops what was there before: near-duplicate documents, and lines that stood in an earlier document.
 //
 // Documents: MinHash over hashed 5-word shingles (Broder, "On the resemblance and containment of documents", 1997), 20
-// bands of 6 rows; a document whose estimated Jaccard similarity with an earlier one that was kept is at least 0.8 is
-// dropped. A pair at 0.8 shares a band with probability 1 - (1 - 0.8^6)^20 = 0.998, one at 0.5 with 0.27.
-// Documents of fewer than 5 words are kept: they have no shingle.
+// bands of 6 rows; a document whose estimated Jaccard similarity with an earlier one is at least 0.8 is dropped.
+// Documents are compared as they were read, before lines are dropped, and never with near-duplicates that were dropped.
+// A pair at 0.8 shares a band with probability 1 - (1 - 0.8^6)^20 = 0.998, one at 0.5 with 0.27. Documents of fewer
+// than 5 words are kept: they have no shingle.
 //
 // Lines: a line of at least 20 bytes (after trimming) that stood in an earlier document is dropped; shorter ones carry
 // structure ("}", "---") and stay. Repetitions within a document stay: they are its own. Pairs of prompt and completion
 // are only compared as a whole.
 //
 // The first of equals is kept, so the result depends on the order of the input and on nothing else. Memory grows by
-// about 0.9 KB for each document kept and 16 bytes for each distinct long line. Lines are told apart by 64-bit hashes.
+// about 2.5 KB for each document that is no near-duplicate and 44 bytes for each distinct long line (measured, g++ 12).
+// Lines are told apart by 64-bit hashes.
 #pragma once
 
 #include <array>

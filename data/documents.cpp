@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include "data/json.hpp"
 #include "fmt/format.h"
-#include "nlohmann/json.hpp"
 
 namespace nibble {
 namespace fs = std::filesystem;
@@ -39,7 +39,7 @@ bool is_binary(const std::string& path) {
   return std::find(head, head + filled, '\0') != head + filled;
 }
 
-bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos; }
+bool is_blank(std::string_view text) { return text.find_first_not_of(white_space) == std::string_view::npos; }
 
 [[noreturn]] void fail(const std::string& where, std::string what, std::string seen, std::string allowed = {},
                        std::string next = {}) {
@@ -56,10 +56,9 @@ bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\f\
 DocumentReader::DocumentReader(const std::vector<std::string>& inputs, DocumentOptions options)
     : options_(std::move(options)) {
   for (const std::string& input : inputs) {
-    if (!fs::exists(input))
-      fail(input, "the input does not exist", "no such file or folder", "a text file, a folder, or JSON lines");
-    if (fs::is_directory(input)) add_folder(input);
-    else files_.push_back({input, static_cast<int64_t>(fs::file_size(input)), is_json_lines(input), false});
+    std::error_code ignored;  // what is no folder has to be a readable file
+    if (fs::is_directory(input, ignored)) add_folder(input);
+    else files_.push_back({input, size_of_file(input), is_json_lines(input), false});
   }
   for (const File& file : files_) total_bytes_ += file.bytes;
   if (files_.empty())
@@ -84,7 +83,7 @@ void DocumentReader::add_folder(const std::string& folder) {
       ++counts_.hidden;
       if (entry->is_directory(ignored)) entry.disable_recursion_pending();
     } else if (entry->is_regular_file(ignored)) {
-      if (wanted(path)) files_.push_back({path, static_cast<int64_t>(entry->file_size()), is_json_lines(path), true});
+      if (wanted(path)) files_.push_back({path, size_of_file(path), is_json_lines(path), true});
       else ++counts_.other_extension;
     }
   }
@@ -131,13 +130,7 @@ bool DocumentReader::next_json(Document& document) {
   } while (is_blank(line));
   document.id = lines_->where();
 
-  nlohmann::json object;
-  try {
-    object = nlohmann::json::parse(line);
-  } catch (const nlohmann::json::exception& error) {
-    // Its message begins with an identifier in brackets and ends with the cause.
-    fail(document.id, "the line is not JSON", error.what(), "a JSON object on each line, in UTF-8");
-  }
+  const nlohmann::json object = parse_json(line, document.id, ErrorKind::data);
   if (!object.is_object()) fail(document.id, "the line is not a JSON object", object.type_name(), "an object {...}");
   const auto text_of = [&](const std::string& key) {
     const auto found = object.find(key);

@@ -7,11 +7,15 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/byte_source.hpp"
 
 namespace nibble {
+
+/// What separates words, and is all that blank lines hold.
+inline constexpr std::string_view white_space = " \t\r\n\f\v";
 
 struct Document {
   std::string id;                     ///< where it came from: "FILE", "FILE, line N", "FILE, part N"
@@ -44,11 +48,11 @@ struct DocumentCounts {
 /// `completion`; every other file is text. Symbolic links to folders are not followed.
 class DocumentReader {
  public:
-  /// Throws Error{data} when an input is missing or no file is left to read.
+  /// Throws Error{data} when an input is missing, unreadable, or a pipe, and when no file is left to read.
   DocumentReader(const std::vector<std::string>& inputs, DocumentOptions options);
 
-  /// The next document that has text; false at the end. Throws Error{data} with file and line: bad JSON, a missing or
-  /// wrong key, damaged compression, text above 1 GB in one document.
+  /// The next document that has text; false at the end. Throws Error{data} with file and line: bad JSON
+  /// (data/json.hpp), a missing or wrong key, damaged compression, text above 1 GB in one document.
   bool next(Document& document);
 
   const DocumentCounts& counts() const { return counts_; }

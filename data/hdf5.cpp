@@ -141,10 +141,23 @@ File File::create(const std::string& path, ErrorKind kind, int64_t user_block) {
 File File::open(const std::string& path, ErrorKind kind) {
   const std::lock_guard lock(library_mutex());
   File file(path, kind);
-  if (!std::filesystem::exists(path)) file.fail("the file does not exist", {}, "no such file");
+  std::error_code error;
+  if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found)
+    file.fail("the file does not exist", {}, "no such file");
   const Handle access = access_properties();
   file.id_ = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
   if (file.id_ < 0) file.fail("cannot open as HDF5", {}, {}, "an undamaged HDF5 file");
+  return file;
+}
+
+File File::open(const MappedFile& verified, ErrorKind kind) {
+  const std::lock_guard lock(library_mutex());
+  File file = open(verified.path().string(), kind);
+  void* descriptor = nullptr;  // HDF5's default driver gives a pointer to its file descriptor
+  if (H5Fget_vfd_handle(file.id_, H5P_DEFAULT, &descriptor) < 0 || descriptor == nullptr)
+    file.fail("cannot examine the open HDF5 file", {});
+  if (!verified.is_same_file(*static_cast<const int*>(descriptor)))
+    file.fail("the file was replaced while it was being opened", {}, "another file under its name");
   return file;
 }
 
@@ -297,11 +310,6 @@ void File::set_attribute(const std::string& object, const std::string& name, int
   if (!write_attribute(id_, object, name, H5T_STD_I64LE, &value)) fail("cannot write the attribute " + name, object);
 }
 
-void File::set_attribute(const std::string& object, const std::string& name, double value) {
-  const std::lock_guard lock(library_mutex());
-  if (!write_attribute(id_, object, name, H5T_IEEE_F64LE, &value)) fail("cannot write the attribute " + name, object);
-}
-
 void File::set_attribute(const std::string& object, const std::string& name, std::string_view text) {
   const std::lock_guard lock(library_mutex());
   if (text.size() > largest_text || text.find('\0') != std::string_view::npos)
@@ -326,19 +334,6 @@ int64_t File::integer_attribute(const std::string& object, const std::string& na
   if (H5Tget_class(type) != H5T_INTEGER || H5Sget_simple_extent_npoints(space) != 1 ||
       H5Aread(attribute, H5T_NATIVE_INT64, &value) < 0)
     fail("the attribute " + name + " is not an integer", object);
-  return value;
-}
-
-double File::real_attribute(const std::string& object, const std::string& name) {
-  const std::lock_guard lock(library_mutex());
-  double value = 0;
-  const Handle attribute(H5Aopen_by_name(id_, object_path(object), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-  if (!attribute.valid()) fail("the attribute " + name + " is missing", object);
-  const Handle type(H5Aget_type(attribute), H5Tclose);
-  const Handle space(H5Aget_space(attribute), H5Sclose);
-  if (H5Tget_class(type) != H5T_FLOAT || H5Sget_simple_extent_npoints(space) != 1 ||
-      H5Aread(attribute, H5T_NATIVE_DOUBLE, &value) < 0)
-    fail("the attribute " + name + " is not a real number", object);
   return value;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tensor/error.hpp"
+#include "tensor/files.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble::hdf5 {
@@ -35,6 +36,8 @@ class File {
   /// 512, or 0; they are left for the caller to write after `close`.
   static File create(const std::string& path, ErrorKind kind, int64_t user_block = 0);
   static File open(const std::string& path, ErrorKind kind);
+  /// Opens a file whose mapped bytes were verified; refuses another one that has taken its name meanwhile.
+  static File open(const MappedFile& verified, ErrorKind kind);
   ~File();
   File(File&&) noexcept;
   File& operator=(File&&) noexcept;
@@ -64,14 +67,6 @@ class File {
   void read(const std::string& name, const Tensor& tensor);
   /// Fills `tensor` from rows [first, first + rows) of a matrix, or from elements [first, first + size) of a vector.
   void read_range(const std::string& name, int64_t first, const Tensor& tensor);
-  /// All elements of a vector or matrix, in row-major order.
-  template <class T>
-  std::vector<T> read_vector(const std::string& name) {
-    const DatasetInfo info = describe(name);
-    std::vector<T> values(static_cast<size_t>(info.size()));
-    read(name, Tensor(values.data(), info.rows(), info.cols()));
-    return values;
-  }
 
   /// Throws when the dataset is missing or holds an element type or layout that Nibble never writes.
   DatasetInfo describe(const std::string& name);
@@ -82,11 +77,9 @@ class File {
   // Attributes of a dataset or group; object "/" is the file's root --------------------------------------------------
 
   void set_attribute(const std::string& object, const std::string& name, int64_t value);
-  void set_attribute(const std::string& object, const std::string& name, double value);
   /// At most 60 KB of text without zero bytes.
   void set_attribute(const std::string& object, const std::string& name, std::string_view text);
   int64_t integer_attribute(const std::string& object, const std::string& name);
-  double real_attribute(const std::string& object, const std::string& name);
   std::string string_attribute(const std::string& object, const std::string& name);
   bool has_attribute(const std::string& object, const std::string& name);
 

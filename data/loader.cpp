@@ -44,6 +44,7 @@ void Loader::pack_documents() {
   for (size_t document = 0; document + 1 < offsets.size(); ++document) {
     int64_t first = offsets[document];
     const int64_t last = offsets[document + 1] - 1;
+    cut_documents_ += last - first > sequence;
     for (; last - first >= sequence; first += sequence) {
       pieces_.push_back({first, static_cast<int32_t>(sequence), 0});
       windows_of_pieces.push_back(windows_++);
@@ -103,8 +104,9 @@ std::string Loader::describe() const {
   const std::string windows =
       fmt::format("{} windows of {} tokens in an epoch ({} tokens)", windows_, options_.sequence, tokens_per_epoch());
   if (options_.packing == Packing::documents)
-    return fmt::format("{}, {} documents packed whole, {} positions padded", windows, data_.documents(),
-                       padding_tokens());
+    return fmt::format(
+        "{}, {} documents side by side, {} positions padded{}", windows, data_.documents(), padding_tokens(),
+        cut_documents_ > 0 ? fmt::format(", {} documents longer than the sequence were cut", cut_documents_) : "");
   return fmt::format("{}, {} tokens at the end dropped", windows, dropped_tokens());
 }
 
@@ -135,13 +137,11 @@ Batch Loader::evaluation_batch(int64_t first, int64_t count) const {
 }
 
 Batch Loader::fill(const std::vector<int64_t>& windows) const {
-  const TokenizerInfo& tokenizer = data_.tokenizer();
-  const int32_t padding = tokenizer.pad >= 0 ? tokenizer.pad : std::max(tokenizer.eos, 0);
   Batch batch;
   batch.sequences = static_cast<int64_t>(windows.size());
   batch.length = options_.sequence;
   const auto size = static_cast<size_t>(batch.sequences * batch.length);
-  batch.inputs.assign(size, padding);
+  batch.inputs.assign(size, data_.tokenizer().padding());
   batch.targets.assign(size, no_loss);
   batch.document_starts.assign(size, 0);
   for (int64_t row = 0; row < batch.sequences; ++row) {

@@ -24,7 +24,8 @@ struct Batch {
 
 enum class Packing {
   stream,     ///< all documents behind each other, cut every `sequence` tokens: pre-training
-  documents,  ///< whole documents side by side in a window, padded; attention stays within documents: fine-tuning
+  documents,  ///< documents side by side in a window, padded; attention stays within documents: fine-tuning. Longer
+              ///< ones are cut every `sequence` tokens, and the pieces know nothing of each other.
 };
 
 struct LoaderOptions {
@@ -44,6 +45,7 @@ class Loader {
 
   const TokenData& data() const { return data_; }
   int64_t sequence() const { return options_.sequence; }
+  Packing packing() const { return options_.packing; }
   int64_t windows_per_epoch() const { return windows_; }
   /// Positions of the windows, padding included.
   int64_t tokens_per_epoch() const { return windows_ * options_.sequence; }
@@ -51,7 +53,10 @@ class Loader {
   int64_t dropped_tokens() const;
   /// Positions that hold no token because no document fits there (documents only).
   int64_t padding_tokens() const;
-  /// One line: windows and tokens of an epoch, what is dropped or padded.
+  /// Documents that do not fit into a window; after a cut in a prompt a piece may hold nothing to learn (documents
+  /// only).
+  int64_t cut_documents() const { return cut_documents_; }
+  /// One line: windows and tokens of an epoch, what is dropped, padded or cut.
   std::string describe() const;
 
   /// Which window is sample s: every window comes once in samples [e W, (e + 1) W) of epoch e, in an order of its own.
@@ -81,7 +86,7 @@ class Loader {
 
   const TokenData& data_;
   LoaderOptions options_;
-  int64_t windows_ = 0;
+  int64_t windows_ = 0, cut_documents_ = 0;
   std::vector<Piece> pieces_;          // documents: grouped by window
   std::vector<int64_t> first_pieces_;  // documents: window w holds pieces [first_pieces_[w], first_pieces_[w + 1])
 };

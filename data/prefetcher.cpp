@@ -29,24 +29,12 @@ Batch Prefetcher::next() {
   return batch;
 }
 
-void Prefetcher::seek(int64_t index) {
-  {
-    const std::lock_guard lock(mutex_);
-    ready_.clear();
-    failure_ = nullptr;
-    next_to_make_ = index;
-    ++generation_;
-  }
-  changed_.notify_all();
-}
-
 void Prefetcher::run() {
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stop_ || (!failure_ && ready_.size() < depth_); });
     if (stop_) return;
     const int64_t index = next_to_make_;
-    const uint64_t generation = generation_;
     lock.unlock();
     Batch batch;
     std::exception_ptr failure;
@@ -56,7 +44,6 @@ void Prefetcher::run() {
       failure = std::current_exception();
     }
     lock.lock();
-    if (generation != generation_) continue;
     if (failure) {
       failure_ = failure;
     } else {

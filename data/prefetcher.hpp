@@ -25,10 +25,8 @@ class Prefetcher {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The next batch in order. Rethrows what `produce` threw for it, again at every further call until `seek`.
+  /// The next batch in order. Rethrows what `produce` threw for it, again at every further call.
   Batch next();
-  /// The next call of `next` gives batch `index`; what was ready is dropped.
-  void seek(int64_t index);
 
  private:
   void run();
@@ -40,7 +38,6 @@ class Prefetcher {
   std::deque<Batch> ready_;
   std::exception_ptr failure_;  // of the batch after those that are ready
   int64_t next_to_make_;
-  uint64_t generation_ = 0;  // counts seeks, so that a batch begun before one is thrown away
   bool stop_ = false;
   std::thread thread_;
 };

@@ -31,7 +31,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (!status.ok()) refuse(name, status.ToString(), "an undamaged SentencePiece model file");
     if (processor_.bos_id() < 0 || processor_.eos_id() < 0)
       refuse(name, fmt::format("bos {}, eos {}", processor_.bos_id(), processor_.eos_id()), "a model with BOS and EOS");
-    info_ = {.identity = "sentencepiece:" + name,
+    info_ = {.identity = fmt::format("{}{}", TokenizerInfo::sentencepiece_prefix, name),
              .hash = checksum(bytes_of(model_)),
              .vocabulary = processor_.GetPieceSize(),
              .bos = processor_.bos_id(),
@@ -66,17 +66,6 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string_view model() const override { return model_; }
 
  private:
-  static void require_utf8(std::string_view text) {
-    const size_t position = find_invalid_utf8(text);
-    if (position == std::string_view::npos) return;
-    throw Error({.kind = ErrorKind::data,
-                 .what = "the text is not UTF-8",
-                 .where = fmt::format("byte {} of the text", position),
-                 .seen = fmt::format("0x{:02x}", static_cast<unsigned char>(text[position])),
-                 .allowed = "UTF-8, which SentencePiece needs",
-                 .next = "convert the text with iconv, or use --tokenizer byte"});
-  }
-
   std::string text_of_piece(int id, const std::string& name) const {
     if (processor_.IsControl(id)) return {};
     if (processor_.IsUnknown(id)) return " \xE2\x81\x87 ";  // SentencePiece's own: U+2047 between spaces

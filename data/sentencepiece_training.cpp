@@ -18,6 +18,15 @@ constexpr int64_t smallest_vocabulary = 3 + 256 + 1;  // unk, bos, eos, the byte
 // SentencePiece skips longer sentences in silence, so longer lines are cut.
 constexpr size_t longest_sentence = 4096;
 
+// Large documents are sampled piece by piece.
+constexpr size_t longest_piece = size_t{64} << 10;
+
+/// The largest length <= `most` < text.size() that does not end inside a character of the UTF-8 text.
+size_t longest_whole(std::string_view text, size_t most) {
+  while ((static_cast<unsigned char>(text[most]) & 0xC0) == 0x80) --most;
+  return most;
+}
+
 /// Hands lines to SentencePiece: its unit of training, since no piece crosses a line's end.
 class Lines final : public sentencepiece::SentenceIterator {
  public:
@@ -31,8 +40,7 @@ class Lines final : public sentencepiece::SentenceIterator {
       std::string_view& rest = texts_[text_];
       const size_t newline = rest.find('\n');
       size_t length = std::min({newline, rest.size(), longest_sentence});
-      if (length < rest.size() && length < newline)
-        while ((static_cast<unsigned char>(rest[length]) & 0xC0) == 0x80) --length;  // not inside a character
+      if (length < rest.size() && length < newline) length = longest_whole(rest, length);
       line_.assign(rest.substr(0, length));
       rest.remove_prefix(length + (length == newline ? 1 : 0));
       if (rest.empty()) ++text_;
@@ -51,30 +59,36 @@ class Lines final : public sentencepiece::SentenceIterator {
 }  // namespace
 
 void SentencePieceTraining::add(std::string_view text, const std::string& where) {
-  const size_t invalid = find_invalid_utf8(text);
-  if (invalid != std::string_view::npos)
-    throw Error({.kind = ErrorKind::data,
-                 .what = "the text is not UTF-8",
-                 .where = fmt::format("{}, byte {}", where, invalid),
-                 .allowed = "UTF-8, which SentencePiece needs",
-                 .next = "convert the text with iconv, or use --tokenizer byte"});
+  require_utf8(text, where);
+  while (!text.empty()) {
+    size_t length = text.size();
+    if (length > longest_piece) {
+      const size_t newline = text.rfind('\n', longest_piece - 1);
+      length = newline != std::string_view::npos ? newline + 1 : longest_whole(text, longest_piece);
+    }
+    add_piece(text.substr(0, length));
+    text.remove_prefix(length);
+  }
+}
+
+void SentencePieceTraining::add_piece(std::string_view text) {
   const uint64_t hash = checksum(bytes_of(text));
-  const auto dropped = [this](uint64_t value) { return (value & ((uint64_t{1} << halvings_) - 1)) != 0; };
-  if (text.empty() || dropped(hash)) return;
-  documents_.push_back({hash, std::string(text)});
-  bytes_ += static_cast<int64_t>(text.size());
-  while (bytes_ > most_bytes_ && documents_.size() > 1) {
-    ++halvings_;
-    std::erase_if(documents_, [&](const Kept& kept) {
-      const bool drop = dropped(kept.hash);
-      if (drop) bytes_ -= static_cast<int64_t>(kept.text.size());
-      return drop;
-    });
+  const int64_t number = added_++;
+  if (hash >= dropped_hash_) return;
+  const auto smaller_hash = [](const Piece& a, const Piece& b) { return a.hash < b.hash; };
+  pieces_.push_back({hash, number, std::string(text)});
+  bytes_ += pieces_.back().bytes();
+  std::ranges::push_heap(pieces_, smaller_hash);
+  while (bytes_ > most_bytes_ && pieces_.size() > 1) {
+    std::ranges::pop_heap(pieces_, smaller_hash);
+    dropped_hash_ = pieces_.back().hash;
+    bytes_ -= pieces_.back().bytes();
+    pieces_.pop_back();
   }
 }
 
 std::string SentencePieceTraining::train(int64_t vocabulary) {
-  if (documents_.empty())
+  if (pieces_.empty())
     throw Error({.kind = ErrorKind::data, .what = "there is no text to train a tokenizer on", .seen = "0 documents"});
   if (vocabulary < smallest_vocabulary)
     throw Error({.kind = ErrorKind::configuration,
@@ -101,8 +115,11 @@ std::string SentencePieceTraining::train(int64_t vocabulary) {
       {"num_threads", "1"},
       {"minloglevel", "2"},
   };
+  std::vector<const Piece*> in_order;
+  for (const Piece& piece : pieces_) in_order.push_back(&piece);
+  std::ranges::sort(in_order, {}, &Piece::number);
   std::vector<std::string_view> texts;
-  for (const Kept& kept : documents_) texts.emplace_back(kept.text);
+  for (const Piece* piece : in_order) texts.emplace_back(piece->text);
   Lines lines(std::move(texts));
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "data/byte_source.hpp"
 #include "fmt/format.h"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -95,11 +96,9 @@ std::string identify(std::span<const std::byte> file) {
   static constexpr Signature signatures[] = {
       {"NIBBLETK"sv, "a Nibble token shard"},
       {hdf5_signature, "an HDF5 file without Nibble's header"},
-      {"\xFD"
-       "7zXZ\0"sv,
-       "an xz-compressed file"},
-      {"\x1f\x8b"sv, "a gzip-compressed file"},
-      {"\x28\xB5\x2F\xFD"sv, "a Zstandard-compressed file"},
+      {xz_signature, "an xz-compressed file"},
+      {gzip_signature, "a gzip-compressed file"},
+      {zstd_signature, "a Zstandard-compressed file"},
       {"MMIDIDX\0\0"sv, "a Megatron index file"},
       {"\x93NUMPY"sv, "a NumPy array"},
       {"PAR1"sv, "a Parquet file"},

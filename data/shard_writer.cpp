@@ -75,8 +75,12 @@ void ShardWriter::add(const std::vector<int32_t>& ids, int64_t prompt_tokens, in
   if (wide_) {
     token_spool_->append(ids.data(), ids.size() * sizeof(int32_t));
   } else {
-    const std::vector<uint16_t> narrow(ids.begin(), ids.end());
-    token_spool_->append(narrow.data(), narrow.size() * sizeof(uint16_t));
+    uint16_t block[4096];
+    for (size_t first = 0; first < ids.size(); first += std::size(block)) {
+      const size_t count = std::min(std::size(block), ids.size() - first);
+      for (size_t i = 0; i < count; ++i) block[i] = static_cast<uint16_t>(ids[first + i]);
+      token_spool_->append(block, count * sizeof(uint16_t));
+    }
   }
   if (prompt_tokens > 0 && !mask_spool_) {
     mask_spool_ = std::make_unique<Spool>(path_);

@@ -21,7 +21,8 @@
 
 namespace nibble {
 
-/// Memory is constant: ids go to unnamed temporary files beside the target until `finish` knows their number.
+/// Memory is constant, whatever is added: ids go to unnamed temporary files beside the target until `finish` knows
+/// their number.
 class ShardWriter {
  public:
   /// `path` gets its name only in `finish`. Throws Error{resource} when the folder cannot be written.

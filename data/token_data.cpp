@@ -1,8 +1,8 @@
 #include "data/token_data.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
+#include <limits>
 
 #include "data/hdf5.hpp"
 #include "data/shard_format.hpp"
@@ -65,18 +65,13 @@ std::span<const T> map_vector(hdf5::File& file, std::span<const std::byte> bytes
   return {reinterpret_cast<const T*>(bytes.data() + info.offset), static_cast<size_t>(info.size())};
 }
 
-int32_t narrow(const std::string& path, const char* name, int64_t value) {
-  if (value < -1 || value > std::numeric_limits<int32_t>::max())
-    refuse(path, fmt::format("the attribute {} of the token shard is out of range", name), fmt::format("{}", value));
-  return static_cast<int32_t>(value);
-}
-
 }  // namespace
 
 TokenData TokenData::open(const std::string& path) {
   TokenData data;
   data.path_ = path;
-  if (!std::filesystem::exists(path))
+  std::error_code error;
+  if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found)
     refuse(path, "the token file does not exist", "no such file", "", "make it with nibble tokenize");
   data.file_ = MappedFile(path, ErrorKind::data);
   if (find_llmc_format(data.file_.bytes()) != nullptr) data.open_llmc();
@@ -89,7 +84,7 @@ TokenData TokenData::open(const std::string& path) {
 void TokenData::open_shard() {
   const std::span<const std::byte> bytes = file_.bytes();
   hash_ = ShardHeader::verify(bytes, path_).checksum;
-  hdf5::File file = hdf5::File::open(path_, ErrorKind::data);
+  hdf5::File file = hdf5::File::open(file_, ErrorKind::data);
   wide_ = file.describe("tokens").dtype == DType::i32;
   if (wide_) {
     const auto tokens = map_vector<int32_t>(file, bytes, "tokens", -1, path_);
@@ -106,19 +101,33 @@ void TokenData::open_shard() {
     refuse(path_, "the document offsets of the token shard do not rise from 0 to its length",
            fmt::format("{} offsets for {} tokens", offsets_.size(), tokens_));
   document_bytes_ = map_vector<int64_t>(file, bytes, "document_bytes", documents(), path_);
+  const auto negative = std::ranges::find_if(document_bytes_, [](int64_t count) { return count < 0; });
+  if (negative != document_bytes_.end())
+    refuse(path_, "a document of the token shard has a negative number of bytes", fmt::format("{}", *negative),
+           "0 or more");
   if (file.contains("loss_mask")) loss_mask_ = map_vector<uint8_t>(file, bytes, "loss_mask", tokens_, path_);
   if (file.contains("tokenizer_model"))
     model_ = std::as_bytes(map_vector<uint8_t>(file, bytes, "tokenizer_model", -1, path_));
-  text_bytes_ = file.integer_attribute("/", "text_bytes");
   tokenizer_.identity = file.string_attribute("/", "tokenizer");
   const std::string hash = file.string_attribute("/", "tokenizer_hash");
-  if (hash.size() != 16 || std::from_chars(hash.data(), hash.data() + 16, tokenizer_.hash, 16).ptr != hash.data() + 16)
-    refuse(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash);
-  const auto id = [&](const char* name) { return narrow(path_, name, file.integer_attribute("/", name)); };
-  tokenizer_.vocabulary = id("vocabulary");
-  tokenizer_.bos = id("bos");
-  tokenizer_.eos = id("eos");
-  tokenizer_.pad = id("pad");
+  const std::optional<uint64_t> parsed_hash = parse_hex(hash);
+  if (!parsed_hash) refuse(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash);
+  tokenizer_.hash = *parsed_hash;
+  const auto attribute = [&](const char* name, int64_t minimum, int64_t maximum) {
+    const int64_t value = file.integer_attribute("/", name);
+    if (value < minimum || value > maximum)
+      refuse(path_, fmt::format("the attribute {} of the token shard is out of range", name), fmt::format("{}", value),
+             fmt::format("{} to {}", minimum, maximum));
+    return value;
+  };
+  text_bytes_ = attribute("text_bytes", 0, std::numeric_limits<int64_t>::max());
+  tokenizer_.vocabulary = static_cast<int32_t>(attribute("vocabulary", 1, std::numeric_limits<int32_t>::max()));
+  const auto special = [&](const char* name) {
+    return static_cast<int32_t>(attribute(name, -1, tokenizer_.vocabulary - 1));
+  };
+  tokenizer_.bos = special("bos");
+  tokenizer_.eos = special("eos");
+  tokenizer_.pad = special("pad");
 }
 
 void TokenData::open_llmc() {
@@ -182,21 +191,28 @@ void TokenData::find_largest_token() {
 }
 
 void TokenData::require_vocabulary(int64_t model_vocabulary) const {
-  if (largest_token_ < model_vocabulary) return;
-  refuse(path_, "a token id is outside the vocabulary", fmt::format("token id {}", largest_token_),
+  const int32_t padding = tokenizer_.padding();
+  if (std::max<int64_t>(largest_token_, padding) < model_vocabulary) return;
+  refuse(path_, "a token id is outside the vocabulary",
+         largest_token_ >= model_vocabulary ? fmt::format("token id {}", largest_token_)
+                                            : fmt::format("token id {}, which pads windows", padding),
          fmt::format("0 to {}", model_vocabulary - 1),
          fmt::format("the tokens were made with {} ({} ids): use a model with at least that vocabulary",
                      tokenizer_.identity, tokenizer_.vocabulary));
 }
 
 std::unique_ptr<Tokenizer> TokenData::make_tokenizer() const {
-  if (tokenizer_.identity == "byte") return make_byte_tokenizer();
-  if (model_.empty())
+  std::unique_ptr<Tokenizer> tokenizer =
+      make_recorded_tokenizer(tokenizer_, std::string(reinterpret_cast<const char*>(model_.data()), model_.size()));
+  if (!tokenizer)
     refuse(path_, "the token file does not hold its tokenizer", tokenizer_.identity, "a shard made by nibble tokenize");
-  const std::string_view prefix = "sentencepiece:";
-  const std::string name =
-      tokenizer_.identity.starts_with(prefix) ? tokenizer_.identity.substr(prefix.size()) : tokenizer_.identity;
-  return make_sentencepiece_tokenizer(std::string(reinterpret_cast<const char*>(model_.data()), model_.size()), name);
+  const TokenizerInfo& info = tokenizer->info();
+  if (info.hash != tokenizer_.hash || info.vocabulary != tokenizer_.vocabulary)
+    refuse(path_, "the token file holds another tokenizer than the one it names",
+           fmt::format("{} ids, hash {}", info.vocabulary, hex(info.hash)),
+           fmt::format("{} ids, hash {} ({})", tokenizer_.vocabulary, hex(tokenizer_.hash), tokenizer_.identity),
+           "make it again with nibble tokenize");
+  return tokenizer;
 }
 
 void require_same_tokenizer(const TokenData& train, const TokenData& validation) {

@@ -19,7 +19,7 @@ namespace nibble {
 class TokenData {
  public:
   /// Opens and verifies a file. Throws Error{data}: missing, another kind of file (it says which), truncated, damaged,
-  /// of a newer schema, or with token ids outside its vocabulary.
+  /// of a newer schema, or with token ids or special ids outside its vocabulary.
   static TokenData open(const std::string& path);
   TokenData(TokenData&&) = default;
   TokenData& operator=(TokenData&&) = default;
@@ -42,12 +42,13 @@ class TokenData {
   std::span<const int64_t> document_bytes() const { return document_bytes_; }
 
   const TokenizerInfo& tokenizer() const { return tokenizer_; }
-  /// The tokenizer itself, from what the shard embeds. Throws Error{data} for llm.c files, which embed nothing.
+  /// The tokenizer itself, from what the shard embeds. Throws Error{data} for llm.c files, which embed nothing, and
+  /// when it is not the one that the shard names.
   std::unique_ptr<Tokenizer> make_tokenizer() const;
   /// XXH3 of the file behind its header (Nibble) or of the whole file (llm.c): names the data in records of a run.
   uint64_t hash() const { return hash_; }
 
-  /// Throws Error{data} when a token id is not below the model's vocabulary.
+  /// Throws Error{data} when a token id, or the id that pads windows, is not below the model's vocabulary.
   void require_vocabulary(int64_t model_vocabulary) const;
 
  private:

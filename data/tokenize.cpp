@@ -15,6 +15,31 @@ namespace {
 // Documents are encoded in parallel a group at a time; a group this large keeps every thread busy.
 constexpr int64_t group_bytes = int64_t{4} << 20;
 
+/// Documents after deduplication, each with its side: training or validation.
+class SplitReader {
+ public:
+  explicit SplitReader(const TokenizeOptions& options)
+      : reader_(options.inputs, options.documents), validation_(options.validation) {
+    if (options.deduplicate) deduplicator_.emplace();
+  }
+
+  bool next(Document& document, bool& validation) {
+    while (reader_.next(document)) {
+      // Before lines are dropped: they depend on the other documents, a document's side must not.
+      validation = in_validation(document, validation_);
+      if (!deduplicator_ || deduplicator_->keep(document)) return true;
+    }
+    return false;
+  }
+  const DocumentReader& reader() const { return reader_; }
+  const std::optional<Deduplicator>& deduplicator() const { return deduplicator_; }
+
+ private:
+  DocumentReader reader_;
+  double validation_;
+  std::optional<Deduplicator> deduplicator_;
+};
+
 struct Encoded {
   std::vector<int32_t> ids;
   int64_t prompt_tokens = 0;
@@ -84,32 +109,32 @@ bool in_validation(const Document& document, double fraction) {
 
 TokenizeSummary tokenize(const TokenizeOptions& options, const Tokenizer& tokenizer) {
   const int threads = options.threads > 0 ? options.threads : omp_get_max_threads();
-  DocumentReader reader(options.inputs, options.documents);
+  SplitReader reader(options);
   ShardWriter train(options.output, tokenizer);
   std::optional<ShardWriter> validation;
   if (options.validation > 0) validation.emplace(options.validation_output, tokenizer);
-  std::optional<Deduplicator> deduplicator;
-  if (options.deduplicate) deduplicator.emplace();
 
   TokenizeSummary summary;
   bool more = true;
   while (more) {
     std::vector<Document> group;
+    std::vector<bool> in_validation_shard;
     int64_t bytes = 0;
     Document document;
-    while (bytes < group_bytes && (more = reader.next(document))) {
-      if (deduplicator && !deduplicator->keep(document)) continue;
+    bool validates = false;
+    while (bytes < group_bytes && (more = reader.next(document, validates))) {
       summary.has_prompts |= document.prompt.has_value();
       bytes += document.bytes();
       group.push_back(std::move(document));
+      in_validation_shard.push_back(validates);
       document = {};
     }
     const std::vector<Encoded> encoded = encode_group(group, tokenizer, options.append_eos, threads);
     for (size_t i = 0; i < group.size(); ++i) {
-      ShardWriter& writer = validation && in_validation(group[i], options.validation) ? *validation : train;
+      ShardWriter& writer = in_validation_shard[i] ? *validation : train;
       writer.add(encoded[i].ids, encoded[i].prompt_tokens, static_cast<int64_t>(group[i].text.size()));
     }
-    if (options.progress) options.progress(reader.bytes_read(), reader.total_bytes());
+    if (options.progress) options.progress(reader.reader().bytes_read(), reader.reader().total_bytes());
   }
   require_documents(options.output, train, false);
   if (validation) require_documents(options.validation_output, *validation, true);
@@ -119,20 +144,22 @@ TokenizeSummary tokenize(const TokenizeOptions& options, const Tokenizer& tokeni
   summary.tokenizer = tokenizer.info();
   summary.train = summarise(options.output, train);
   if (validation) summary.validation = summarise(options.validation_output, *validation);
-  summary.counts = reader.counts();
-  if (deduplicator) summary.deduplication = deduplicator->counts();
+  summary.counts = reader.reader().counts();
+  if (reader.deduplicator()) summary.deduplication = reader.deduplicator()->counts();
   return summary;
 }
 
 std::string train_sentencepiece(const TokenizeOptions& options, int64_t vocabulary) {
-  DocumentReader reader(options.inputs, options.documents);
+  SplitReader reader(options);
   SentencePieceTraining training;
   Document document;
-  for (int64_t count = 0; reader.next(document); ++count) {
-    if (in_validation(document, options.validation)) continue;
+  bool validates = false;
+  for (int64_t count = 0; reader.next(document, validates); ++count) {
+    if (validates) continue;
     if (document.prompt) training.add(*document.prompt, document.id);
     training.add(document.text, document.id);
-    if (options.progress && count % 256 == 0) options.progress(reader.bytes_read(), reader.total_bytes());
+    if (options.progress && count % 256 == 0)
+      options.progress(reader.reader().bytes_read(), reader.reader().total_bytes());
   }
   return training.train(vocabulary);
 }

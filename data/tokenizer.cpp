@@ -52,13 +52,32 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteT
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path) {
   if (name_or_path == "byte") return make_byte_tokenizer();
   const std::filesystem::path path(name_or_path);
-  if (!std::filesystem::exists(path))
+  std::error_code error;
+  if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found)
     throw Error({.kind = ErrorKind::data,
                  .what = "the tokenizer does not exist",
                  .seen = name_or_path,
                  .allowed = "byte, or the path of a SentencePiece model",
                  .next = "train one with nibble tokenize --train-sentencepiece 8000 --tokenizer-output FILE"});
   return make_sentencepiece_tokenizer(read_file(path, ErrorKind::data), path.stem().string());
+}
+
+std::unique_ptr<Tokenizer> make_recorded_tokenizer(const TokenizerInfo& info, std::string model) {
+  if (info.identity == "byte") return make_byte_tokenizer();
+  if (!info.is_sentencepiece() || model.empty()) return nullptr;
+  return make_sentencepiece_tokenizer(std::move(model),
+                                      info.identity.substr(TokenizerInfo::sentencepiece_prefix.size()));
+}
+
+void require_utf8(std::string_view text, const std::string& where) {
+  const size_t position = find_invalid_utf8(text);
+  if (position == std::string_view::npos) return;
+  throw Error({.kind = ErrorKind::data,
+               .what = "the text is not UTF-8",
+               .where = fmt::format("{}{}byte {} of the text", where, where.empty() ? "" : ", ", position),
+               .seen = fmt::format("0x{:02x}", static_cast<unsigned char>(text[position])),
+               .allowed = "UTF-8, which SentencePiece needs",
+               .next = "convert the text with iconv, or use --tokenizer byte"});
 }
 
 size_t find_invalid_utf8(std::string_view text) {

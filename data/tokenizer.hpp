@@ -16,13 +16,18 @@ namespace nibble {
 
 /// What a token shard and a checkpoint record about a tokenizer.
 struct TokenizerInfo {
-  std::string identity{};    ///< "byte", "sentencepiece:NAME", or "llm.c:gpt2"
+  std::string identity{};  ///< "byte", "sentencepiece:NAME", or "llm.c:gpt2"
   uint64_t hash = 0;       ///< equal hashes: equal ids for equal text
   int32_t vocabulary = 0;  ///< ids are 0 .. vocabulary - 1
   int32_t bos = -1;        ///< stands once before each document; -1: the tokenizer has none
   int32_t eos = -1;
   int32_t pad = -1;  ///< -1: EOS pads
 
+  bool is_sentencepiece() const { return identity.starts_with(sentencepiece_prefix); }
+  /// What stands where a window holds no token.
+  int32_t padding() const { return pad >= 0 ? pad : eos >= 0 ? eos : 0; }
+
+  static constexpr std::string_view sentencepiece_prefix = "sentencepiece:";
   bool operator==(const TokenizerInfo&) const = default;
 };
 
@@ -75,6 +80,13 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string model, const
 
 /// "byte", or the path of a SentencePiece model. Throws Error{data} for a missing or foreign file.
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path);
+
+/// The tokenizer that a file records and embeds: `model` is the contents of its SentencePiece model, else empty. Null
+/// where the identity and the model do not tell it (llm.c data). The caller compares `info()` with the record.
+std::unique_ptr<Tokenizer> make_recorded_tokenizer(const TokenizerInfo& info, std::string model);
+
+/// Throws Error{data} with `where`, if there is one, and the position of the first byte that is not valid UTF-8.
+void require_utf8(std::string_view text, const std::string& where = {});
 
 /// Position of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong forms); npos when all is.
 size_t find_invalid_utf8(std::string_view text);

@@ -16,7 +16,7 @@ fi
 say() { printf '%s\n' "$*"; }
 heading() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 
-# fail EXIT_CODE WHAT [MORE LINES...]: exit codes are those of the program (README, "Exit codes").
+# fail EXIT_CODE WHAT [MORE LINES...]: exit codes are those of the program (README, "When something is wrong").
 fail() {
   local code=$1
   shift

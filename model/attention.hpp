@@ -28,8 +28,8 @@ struct AttentionShape {
 /// Scratch memory of both passes: one part for each thread.
 class AttentionScratch {
  public:
-  /// Takes its memory from `arena`; `type` is that of the operands.
   AttentionScratch() = default;
+  /// Takes its memory from `arena`; `type` is that of the operands.
   AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, int threads, bool training);
 
   struct Part {
@@ -37,6 +37,7 @@ class AttentionScratch {
     Tensor probabilities;  ///< [query block, key block] operand type
     Tensor dscores;        ///< [query block, key block] operand type
     Tensor output;         ///< [query block, hd] f32
+    Tensor delta;          ///< [1, group * T] f32
     Tensor dquery;         ///< [group * T, hd] f32
     Tensor dkey, dvalue;   ///< [key block, hd] f32
   };

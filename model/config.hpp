@@ -47,8 +47,17 @@ struct ModelConfig {
   /// What the papers call non-embedding: without embedding and head, norms included.
   int64_t non_embedding_parameters() const { return parameters() - vocabulary * width * (tied ? 1 : 2); }
 
+  /// Floating-point operations of forward and backward for a token of a sequence of `length`: 6 for each weight that is
+  /// multiplied, and causal attention's 4 (forward) + 8 (backward) for each head, channel and each of the length / 2
+  /// keys that a query sees on average.
+  double flops_per_token(int64_t length) const {
+    return 6.0 * static_cast<double>(matmul_parameters()) + 6.0 * static_cast<double>(layers * query_width() * length);
+  }
+
   /// Throws Error{configuration} that names the dimension which is not positive or does not divide.
   void validate() const;
+  /// This configuration, if it is valid.
+  const ModelConfig& validated() const { return validate(), *this; }
 };
 
 }  // namespace nibble

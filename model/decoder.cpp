@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "model/cached_attention.hpp"
 #include "model/embedding.hpp"
@@ -24,8 +23,17 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const Recipe& recipe
       layout_(config),
       rope_(config, capacity),
       capacity_(capacity) {
-  for (int64_t layer = 0; layer < config.layers; ++layer)
-    blocks_.push_back({make_linear(recipe), make_linear(recipe), make_linear(recipe), make_linear(recipe), {}, {}});
+  const auto operator_of = [&](int buffer) {
+    const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
+    return make_linear(recipe_, {.name = info.name, .in = info.cols, .out = info.rows});
+  };
+  for (int layer = 0; layer < config.layers; ++layer)
+    blocks_.push_back({operator_of(layout_.qkv(layer)),
+                       operator_of(layout_.output(layer)),
+                       operator_of(layout_.gate_up(layer)),
+                       operator_of(layout_.down(layer)),
+                       {},
+                       {}});
   arena_ = Arena("generation", [this](Arena& arena) { lay_out(arena); });
 }
 
@@ -44,7 +52,7 @@ void Decoder::lay_out(Arena& arena) {
   gate_up_ = arena.take(operands, chunk, 2 * config_.ffn);
   activation_ = arena.take(operands, chunk, config_.ffn);
   logits_ = arena.take(DType::f32, 1, config_.vocabulary);
-  scores_ = arena.take(DType::f32, chunk * config_.heads, capacity_);
+  attention_scratch_ = arena.take(DType::f32, stream_.threads(), capacity_ + config_.head_dim);
 }
 
 std::span<const float> Decoder::read(std::span<const int32_t> ids) {
@@ -73,7 +81,7 @@ void Decoder::attend(const Block& block, int64_t tokens) {
   convert(stream_, qkv.slice_cols(config_.query_width() + config_.kv_width(), config_.kv_width()),
           block.values.slice_rows(position_, tokens));
   cached_attention(stream_, config_.kv_heads, config_.head_dim, position_, qkv.slice_cols(0, config_.query_width()),
-                   block.keys, block.values, scores_, attention_.slice_rows(0, tokens));
+                   block.keys, block.values, attention_scratch_, attention_.slice_rows(0, tokens));
 }
 
 void Decoder::read_chunk(std::span<const int32_t> ids) {
@@ -83,16 +91,17 @@ void Decoder::read_chunk(std::span<const int32_t> ids) {
   const auto norm = [&](const Tensor& x, int buffer) {
     rms_norm_forward(stream_, rows(x), weights_.buffer(buffer), epsilon, rows(normed_), inverse_rms_);
   };
-  LinearSaved unused;
   embedding_forward(stream_, ids, weights_.buffer(layout_.embedding()), rows(residual_));
   for (int layer = 0; layer < config_.layers; ++layer) {
     const Block& block = blocks_[static_cast<size_t>(layer)];
     const auto linear = [&](Linear& operation, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual) {
-      operation.forward(stream_, {}, rows(x), weights_.buffer(buffer), rows(y), residual ? rows(residual) : Tensor(), unused);
+      operation.forward(stream_, {}, rows(x), weights_.buffer(buffer), rows(y), residual ? rows(residual) : Tensor(),
+                        nullptr);
     };
     norm(residual_, layout_.attention_norm(layer));
     linear(*block.qkv, layout_.qkv(layer), normed_, qkv_, {});
-    rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, tokens, position_, Rotation::forward, rows(qkv_));
+    rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, tokens, position_, Rotation::forward,
+         rows(qkv_));
     attend(block, tokens);
     linear(*block.output, layout_.output(layer), attention_, middle_, residual_);
     norm(middle_, layout_.ffn_norm(layer));
@@ -101,7 +110,8 @@ void Decoder::read_chunk(std::span<const int32_t> ids) {
     linear(*block.down, layout_.down(layer), activation_, residual_, middle_);
   }
   norm(residual_, layout_.final_norm());
-  gemm(stream_, normed_.slice_rows(tokens - 1, 1), Transpose::no, weights_.buffer(layout_.head()), Transpose::yes, logits_);
+  gemm(stream_, normed_.slice_rows(tokens - 1, 1), Transpose::no, weights_.buffer(layout_.head()), Transpose::yes,
+       logits_);
   position_ += tokens;
 }
 

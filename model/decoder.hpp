@@ -18,7 +18,8 @@ namespace nibble {
 class Decoder {
  public:
   /// One sequence of up to `capacity` tokens. `weights` must outlive the decoder.
-  Decoder(Stream& stream, const ModelConfig& config, const Recipe& recipe, const ParameterSet& weights, int64_t capacity);
+  Decoder(Stream& stream, const ModelConfig& config, const Recipe& recipe, const ParameterSet& weights,
+          int64_t capacity);
 
   int64_t position() const { return position_; }
   int64_t capacity() const { return capacity_; }
@@ -42,7 +43,7 @@ class Decoder {
 
   Stream& stream_;
   ModelConfig config_;
-  const Recipe& recipe_;
+  Recipe recipe_;
   const ParameterSet& weights_;
   ParameterLayout layout_;
   RopeTable rope_;
@@ -51,7 +52,7 @@ class Decoder {
   std::vector<Block> blocks_;
   Arena arena_;
   Tensor residual_, middle_, normed_, inverse_rms_, qkv_, attention_, gate_up_, activation_, logits_;
-  Tensor scores_;  ///< [chunk * heads, capacity] f32
+  Tensor attention_scratch_;  ///< see cached_attention
 };
 
 }  // namespace nibble

@@ -57,6 +57,7 @@ class Llama {
   const ModelConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
   const Recipe& recipe() const { return recipe_; }
+  int64_t length() const { return options_.length; }
   int64_t tokens() const { return options_.sequences * options_.length; }
   size_t activation_bytes() const { return arena_.bytes(); }
 
@@ -75,19 +76,21 @@ class Llama {
   /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models.
   void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits);
 
-  /// State of the linear operators.
+  /// State of the linear operators, and what becomes of the statistics that a step's calls took.
   void state(StateList& list);
+  void commit();
+  void discard();
 
  private:
   /// What a block leaves for its backward pass; all [tokens, ...].
   struct BlockSaved {
-    Tensor normed_attention;  ///< input of qkv
-    Tensor qkv;               ///< after rotation
-    Tensor attention;         ///< input of output
-    Tensor log_sum_exp;       ///< [heads, tokens]
-    Tensor middle;            ///< residual stream between the two halves, f32
-    Tensor normed_ffn;        ///< input of gate_up
-    Tensor gate_up;
+    Tensor normed_attention;                        ///< input of qkv; shared scratch unless qkv keeps it
+    Tensor qkv;                                     ///< after rotation
+    Tensor attention;                               ///< input of output
+    Tensor log_sum_exp;                             ///< [heads, tokens]
+    Tensor middle;                                  ///< residual stream between the two halves, f32
+    Tensor normed_ffn;                              ///< input of gate_up; shared scratch unless gate_up keeps it
+    Tensor gate_up;                                 ///< the backward pass turns it into its gradient in place
     Tensor inverse_rms_attention, inverse_rms_ffn;  ///< [1, tokens]
     LinearSaved to_qkv, to_output, to_gate_up, to_down;
   };
@@ -95,21 +98,28 @@ class Llama {
     std::unique_ptr<Linear> qkv, output, gate_up, down;
   };
 
-  BlockSaved take_block_saved(Arena& arena) const;
+  BlockSaved take_block_saved(Arena& arena, const BlockLinears& linears) const;
   void lay_out(Arena& arena);
-  BlockSaved& saved(int64_t layer) { return saved_[options_.recompute == Recompute::none && options_.training ? static_cast<size_t>(layer) : 0]; }
+  BlockSaved& saved(int64_t layer) { return saved_[static_cast<size_t>(layer) % saved_.size()]; }
   const Tensor& residual(int64_t layer) const { return residual_[static_cast<size_t>(layer) % residual_.size()]; }
+  template <class Action>
+  void for_each_linear(Action&& action);
 
   void check(const MicroBatch& batch) const;
   /// Embedding, blocks and final norm: leaves normed_final_.
   void run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call);
-  void block_forward(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const LinearCall& call);
-  void block_backward(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const BackwardOptions& options,
-                      const ParameterSet& gradients);
+  /// The block up to activation_, the input of its down projection.
+  void block_forward_to_activation(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
+                                   const LinearCall& call);
+  void down_forward(const ParameterSet& weights, int64_t layer, const LinearCall& call);
+  /// Brings back what the block's backward pass reads and the forward pass did not keep.
+  void restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const LinearCall& call);
+  void block_backward(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
+                      const BackwardOptions& options, const ParameterSet& gradients);
 
   Stream& stream_;
   ModelConfig config_;
-  const Recipe& recipe_;
+  Recipe recipe_;
   LlamaOptions options_;
   AttentionShape attention_shape_;
   ParameterLayout layout_;
@@ -118,12 +128,14 @@ class Llama {
 
   Arena arena_;
   std::vector<BlockSaved> saved_;  ///< one for each block, or one for all
-  std::vector<Tensor> residual_;   ///< f32: the stream before each block and after the last; two in turn if not training
+  std::vector<Tensor> residual_;  ///< f32: the stream before each block and after the last; two in turn if not training
+  Tensor normed_scratch_;
   Tensor normed_final_, inverse_rms_final_;
-  Tensor activation_;              ///< silu(gate) up
-  Tensor dresidual_;               ///< f32
-  Tensor dresidual_operand_;       ///< the same in the operand type
-  Tensor dactivation_, dgate_up_, dqkv_, dattention_, dnormed_;
+  Tensor activation_;         ///< silu(gate) up
+  Tensor dresidual_;          ///< f32
+  Tensor dresidual_operand_;  ///< the same in the operand type
+  Tensor dactivation_, dqkv_, dattention_, dnormed_;
+  Tensor norm_scratch_;
   AttentionScratch attention_scratch_;
   LossScratch loss_scratch_;
 };
@@ -131,8 +143,8 @@ class Llama {
 /// Fresh weights (f32): normal with standard deviation `deviation`, those that add to the residual stream with
 /// deviation / sqrt(2 layers) (GPT-2's rule, as QuEST and Quartet use it), gains 1. Each logical matrix has its own
 /// random stream, so fusing and sharding change nothing. `weights` is packed.
-void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed, double deviation,
-                const ParameterSet& weights);
+void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
+                double deviation, const ParameterSet& weights);
 
 /// to = from, rounded to nearest where `to` is narrower.
 void copy_parameters(Stream& stream, const ParameterSet& from, const ParameterSet& to);

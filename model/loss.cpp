@@ -36,7 +36,8 @@ double head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<
     if (!gradients) continue;
     const bool overwrite = first == 0 && !gradients->accumulate;
     gemm(stream, dlogits, Transpose::no, head, Transpose::no, gradients->dx.slice_rows(first, count));
-    gemm(stream, dlogits, Transpose::yes, rows, Transpose::no, gradients->dhead, overwrite ? Tensor() : gradients->dhead);
+    gemm(stream, dlogits, Transpose::yes, rows, Transpose::no, gradients->dhead,
+         overwrite ? Tensor() : gradients->dhead);
   }
   double sum = 0;
   for (const float loss : losses) sum += loss;

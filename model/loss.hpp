@@ -9,9 +9,9 @@
 
 namespace nibble {
 
-/// Turns a chunk of logits[tokens, vocabulary] (f32) into losses in nats, loss[t] = log sum exp(logits) - logits[target],
-/// 0 where the target is -1; and, if dlogits is given (f32 or bf16; may be the logits themselves when f32), into
-/// dlogits = (softmax - onehot) scale, zero rows where the target is -1.
+/// Turns a chunk of logits[tokens, vocabulary] (f32) into losses in nats, loss[t] = log sum exp(logits) -
+/// logits[target], 0 where the target is -1; and, if dlogits is given (f32 or bf16; may be the logits themselves when
+/// f32), into dlogits = (softmax - onehot) scale, zero rows where the target is -1. The logits are overwritten.
 void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const int32_t> targets, float scale,
                            std::span<float> losses, const Tensor& dlogits);
 
@@ -28,9 +28,9 @@ class LossScratch {
 };
 
 struct LossGradients {
-  float scale = 0;      ///< of each token's loss: 1 / (tokens of the whole step that count)
-  Tensor dx;            ///< [tokens, width], operand type
-  Tensor dhead;         ///< [vocabulary, width] f32, overwritten or added to
+  float scale = 0;  ///< of each token's loss: 1 / (tokens of the whole step that count)
+  Tensor dx;        ///< [tokens, width], operand type
+  Tensor dhead;     ///< [vocabulary, width] f32, overwritten or added to
   bool accumulate = false;
 };
 

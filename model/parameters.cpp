@@ -14,18 +14,35 @@ void ModelConfig::validate() const {
                  .seen = std::move(seen),
                  .allowed = std::move(allowed)});
   };
-  const std::pair<const char*, int64_t> dimensions[] = {
-      {"vocab", vocabulary}, {"width", width},       {"layers", layers}, {"heads", heads},
-      {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"ffn", ffn},       {"context", context}};
-  for (const auto& [key, value] : dimensions)
-    if (value <= 0 || value > (int64_t{1} << 31))
-      refuse("a dimension of the model is out of range", fmt::format("model.{}", key), std::to_string(value), "1 to 2^31");
+  // Above any model there is, and small enough that no count of parameters overflows.
+  constexpr int64_t largest_id = (int64_t{1} << 31) - 1, widest = 1 << 20, most = 1 << 16;
+  struct Dimension {
+    const char* key;
+    int64_t value, largest;
+  };
+  const Dimension dimensions[] = {{"vocab", vocabulary, largest_id},
+                                  {"width", width, widest},
+                                  {"layers", layers, most},
+                                  {"heads", heads, most},
+                                  {"kv_heads", kv_heads, most},
+                                  {"head_dim", head_dim, most},
+                                  {"ffn", ffn, widest},
+                                  {"context", context, largest_id}};
+  for (const auto& [key, value, largest] : dimensions)
+    if (value <= 0 || value > largest)
+      refuse("a dimension of the model is out of range", fmt::format("model.{}", key), std::to_string(value),
+             fmt::format("1 to {}", largest));
+  if (query_width() > widest)
+    refuse("the heads together are too wide", "model.heads, model.head_dim", fmt::format("{} x {}", heads, head_dim),
+           fmt::format("at most {}", widest));
   if (heads % kv_heads != 0)
     refuse("query heads do not divide into key/value heads", "model.kv_heads", fmt::format("{} of {}", kv_heads, heads),
            "a divisor of model.heads");
   if (head_dim % 2 != 0) refuse("RoPE rotates pairs", "model.head_dim", std::to_string(head_dim), "an even number");
-  if (!(norm_epsilon >= 0)) refuse("a negative epsilon", "model.norm_epsilon", std::to_string(norm_epsilon), "0 or more");
-  if (!(rope_theta > 0)) refuse("RoPE's base is not positive", "model.rope_theta", std::to_string(rope_theta), "above 0");
+  if (!(norm_epsilon >= 0))
+    refuse("a negative epsilon", "model.norm_epsilon", std::to_string(norm_epsilon), "0 or more");
+  if (!(rope_theta > 0))
+    refuse("RoPE's base is not positive", "model.rope_theta", std::to_string(rope_theta), "above 0");
   if (rope_scaling && !(rope_scaling->factor > 0 && rope_scaling->original_context > 0 &&
                         rope_scaling->high_frequency_factor > rope_scaling->low_frequency_factor))
     refuse("RoPE scaling makes no sense", "model.rope_scaling",
@@ -69,7 +86,8 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) : layers_(config.lay
   }
   add({"final_norm", ParameterKind::norm, 1, width, -1}, {part("model.norm.weight", 1, width)});
   if (!tied_)
-    add({"head", ParameterKind::head, config.vocabulary, width, -1}, {part("lm_head.weight", config.vocabulary, width)});
+    add({"head", ParameterKind::head, config.vocabulary, width, -1},
+        {part("lm_head.weight", config.vocabulary, width)});
 }
 
 void ParameterLayout::add(BufferInfo buffer, std::vector<ParameterInfo> parts) {
@@ -85,12 +103,14 @@ void ParameterLayout::add(BufferInfo buffer, std::vector<ParameterInfo> parts) {
   buffers_.push_back(std::move(buffer));
 }
 
-ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded, const std::string& purpose) {
+ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded,
+                           const std::string& purpose) {
   arena_ = Arena(purpose, [&](Arena& arena) {
     buffers_.clear();
     for (const BufferInfo& info : layout.buffers()) {
       const DType type = info.kind == ParameterKind::norm ? gain : matrix;
-      const Tensor memory = padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
+      const Tensor memory =
+          padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
       buffers_.emplace_back(type, memory.data, info.rows, info.cols, padded ? memory.stride : info.cols);
     }
   });

@@ -20,10 +20,10 @@ struct ParameterInfo {
   std::string name;  ///< "model.layers.0.self_attn.q_proj.weight"
   ParameterKind kind = ParameterKind::projection;
   int64_t rows = 0, cols = 0;
-  int layer = -1;           ///< -1 outside the blocks
-  int buffer = 0;           ///< index of the physical buffer
-  int64_t first_row = 0;    ///< within the buffer
-  bool to_residual = false; ///< o_proj and down_proj, whose outputs add to the residual stream
+  int layer = -1;            ///< -1 outside the blocks
+  int buffer = 0;            ///< index of the physical buffer
+  int64_t first_row = 0;     ///< within the buffer
+  bool to_residual = false;  ///< o_proj and down_proj, whose outputs add to the residual stream
 
   int64_t size() const { return rows * cols; }
 };

@@ -17,9 +17,9 @@ std::vector<double> rope_frequencies(const ModelConfig& config) {
     const RopeScaling& scaling = *config.rope_scaling;
     const double turns = static_cast<double>(scaling.original_context) * frequency / (2 * std::numbers::pi);
     // 1 keeps the frequency, 0 divides it by the factor; in between by how often it turns within the context.
-    const double kept = std::clamp((turns - scaling.low_frequency_factor) /
-                                       (scaling.high_frequency_factor - scaling.low_frequency_factor),
-                                   0.0, 1.0);
+    const double kept = std::clamp(
+        (turns - scaling.low_frequency_factor) / (scaling.high_frequency_factor - scaling.low_frequency_factor), 0.0,
+        1.0);
     frequencies.push_back(frequency * ((1 - kept) / scaling.factor + kept));
   }
   return frequencies;

@@ -11,7 +11,7 @@ class DenseLinear final : public Linear {
   bool keeps_input() const override { return true; }
 
   void forward(Stream& stream, const LinearCall&, const Tensor& x, const Tensor& w, const Tensor& y,
-               const Tensor& residual, LinearSaved&) override {
+               const Tensor& residual, LinearSaved*) override {
     gemm(stream, x, Transpose::no, w, Transpose::yes, y, residual);
   }
 
@@ -24,6 +24,6 @@ class DenseLinear final : public Linear {
 
 }  // namespace
 
-std::unique_ptr<Linear> make_linear(const Recipe&) { return std::make_unique<DenseLinear>(); }
+std::unique_ptr<Linear> make_linear(const Recipe&, const LinearSpec&) { return std::make_unique<DenseLinear>(); }
 
 }  // namespace nibble

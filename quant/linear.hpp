@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "quant/recipe.hpp"
@@ -14,11 +15,23 @@
 
 namespace nibble {
 
+/// Which linear layer of a model an operator is for: what overrides, random streams and state names go by.
+struct LinearSpec {
+  std::string name;  ///< of the physical buffer: "layers.3.gate_up"
+  int64_t in = 0, out = 0;
+};
+
+enum class Pass {
+  training,     ///< statistics are taken, what backward needs is kept
+  recomputing,  ///< the same micro-batch again: the same numbers, statistics are not taken a second time
+  evaluation,   ///< nothing is taken or kept
+};
+
 /// Where in a run a call stands: the counter of its random numbers.
 struct LinearCall {
   int64_t step = 0;
-  int64_t micro_batch = 0;   ///< global index within the step
-  bool recomputing = false;  ///< a second forward pass over the same micro-batch: statistics are not taken again
+  int64_t micro_batch = 0;  ///< global index within the step
+  Pass pass = Pass::evaluation;
 };
 
 /// What one forward call leaves for its backward call.
@@ -40,14 +53,20 @@ class Linear {
 
   /// y[tokens, out] = x[tokens, in] w[out, in]^T + residual[tokens, out].
   /// x and w have the recipe's operand type. With a residual (f32), y is f32; without, of the operand type.
+  /// `saved` is null in evaluation.
   virtual void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
-                       const Tensor& residual, LinearSaved& saved) = 0;
+                       const Tensor& residual, LinearSaved* saved) = 0;
 
   /// dx[tokens, in] = dy[tokens, out] w (operand type) and dw[out, in] (f32) = or += dy^T x.
   virtual void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
                         const LinearSaved& saved, const Tensor& dx, const Tensor& dw, bool accumulate) = 0;
+
+  /// The step counts: statistics that its calls took (a delayed amax) become state.
+  virtual void commit() {}
+  /// The step was refused: they are forgotten.
+  virtual void discard() {}
 };
 
-std::unique_ptr<Linear> make_linear(const Recipe& recipe);
+std::unique_ptr<Linear> make_linear(const Recipe& recipe, const LinearSpec& spec);
 
 }  // namespace nibble

@@ -12,7 +12,4 @@ void convert(Stream& stream, const Tensor& from, const Tensor& to);
 /// into += from, both f32 of equal shape.
 void add(Stream& stream, const Tensor& from, const Tensor& into);
 
-/// All elements become zero; paddings are not touched.
-void set_zero(Stream& stream, const Tensor& x);
-
 }  // namespace nibble

@@ -6,13 +6,20 @@ namespace nibble {
 
 const char* name(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::configuration: return "configuration";
-    case ErrorKind::data: return "data";
-    case ErrorKind::checkpoint: return "checkpoint";
-    case ErrorKind::communication: return "communication";
-    case ErrorKind::numerics: return "numerics";
-    case ErrorKind::resource: return "resource";
-    case ErrorKind::internal: return "internal";
+    case ErrorKind::configuration:
+      return "configuration";
+    case ErrorKind::data:
+      return "data";
+    case ErrorKind::checkpoint:
+      return "checkpoint";
+    case ErrorKind::communication:
+      return "communication";
+    case ErrorKind::numerics:
+      return "numerics";
+    case ErrorKind::resource:
+      return "resource";
+    case ErrorKind::internal:
+      return "internal";
   }
   return "internal";
 }

@@ -28,7 +28,7 @@ const char* name(ErrorKind kind);
 /// What an error says; empty fields are left out of the message.
 struct ErrorDetail {
   ErrorKind kind = ErrorKind::internal;
-  std::string what;     ///< one clause: what went wrong
+  std::string what;       ///< one clause: what went wrong
   std::string where{};    ///< file, line, key, tensor
   std::string seen{};     ///< the offending value
   std::string allowed{};  ///< the values that would have been accepted

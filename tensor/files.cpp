@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cctype>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <new>
 #include <system_error>
@@ -106,6 +107,13 @@ uint64_t checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.d
 
 std::string hex(uint64_t value) { return fmt::format("{:016x}", value); }
 
+std::optional<uint64_t> parse_hex(std::string_view text) {
+  if (text.size() != 16 || text.find_first_not_of("0123456789abcdef") != std::string_view::npos) return std::nullopt;
+  uint64_t value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value, 16);
+  return value;
+}
+
 struct Checksum::State {
   XXH3_state_t* xxh3 = XXH3_createState();
   State() {
@@ -190,6 +198,12 @@ void AtomicFile::commit() {
   sync_directory(directory_of(target_));
 }
 
+void create_folder_of(const fs::path& file) {
+  std::error_code error;
+  fs::create_directories(directory_of(file), error);
+  if (error) fail(ErrorKind::resource, "cannot create a directory", directory_of(file), error.value());
+}
+
 AtomicDirectory::AtomicDirectory(fs::path target) : target_(std::move(target)), temporary_(temporary_name(target_)) {
   std::error_code error;
   fs::remove_all(temporary_, error);  // of a killed process that had the same number
@@ -272,6 +286,10 @@ MappedFile::MappedFile(const fs::path& path, ErrorKind kind) : path_(path) {
   void* memory = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_PRIVATE, file.number, 0);
   if (memory == MAP_FAILED) fail(kind, "cannot map the file into memory", path, errno);
   bytes_ = {static_cast<const std::byte*>(memory), static_cast<size_t>(size)};
+  struct stat status;
+  if (::fstat(file.number, &status) != 0) fail(kind, "cannot examine the file", path, errno);
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
 }
 
 MappedFile::~MappedFile() {
@@ -279,12 +297,23 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
+    : path_(std::move(other.path_)),
+      bytes_(std::exchange(other.bytes_, {})),
+      device_(other.device_),
+      inode_(other.inode_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(bytes_, other.bytes_);
+  std::swap(device_, other.device_);
+  std::swap(inode_, other.inode_);
   return *this;
+}
+
+bool MappedFile::is_same_file(int descriptor) const {
+  struct stat status;
+  return ::fstat(descriptor, &status) == 0 && status.st_dev == device_ && status.st_ino == inode_ &&
+         static_cast<size_t>(status.st_size) == bytes_.size();
 }
 
 }  // namespace nibble

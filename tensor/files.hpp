@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,6 +25,8 @@ uint64_t checksum(std::span<const std::byte> bytes);
 
 /// Sixteen lower-case hexadecimal digits.
 std::string hex(uint64_t value);
+/// The inverse of `hex`; empty for any other text.
+std::optional<uint64_t> parse_hex(std::string_view text);
 
 /// XXH3 of bytes that come in pieces.
 class Checksum {
@@ -56,6 +59,9 @@ void sync_directory(const std::filesystem::path& directory);
 /// Renames within one directory and syncs that directory; replaces a file that has the new name.
 /// Throws Error{resource}.
 void rename_and_sync(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Makes the folders above a file that is about to be written. Throws Error{resource}.
+void create_folder_of(const std::filesystem::path& file);
 
 /// A file under construction: written under a temporary name, and under its own name only when complete.
 ///
@@ -131,10 +137,13 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Whether an open descriptor reads the very file that was mapped, and that file has kept its length.
+  bool is_same_file(int descriptor) const;
 
  private:
   std::filesystem::path path_;
   std::span<const std::byte> bytes_;
+  uint64_t device_ = 0, inode_ = 0;
 };
 
 }  // namespace nibble

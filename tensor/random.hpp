@@ -26,7 +26,8 @@ constexpr PhiloxBlock philox(PhiloxBlock counter, std::array<uint32_t, 2> key) {
   return counter;
 }
 
-/// What a random number is for; part of the counter, so that no two uses share numbers. Values stand in files: append only.
+/// What a random number is for; part of the counter, so that no two uses share numbers. Values stand in files: append
+/// only.
 enum class Purpose : uint32_t { initialization = 1, shuffle = 2, sampling = 3 };
 
 /// The random numbers of one (seed, purpose, step, tensor).

@@ -129,7 +129,7 @@ inline f32x exp(f32x x) {
   return x == x ? y : x;
 }
 
-/// x / (1 + e^-x)
+/// 1 / (1 + e^-x)
 inline f32x sigmoid(f32x x) { return 1.0f / (1.0f + exp(-x)); }
 
 }  // namespace nibble::simd

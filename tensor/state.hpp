@@ -3,9 +3,11 @@
 // Saving, loading, size estimates and the resume test all iterate this list.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
+#include "tensor/error.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble {
@@ -17,7 +19,12 @@ class StateList {
     Tensor tensor;     ///< a view of the owner's memory
   };
 
-  void add(std::string name, Tensor tensor) { entries_.push_back({std::move(name), tensor}); }
+  /// Throws Error{internal} for a name that is in the list already.
+  void add(std::string name, Tensor tensor) {
+    if (!names_.insert(name).second)
+      throw Error({.kind = ErrorKind::internal, .what = "two entries of the state have one name", .seen = name});
+    entries_.push_back({std::move(name), tensor});
+  }
   template <class T>
   void add_scalar(std::string name, T& value) {
     add(std::move(name), Tensor(&value, 1, 1));
@@ -32,6 +39,7 @@ class StateList {
 
  private:
   std::vector<Entry> entries_;
+  std::set<std::string> names_;
 };
 
 }  // namespace nibble

@@ -7,7 +7,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 
@@ -47,7 +49,7 @@ template <class Body>
 #if defined(__x86_64__)
 template <class Body>
 [[gnu::flatten, gnu::target("arch=x86-64-v4,prefer-vector-width=512")]] void run_avx512(Body& body, int64_t begin,
-                                                                                       int64_t end) {
+                                                                                        int64_t end) {
   body(begin, end);
 }
 #endif
@@ -60,31 +62,60 @@ void run(Isa isa, Body& body, int64_t begin, int64_t end) {
 }
 }  // namespace detail
 
+namespace detail {
+/// Carries the first exception of a parallel region to the thread that entered it; later work is skipped.
+class FirstException {
+ public:
+  template <class Work>
+  void guard(Work&& work) noexcept {
+    if (failed_.load(std::memory_order_relaxed)) return;
+    try {
+      work();
+    } catch (...) {
+      if (!failed_.exchange(true)) first_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::exception_ptr first_;
+  std::atomic<bool> failed_ = false;
+};
+}  // namespace detail
+
 /// Runs body(begin, end) over [0, n), each thread on one contiguous range whose ends are multiples of `grain`.
-/// The body must give the same results however the range is cut.
+/// The body must give the same results however the range is cut. Inside a task it runs on the calling thread alone.
+/// Throws what the body throws.
 template <class Body>
 void parallel_for(Stream& stream, int64_t n, int64_t grain, Body&& body) {
   const int64_t grains = (n + grain - 1) / grain;
-  const int team = static_cast<int>(std::min<int64_t>(stream.threads(), grains));
+  const int team = omp_in_parallel() ? 1 : static_cast<int>(std::min<int64_t>(stream.threads(), grains));
   const Isa isa = stream.isa();
   if (team <= 1) {
     if (n > 0) detail::run(isa, body, 0, n);
     return;
   }
+  detail::FirstException exception;
 #pragma omp parallel for num_threads(team) schedule(static, 1)
   for (int thread = 0; thread < team; ++thread) {
     const int64_t begin = grains * thread / team * grain, end = std::min(grains * (thread + 1) / team * grain, n);
-    if (begin < end) detail::run(isa, body, begin, end);
+    if (begin < end) exception.guard([&] { detail::run(isa, body, begin, end); });
   }
+  exception.rethrow();
 }
 
 /// Runs body(task, thread) for every task in [0, n), each by whichever thread is free: for tasks of unequal cost.
-/// `thread` < stream.threads() tells which scratch memory the task may use.
+/// `thread` < stream.threads() tells which scratch memory the task may use. Throws what a body throws.
 template <class Body>
 void parallel_tasks(Stream& stream, int64_t n, Body&& body) {
   const Isa isa = stream.isa();
+  detail::FirstException exception;
 #pragma omp parallel for num_threads(stream.threads()) schedule(dynamic, 1)
-  for (int64_t task = 0; task < n; ++task) detail::run(isa, body, task, int64_t{omp_get_thread_num()});
+  for (int64_t task = 0; task < n; ++task)
+    exception.guard([&] { detail::run(isa, body, task, int64_t{omp_get_thread_num()}); });
+  exception.rethrow();
 }
 
 }  // namespace nibble

@@ -31,8 +31,7 @@ struct Tensor {
   Tensor(DType type, void* pointer, int64_t row_count, int64_t col_count, int64_t row_stride)
       : dtype(type), data(pointer), rows(row_count), cols(col_count), stride(row_stride) {}
   template <class T>
-  Tensor(T* pointer, int64_t row_count, int64_t col_count)
-      : Tensor(dtype_of<T>, pointer, row_count, col_count) {}
+  Tensor(T* pointer, int64_t row_count, int64_t col_count) : Tensor(dtype_of<T>, pointer, row_count, col_count) {}
 
   explicit operator bool() const { return data != nullptr; }
   int64_t size() const { return rows * cols; }
@@ -52,7 +51,8 @@ struct Tensor {
   /// Rows [first, first + count).
   Tensor slice_rows(int64_t first, int64_t count) const {
     assert(first >= 0 && first + count <= rows);
-    return {dtype, static_cast<char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype)), count, cols, stride};
+    return {dtype, static_cast<char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype)), count, cols,
+            stride};
   }
   /// Columns [first, first + count).
   Tensor slice_cols(int64_t first, int64_t count) const {
@@ -66,6 +66,9 @@ constexpr int64_t padded_stride(DType type, int64_t cols) {
   const int64_t per_line = static_cast<int64_t>(alignment / size_of(type));
   return (cols + per_line - 1) / per_line * per_line;
 }
+
+/// rows x cols elements in bytes. Throws Error{resource} when that is more than any memory.
+size_t bytes_of(DType type, int64_t rows, int64_t cols);
 
 /// Owning, 64-byte aligned, zero-initialised memory; large buffers ask for huge pages.
 /// Throws Error{resource} when the system has no memory left.
@@ -90,7 +93,7 @@ class OwnedTensor {
  public:
   OwnedTensor() = default;
   OwnedTensor(DType type, int64_t rows, int64_t cols, const std::string& purpose = {})
-      : buffer_(static_cast<size_t>(rows * cols) * size_of(type), purpose), view_(type, buffer_.data(), rows, cols) {}
+      : buffer_(bytes_of(type, rows, cols), purpose), view_(type, buffer_.data(), rows, cols) {}
 
   const Tensor& view() const { return view_; }
   operator Tensor() const { return view_; }
@@ -122,25 +125,16 @@ class Arena {
   Tensor take(DType type, int64_t rows, int64_t cols) {
     const int64_t stride = padded_stride(type, cols);
     const size_t offset = used_;
-    used_ += (static_cast<size_t>(rows * stride) * size_of(type) + alignment - 1) / alignment * alignment;
+    used_ += (bytes_of(type, rows, stride) + alignment - 1) / alignment * alignment;
     void* pointer = buffer_.data() ? static_cast<char*>(buffer_.data()) + offset : nullptr;
     return {type, pointer, rows, cols, stride};
   }
-
-  /// Layouts whose parts are never alive at the same time start from the same mark: `overlay` takes back to it.
-  size_t mark() const { return used_; }
-  void overlay(size_t mark) {
-    peak_ = used_ > peak_ ? used_ : peak_;
-    used_ = mark;
-  }
-  void end_overlay() { used_ = used_ > peak_ ? used_ : peak_; }
 
   size_t bytes() const { return buffer_.bytes(); }
 
  private:
   Buffer buffer_;
   size_t used_ = 0;
-  size_t peak_ = 0;
 };
 
 }  // namespace nibble

@@ -52,4 +52,8 @@ void AppendedFile::append(std::string_view text) {
   }
 }
 
+void AppendedFile::sync() {
+  if (::fdatasync(descriptor_) != 0) fail("cannot flush the file to the disk", path_, errno);
+}
+
 }  // namespace nibble

@@ -1,7 +1,7 @@
 // A file that grows by whole lines: a log that other programs read while it is written.
 //
-// Not for files that must be complete (AtomicFile in tensor/files.hpp). A crash of the machine may lose the last lines
-// or tear one; the reader deals with that.
+// Not for files that must be complete (AtomicFile in tensor/files.hpp). A crash of the machine may lose the lines since
+// the last `sync` or tear one; the reader deals with that.
 #pragma once
 
 #include <filesystem>
@@ -19,6 +19,8 @@ class AppendedFile {
 
   /// Hands the text to the operating system in one piece before it returns. Throws Error{resource}.
   void append(std::string_view text);
+  /// What was appended so far survives a power cut after this. Throws Error{resource}.
+  void sync();
 
  private:
   std::filesystem::path path_;

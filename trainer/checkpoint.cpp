@@ -10,6 +10,8 @@
 #include "data/hdf5.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
+#include "trainer/directory.hpp"
+#include "trainer/huggingface_config.hpp"
 
 namespace nibble {
 namespace {
@@ -34,16 +36,14 @@ std::optional<int64_t> parse_step(std::string_view name) {
 
 /// Half-written and half-removed checkpoints of processes that were killed.
 void remove_leftovers(const fs::path& root) {
-  std::vector<fs::path> leftovers;
-  std::error_code ignored;  // no such folder yet, or a leftover that stays: both harm nobody
-  for (const fs::directory_entry& entry : fs::directory_iterator(root, ignored)) {
-    const std::string name = entry.path().filename().string();
+  for (const fs::path& entry : list_directory(root, ErrorKind::resource)) {
+    const std::string name = entry.filename().string();
     const size_t dot = name.find('.', 1);
     if (dot == std::string::npos) continue;
     const std::string target = name.substr(1, dot - 1);
-    if (parse_step(target) && is_temporary_name(name, target)) leftovers.push_back(entry.path());
+    std::error_code ignored;  // a leftover that stays harms nobody
+    if (parse_step(target) && is_temporary_name(name, target)) fs::remove_all(entry, ignored);
   }
-  for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
 }
 
 /// Better refused before the write than after half of it.
@@ -91,17 +91,15 @@ const ManifestTensor& find(const fs::path& checkpoint, const Stored& stored, con
   return found->second;
 }
 
-/// Verifies all files of the checkpoint and opens the one that holds the state.
-hdf5::File open_verified(const fs::path& checkpoint, const Manifest& manifest) {
-  verify_files(checkpoint, manifest);
-  if (manifest.files.size() != 1)
+hdf5::File open_state(const VerifiedCheckpoint& checkpoint) {
+  if (checkpoint.manifest.ranks != 1)
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "the checkpoint was written by several ranks",
-                 .where = checkpoint.string(),
-                 .seen = fmt::format("{} ranks", manifest.files.size()),
+                 .where = checkpoint.path.string(),
+                 .seen = fmt::format("{} ranks", checkpoint.manifest.ranks),
                  .allowed = "1 rank",
                  .next = "resume and save it with the nibble that wrote it"});
-  return hdf5::File::open((checkpoint / manifest.files.front().name).string(), ErrorKind::checkpoint);
+  return hdf5::File::open((checkpoint.path / rank_file_name(0)).string(), ErrorKind::checkpoint);
 }
 
 void write_state(const fs::path& path, const StateList& state) {
@@ -142,13 +140,17 @@ fs::path save_checkpoint(const fs::path& run_directory, const CheckpointHeader& 
   remove_leftovers(root_of(run_directory));
   AtomicDirectory folder(path);
   check_space(folder.path(), state);
-  const fs::path file = folder.path() / rank_file_name(0);
-  write_state(file, state);
+  write_state(folder.path() / rank_file_name(0), state);
+  std::vector<std::string> files = {rank_file_name(0)};
+  if (!header.tokenizer_model.empty()) {
+    write_file_atomically(folder.path() / tokenizer_file_name, header.tokenizer_model);
+    files.emplace_back(tokenizer_file_name);
+  }
 
-  Manifest manifest{.header = header, .files = {}, .tensors = {}};
-  {
-    const MappedFile written(file, ErrorKind::resource);
-    manifest.files.push_back({rank_file_name(0), written.bytes().size(), checksum(written.bytes())});
+  Manifest manifest{.header = header, .ranks = 1, .files = {}, .tensors = {}};
+  for (const std::string& file : files) {
+    const MappedFile written(folder.path() / file, ErrorKind::resource);
+    manifest.files.push_back({file, written.bytes().size(), checksum(written.bytes())});
   }
   for (const StateList::Entry& entry : state.entries()) manifest.tensors.push_back(describe(entry));
   write_manifest(folder.path(), manifest);
@@ -156,61 +158,66 @@ fs::path save_checkpoint(const fs::path& run_directory, const CheckpointHeader& 
   return path;
 }
 
-CheckpointHeader read_checkpoint_header(const fs::path& checkpoint) { return read_manifest(checkpoint).header; }
+VerifiedCheckpoint open_checkpoint(const fs::path& path) {
+  VerifiedCheckpoint checkpoint{path, read_manifest(path)};
+  verify_files(path, checkpoint.manifest);
+  if (checkpoint.manifest.files.back().name == tokenizer_file_name)
+    checkpoint.manifest.header.tokenizer_model = read_file(path / tokenizer_file_name, ErrorKind::checkpoint);
+  return checkpoint;
+}
 
-void load_checkpoint(const fs::path& checkpoint, StateList& state) {
-  const Manifest manifest = read_manifest(checkpoint);
-  Stored stored = stored_tensors(manifest);
+void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state) {
+  Stored stored = stored_tensors(checkpoint.manifest);
   for (const StateList::Entry& entry : state.entries()) {
-    const ManifestTensor& tensor = find(checkpoint, stored, entry.name);
+    const ManifestTensor& tensor = find(checkpoint.path, stored, entry.name);
     if (tensor != describe(entry))
-      refuse(checkpoint, entry.name, "state of another element type or shape", to_string(tensor),
+      refuse(checkpoint.path, entry.name, "state of another element type or shape", to_string(tensor),
              to_string(describe(entry)));
     stored.erase(entry.name);
   }
   if (!stored.empty())
-    refuse(checkpoint, stored.begin()->first, "the checkpoint holds state that this run has no use for",
+    refuse(checkpoint.path, stored.begin()->first, "the checkpoint holds state that this run has no use for",
            fmt::format("{} entries too many", stored.size()));
-  hdf5::File file = open_verified(checkpoint, manifest);
+  hdf5::File file = open_state(checkpoint);
   for (const StateList::Entry& entry : state.entries()) file.read(entry.name, entry.tensor);
 }
 
-void load_checkpoint_weights(const fs::path& checkpoint, const ParameterLayout& layout, ParameterSet& into) {
-  const Manifest manifest = read_manifest(checkpoint);
-  const Stored stored = stored_tensors(manifest);
+ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout,
+                                     DType matrix) {
+  const Stored stored = stored_tensors(checkpoint.manifest);
   for (const ParameterInfo& info : layout.parameters()) {
     const ManifestTensor expected{weights_prefix + info.name, DType::f32, info.rows, info.cols};
-    const ManifestTensor& tensor = find(checkpoint, stored, expected.name);
+    const ManifestTensor& tensor = find(checkpoint.path, stored, expected.name);
     if (tensor != expected)
-      refuse(checkpoint, expected.name, "weights of another element type or shape", to_string(tensor),
+      refuse(checkpoint.path, expected.name, "weights of another element type or shape", to_string(tensor),
              to_string(expected));
   }
-  hdf5::File file = open_verified(checkpoint, manifest);
-  for (size_t i = 0; i < into.size(); ++i) {
+  hdf5::File file = open_state(checkpoint);
+  ParameterSet weights(layout, matrix, DType::f32, true, "weights");
+  for (size_t i = 0; i < weights.size(); ++i) {
     const std::string name = weights_prefix + layout.parameters()[i].name;
-    if (into[i].dtype == DType::f32) file.read(name, into[i]);
-    else read_rounded(file, name, into[i]);
+    if (weights[i].dtype == DType::f32) file.read(name, weights[i]);
+    else read_rounded(file, name, weights[i]);
   }
+  return weights;
 }
 
 std::vector<int64_t> list_checkpoints(const fs::path& run_directory) {
   std::vector<int64_t> steps;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(root_of(run_directory), error))
-    if (const std::optional<int64_t> step = parse_step(entry.path().filename().string())) steps.push_back(*step);
+  for (const fs::path& entry : list_directory(root_of(run_directory), ErrorKind::checkpoint))
+    if (const std::optional<int64_t> step = parse_step(entry.filename().string())) steps.push_back(*step);
   std::ranges::sort(steps);
   return steps;
 }
 
-std::optional<fs::path> newest_valid_checkpoint(const fs::path& run_directory,
-                                                std::vector<RefusedCheckpoint>& refused) {
+std::optional<VerifiedCheckpoint> newest_valid_checkpoint(const fs::path& run_directory,
+                                                          std::vector<RefusedCheckpoint>& refused) {
   std::vector<int64_t> steps = list_checkpoints(run_directory);
   std::ranges::reverse(steps);
   for (const int64_t step : steps) {
     const fs::path path = checkpoint_path(run_directory, step);
     try {
-      verify_files(path, read_manifest(path));
-      return path;
+      return open_checkpoint(path);
     } catch (const Error& error) {
       refused.push_back({path, error.detail().what});
     }
@@ -219,7 +226,6 @@ std::optional<fs::path> newest_valid_checkpoint(const fs::path& run_directory,
 }
 
 void prune_checkpoints(const fs::path& run_directory, int64_t keep, int64_t keep_every) {
-  if (keep == 0) return;
   std::vector<int64_t> whole;
   for (const int64_t step : list_checkpoints(run_directory)) {
     try {

@@ -28,20 +28,30 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& run_directory
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_directory, const CheckpointHeader& header,
                                       const StateList& state);
 
-/// Throws Error{checkpoint} as read_manifest does. Does not verify the files of state.
-CheckpointHeader read_checkpoint_header(const std::filesystem::path& checkpoint);
+/// A checkpoint that was found whole: its bytes are hashed once, whatever is read from it then.
+struct VerifiedCheckpoint {
+  std::filesystem::path path;
+  Manifest manifest;
 
-/// Fills every entry of `state`. All is verified before the first is touched.
-/// Throws Error{checkpoint}: no checkpoint, damaged, or entries that are missing, left over, of another element type or
-/// of another shape than in `state`.
-void load_checkpoint(const std::filesystem::path& checkpoint, StateList& state);
+  const CheckpointHeader& header() const { return manifest.header; }
+};
 
-/// Fills `into` (f32, or bf16 rounded to nearest even) from the master weights alone.
+/// Verifies the manifest and each file's size and checksum.
+/// Throws Error{checkpoint}: no checkpoint, a schema that is newer or too old, damaged.
+VerifiedCheckpoint open_checkpoint(const std::filesystem::path& path);
+
+/// Fills every entry of `state`; none is touched when the checkpoint does not fit.
+/// Throws Error{checkpoint}: entries that are missing, left over, of another element type or of another shape than in
+/// `state`; state of several ranks.
+void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state);
+
+/// Allocates the parameters (matrices in `matrix`, f32 or bf16 rounded to nearest even; gains in f32; rows padded) and
+/// fills them from the master weights alone. Nothing is allocated when the checkpoint does not fit.
 /// Throws Error{checkpoint} as load_checkpoint.
-void load_checkpoint_weights(const std::filesystem::path& checkpoint, const ParameterLayout& layout,
-                             ParameterSet& into);
+ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout, DType matrix);
 
 /// The steps of a run's checkpoints, ascending, valid or not; empty when there is none.
+/// Throws Error{checkpoint} when the folder cannot be read.
 std::vector<int64_t> list_checkpoints(const std::filesystem::path& run_directory);
 
 struct RefusedCheckpoint {
@@ -50,10 +60,10 @@ struct RefusedCheckpoint {
 };
 
 /// The newest checkpoint whose manifest, sizes and checksums are right; newer ones that are not go to `refused`.
-std::optional<std::filesystem::path> newest_valid_checkpoint(const std::filesystem::path& run_directory,
-                                                             std::vector<RefusedCheckpoint>& refused);
+std::optional<VerifiedCheckpoint> newest_valid_checkpoint(const std::filesystem::path& run_directory,
+                                                          std::vector<RefusedCheckpoint>& refused);
 
-/// Removes old checkpoints after a new one is in place. The newest `keep` stay (0: all), and those whose step is a
+/// Removes old checkpoints after a new one is in place. The newest `keep` (1 or more) stay, and those whose step is a
 /// multiple of `keep_every` (0: none). Damaged ones are neither counted nor removed.
 void prune_checkpoints(const std::filesystem::path& run_directory, int64_t keep, int64_t keep_every);
 

@@ -35,7 +35,8 @@ void run_export(const Arguments& arguments) {
              model.source.path.string(), model.config.parameters(), name(dtype),
              static_cast<double>(result.bytes) / 1e6, result.files, result.files == 1 ? "" : "s");
   if (options.tokenizer_model.empty())
-    fmt::print("  tokenizer none stored{}\n", model.tokenizer ? "; ids 0 to 255 are the bytes of the text" : "");
+    fmt::print("  tokenizer none stored; {}\n",
+               model.tokenizer ? "ids 0 to 255 are the bytes of the text" : model.tokenizer_problem);
   else fmt::print("  tokenizer {}\n", tokenizer_file_name);
   fmt::print(
       "load it: python3 -c 'from transformers import AutoModelForCausalLM as M; print(M.from_pretrained(\"{}\"))'\n",

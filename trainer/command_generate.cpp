@@ -2,58 +2,67 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
 
 #include "quant/recipe.hpp"
 #include "tensor/error.hpp"
-#include "trainer/generation.hpp"
-#include "trainer/run_directory.hpp"
+#include "trainer/run_parts.hpp"
 
 namespace nibble {
 namespace {
 
 struct Arguments {
-  std::string model, prompt, recipe = "bf16";
+  std::string model, prompt, recipe;
   SamplingOptions sampling;
   int threads = 0;
 };
 
 void run_generate(const Arguments& arguments) {
-  const Recipe& recipe = find_recipe(arguments.recipe);
-  const LoadedModel loaded = load_model(arguments.model, recipe.operands);
-  for (const RefusedCheckpoint& refused : loaded.source.refused)
-    fmt::print(stderr, "warning: {} is passed over: {}\n", refused.path.string(), refused.reason);
+  const ModelSource source = find_model(arguments.model);
+  warn_of_refused(source);
+  const Recipe& recipe = recipe_for(source, arguments.recipe);
+  print_generated(load_model(source.path, recipe.operands), recipe, arguments.threads, arguments.prompt,
+                  arguments.sampling);
+}
+
+}  // namespace
+
+void print_generated(const LoadedModel& loaded, const Recipe& recipe, int threads, const std::string& prompt,
+                     const SamplingOptions& sampling) {
   if (!loaded.tokenizer)
     throw Error({.kind = ErrorKind::data,
                  .what = "the model comes with no tokenizer that Nibble reads",
-                 .where = arguments.model,
-                 .allowed = std::string("a ") + tokenizer_file_name + " of SentencePiece in the folder",
+                 .where = loaded.source.path.string(),
+                 .seen = loaded.tokenizer_problem,
+                 .allowed = fmt::format("a SentencePiece {} in the folder", tokenizer_file_name),
                  .next = "put the model's tokenizer there"});
-  Stream stream(arguments.threads);
-  Decoder decoder(stream, loaded.config, recipe, loaded.weights, loaded.config.context);
-  const size_t prompt_tokens = loaded.tokenizer->encode(arguments.prompt).size() + 1;
-  if (static_cast<int64_t>(prompt_tokens) >= decoder.capacity())
+  const auto prompt_tokens = static_cast<int64_t>(loaded.tokenizer->encode(prompt).size()) + 1;  // and BOS
+  if (prompt_tokens >= loaded.config.context)
     throw Error({.kind = ErrorKind::configuration,
-                 .what = "the prompt is longer than the model's context",
-                 .where = "--prompt",
+                 .what = "the prompt leaves no room in the model's context",
+                 .where = "prompt",
                  .seen = fmt::format("{} tokens", prompt_tokens),
-                 .allowed = fmt::format("fewer than {}", decoder.capacity())});
-  fmt::print("{}", arguments.prompt);
-  generate(decoder, *loaded.tokenizer, arguments.prompt, loaded.tokens.ends, arguments.sampling, [](std::string_view text) {
+                 .allowed = fmt::format("fewer than {}", loaded.config.context),
+                 .next = "shorten the prompt"});
+  Stream stream(threads);
+  const int64_t capacity = std::min(loaded.config.context, prompt_tokens + sampling.tokens);
+  Decoder decoder(stream, loaded.config, recipe, loaded.weights, capacity);
+  fmt::print("{}", prompt);
+  generate(decoder, *loaded.tokenizer, prompt, loaded.tokens.ends, sampling, [](std::string_view text) {
     fmt::print("{}", text);
     std::fflush(stdout);
   });
   fmt::print("\n");
 }
 
-}  // namespace
-
 void add_generate_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Let a model write on after a prompt");
   const auto arguments = std::make_shared<Arguments>();
-  command->add_option("--model", arguments->model, "a run's directory, one of its checkpoints, or a Hugging Face folder")
+  command
+      ->add_option("--model", arguments->model, "a run's directory, one of its checkpoints, or a Hugging Face folder")
       ->required()
       ->type_name("DIR|CHECKPOINT");
   command->add_option("--prompt", arguments->prompt, "text to go on from")->required();
@@ -63,12 +72,16 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--temperature", arguments->sampling.temperature, "0: always the most likely token")
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
-  command->add_option("--top-p", arguments->sampling.top_p, "draw from the most likely tokens that add up to this share")
+  command
+      ->add_option("--top-p", arguments->sampling.top_p, "draw from the most likely tokens that add up to this share")
       ->check(CLI::Range(1e-9, 1.0))
       ->capture_default_str();
   command->add_option("--seed", arguments->sampling.seed, "of the draws")->capture_default_str();
-  command->add_option("--recipe", arguments->recipe, "precision of the GEMMs: fp32, bf16")->capture_default_str();
-  command->add_option("--threads", arguments->threads, "0: all cores")->check(CLI::Range(0, 4096))->capture_default_str();
+  command->add_option("--recipe", arguments->recipe,
+                      "precision of the GEMMs: fp32, bf16; default: as in its run, bf16");
+  command->add_option("--threads", arguments->threads, "0: all cores")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
   command->callback([arguments] { run_generate(*arguments); });
 }
 

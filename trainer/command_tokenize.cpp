@@ -1,11 +1,7 @@
 #include "trainer/command_tokenize.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -38,39 +34,15 @@ struct Arguments {
                .next = "see nibble tokenize --help"});
 }
 
-/// A line on stderr while long work goes on: rewritten on a terminal, every ten seconds in a log; none in the first
-/// two.
-class WorkProgress {
- public:
-  explicit WorkProgress(std::string verb) : verb_(std::move(verb)), start_(Clock::now()), next_(start_ + seconds(2)) {}
-  ~WorkProgress() {
-    if (open_) fmt::print(stderr, "\n");
-  }
-  WorkProgress(const WorkProgress&) = delete;
-  WorkProgress& operator=(const WorkProgress&) = delete;
-
-  void update(int64_t read, int64_t total) {
-    const auto now = Clock::now();
-    if (now < next_ || read <= 0) return;
-    next_ = now + (terminal_ ? milliseconds(200) : seconds(10));
-    const double elapsed = std::chrono::duration<double>(now - start_).count();
-    const double share = static_cast<double>(read) / static_cast<double>(std::max(total, read));
-    fmt::print(stderr, "{}{}: {:.0f}% of {:.1f} MB, {:.1f} MB/s, {} left{}", terminal_ ? "\r\x1b[K" : "", verb_,
-               100 * share, static_cast<double>(total) * 1e-6, static_cast<double>(read) * 1e-6 / elapsed,
-               format_duration(elapsed * (1 / share - 1)), terminal_ ? "" : "\n");
-    open_ = terminal_;
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  using seconds = std::chrono::seconds;
-  using milliseconds = std::chrono::milliseconds;
-
-  std::string verb_;
-  Clock::time_point start_, next_;
-  bool terminal_ = isatty(STDERR_FILENO) == 1;
-  bool open_ = false;
-};
+/// Whether two outputs would be one file; a folder that cannot be read is refused when it is written to.
+bool same_file(const std::string& a, const std::string& b) {
+  const auto canonical = [](const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path result = std::filesystem::weakly_canonical(path, error);
+    return error ? std::filesystem::path(path).lexically_normal() : result;
+  };
+  return canonical(a) == canonical(b);
+}
 
 void resolve(Arguments& arguments) {
   TokenizeOptions& options = arguments.options;
@@ -90,8 +62,7 @@ void resolve(Arguments& arguments) {
            options.validation > 0 ? "--validation without --validation-output"
                                   : "--validation-output without --validation",
            "both or neither");
-  if (options.validation > 0 &&
-      std::filesystem::weakly_canonical(options.validation_output) == std::filesystem::weakly_canonical(options.output))
+  if (options.validation > 0 && same_file(options.validation_output, options.output))
     refuse("both outputs are the same file", "--validation-output", options.validation_output, "another file");
   const bool trains = arguments.sentencepiece_vocabulary != 0;
   if (trains && !arguments.tokenizer.empty())
@@ -110,7 +81,7 @@ std::unique_ptr<Tokenizer> obtain_tokenizer(const Arguments& arguments) {
   TokenizeOptions options = arguments.options;
   std::string model;
   {
-    WorkProgress progress("reading for the tokenizer");
+    WorkProgress progress("reading for the tokenizer", "MB", 1e6);
     options.progress = [&progress](int64_t read, int64_t total) { progress.update(read, total); };
     model = train_sentencepiece(options, arguments.sentencepiece_vocabulary);
   }
@@ -180,10 +151,13 @@ void print_text(const TokenizeSummary& summary) {
 
 void run(Arguments& arguments) {
   resolve(arguments);
+  for (const std::string& output :
+       {arguments.options.output, arguments.options.validation_output, arguments.tokenizer_output})
+    if (!output.empty()) create_folder_of(output);
   const std::unique_ptr<Tokenizer> tokenizer = obtain_tokenizer(arguments);
   TokenizeSummary summary;
   {
-    WorkProgress progress("tokenizing");
+    WorkProgress progress("tokenizing", "MB", 1e6);
     arguments.options.progress = [&progress](int64_t read, int64_t total) { progress.update(read, total); };
     summary = tokenize(arguments.options, *tokenizer);
   }

@@ -1,5 +1,6 @@
 #include "trainer/command_train.hpp"
 
+#include <errno.h>
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -8,8 +9,7 @@
 #include <vector>
 
 #include "tensor/error.hpp"
-#include "trainer/generation.hpp"
-#include "trainer/run_directory.hpp"
+#include "trainer/command_generate.hpp"
 #include "trainer/settings_output.hpp"
 #include "trainer/training_run.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -23,10 +23,20 @@ struct Arguments {
   bool resume = false, retune = false, print_config = false;
 };
 
+/// As a shell reads it back.
+std::string quoted(const std::string& word) {
+  if (word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=:,%+@") ==
+      std::string::npos)
+    return word;
+  std::string result = "'";
+  for (const char character : word) result += character == '\'' ? std::string("'\\''") : std::string(1, character);
+  return result + "'";
+}
+
 /// The command that goes on with an interrupted run.
 std::string resume_command(const Arguments& arguments) {
-  std::string command = "nibble train " + arguments.file;
-  for (const std::string& assignment : arguments.overrides) command += fmt::format(" --set '{}'", assignment);
+  std::string command = quoted(program_invocation_name) + " train " + quoted(arguments.file);
+  for (const std::string& assignment : arguments.overrides) command += " --set " + quoted(assignment);
   return command + " --resume";
 }
 
@@ -34,16 +44,14 @@ std::string resume_command(const Arguments& arguments) {
 void print_sample(const Settings& settings) {
   const Recipe& recipe = find_recipe(settings.precision.recipe);
   const LoadedModel model = load_model(settings.run.directory, recipe.operands);
-  if (!model.tokenizer) return;  // token files of llm.c carry none
-  Stream stream(static_cast<int>(settings.run.threads));
-  Decoder decoder(stream, model.config, recipe, model.weights, model.config.context);
-  const SamplingOptions options{.tokens = settings.run.sample_tokens,
-                                .temperature = settings.run.temperature,
-                                .seed = static_cast<uint64_t>(settings.run.seed)};
-  fmt::print("{}", settings.run.sample);
-  generate(decoder, *model.tokenizer, settings.run.sample, model.tokens.ends, options,
-           [](std::string_view text) { fmt::print("{}", text); });
-  fmt::print("\n");
+  if (!model.tokenizer) {
+    fmt::print(stderr, "no sample: the token files carry no tokenizer\n");
+    return;
+  }
+  print_generated(model, recipe, static_cast<int>(settings.run.threads), settings.run.sample,
+                  {.tokens = settings.run.sample_tokens,
+                   .temperature = settings.run.temperature,
+                   .seed = static_cast<uint64_t>(settings.run.seed)});
 }
 
 void run_train(const Arguments& arguments) {
@@ -78,7 +86,8 @@ void add_train_command(CLI::App& app) {
   command->add_flag("--resume", arguments->resume, "go on from the run's newest checkpoint that is whole");
   command->add_flag("--retune", arguments->retune,
                     "resume although threads, instruction set or libraries differ from the checkpoint's");
-  command->add_flag("--print-config", arguments->print_config, "print the resolved configuration and stop");
+  command->add_flag("--print-config", arguments->print_config,
+                    "print the complete configuration, with defaults, and stop");
   command->footer(settings_help);
   command->callback([arguments] { run_train(*arguments); });
 }

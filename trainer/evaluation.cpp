@@ -1,5 +1,6 @@
 #include "trainer/evaluation.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -14,19 +15,36 @@ std::optional<double> Evaluation::bits_per_byte() const {
   return loss_sum / (*bytes * std::numbers::ln2);
 }
 
+namespace {
+
+/// UTF-8 bytes behind the first `tokens` tokens of the file.
+double bytes_of_prefix(const TokenData& data, int64_t tokens) {
+  const std::span<const int64_t> offsets = data.document_offsets();
+  double bytes = 0;
+  for (size_t d = 0; d + 1 < offsets.size() && offsets[d] < tokens; ++d) {
+    const int64_t scored = std::min(tokens, offsets[d + 1]) - offsets[d];
+    bytes += static_cast<double>(data.document_bytes()[d]) * static_cast<double>(scored) /
+             static_cast<double>(offsets[d + 1] - offsets[d]);
+  }
+  return bytes;
+}
+
+}  // namespace
+
 Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens,
                     const std::function<void(int64_t, int64_t)>& progress) {
-  const int64_t windows = loader.evaluation_windows(), sequences = model.tokens() / loader.sequence();
+  const int64_t sequence = loader.sequence(), sequences = model.tokens() / sequence;
+  const int64_t all = loader.evaluation_windows();
+  const int64_t windows = max_tokens == 0 ? all : std::min(all, (max_tokens + sequence - 1) / sequence);
   Evaluation result;
-  int64_t done = 0;
-  while (done < windows && (max_tokens == 0 || result.tokens < max_tokens)) {
-    Batch batch = loader.evaluation_batch(done, sequences);
+  for (int64_t done = 0; done < windows;) {
+    Batch batch = loader.evaluation_batch(done, std::min(sequences, windows - done));
     done += batch.sequences;
     // The model's shape is fixed: missing windows at the end are filled with tokens that do not count.
     const auto size = static_cast<size_t>(model.tokens());
     batch.inputs.resize(size, 0);
     batch.targets.resize(size, -1);
-    if (!batch.document_starts.empty()) batch.document_starts.resize(size, 0);
+    batch.document_starts.resize(size, 0);
     result.loss_sum += model.loss(weights, {batch.inputs, batch.targets, batch.document_starts});
     result.tokens += batch.loss_tokens;
     if (progress) progress(done, windows);
@@ -36,8 +54,9 @@ Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loa
                  .what = "nothing to evaluate: no token counts",
                  .where = loader.data().path(),
                  .next = "use a file with at least two tokens, and a loss mask that keeps some"});
-  if (loader.data().text_bytes())
-    result.bytes = static_cast<double>(*loader.data().text_bytes()) * static_cast<double>(done) / static_cast<double>(windows);
+  if (windows == all && loader.data().text_bytes()) result.bytes = static_cast<double>(*loader.data().text_bytes());
+  else if (loader.packing() == Packing::stream && !loader.data().document_bytes().empty())
+    result.bytes = bytes_of_prefix(loader.data(), windows * sequence + 1);
   return result;
 }
 

@@ -10,9 +10,10 @@ namespace nibble {
 
 struct Evaluation {
   double loss_sum = 0;  ///< nats
-  int64_t tokens = 0;   ///< predicted
-  /// UTF-8 bytes of the text behind these tokens (in proportion, if only a part of the file was scored); bits per byte
-  /// is loss_sum / (bytes ln 2). Empty where the file does not tell.
+  int64_t tokens = 0;   ///< predicted; BOS of a document is, after the document before it
+  /// UTF-8 bytes of the text behind these tokens: those of whole documents, and of one that was scored in part the same
+  /// part. Bits per byte is loss_sum / (bytes ln 2). Empty where the file does not tell, or when only a part of packed
+  /// documents was scored.
   std::optional<double> bytes;
 
   double loss() const { return loss_sum / static_cast<double>(tokens); }
@@ -20,7 +21,7 @@ struct Evaluation {
   std::optional<double> bits_per_byte() const;
 };
 
-/// Runs over `loader`'s evaluation windows in order, until `max_tokens` were predicted (0: all).
+/// Runs over `loader`'s evaluation windows in order: as many as hold `max_tokens` tokens (0: all).
 /// The loader's sequence is the model's. `progress` (if given) is told the windows done and their number.
 Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens,
                     const std::function<void(int64_t done, int64_t of)>& progress = {});

@@ -1,10 +1,13 @@
 #include "trainer/generation.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
+#include "tensor/error.hpp"
 #include "tensor/random.hpp"
 
 namespace nibble {
@@ -50,13 +53,21 @@ class Utf8Printer {
 }  // namespace
 
 int32_t sample(std::span<const float> logits, const SamplingOptions& options, int64_t position) {
+  if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); }))
+    throw Error({.kind = ErrorKind::numerics,
+                 .what = "the model's logits are not finite",
+                 .where = fmt::format("token {}", position),
+                 .next = "the weights are damaged or the run diverged: choose an earlier checkpoint"});
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options.temperature <= 0) return static_cast<int32_t>(best - logits.begin());
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+  });
   std::vector<double> weights;
-  for (const int32_t id : order) weights.push_back(std::exp((logits[static_cast<size_t>(id)] - *best) / options.temperature));
+  for (const int32_t id : order)
+    weights.push_back(std::exp((logits[static_cast<size_t>(id)] - *best) / options.temperature));
   const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
   size_t kept = 0;
   double mass = 0;
@@ -70,8 +81,9 @@ int32_t sample(std::span<const float> logits, const SamplingOptions& options, in
   return order[kept - 1];
 }
 
-int64_t generate(Decoder& decoder, const Tokenizer& tokenizer, std::string_view prompt, std::span<const int64_t> end_ids,
-                 const SamplingOptions& options, const std::function<void(std::string_view)>& print) {
+int64_t generate(Decoder& decoder, const Tokenizer& tokenizer, std::string_view prompt,
+                 std::span<const int64_t> end_ids, const SamplingOptions& options,
+                 const std::function<void(std::string_view)>& print) {
   std::vector<int32_t> ids;
   if (tokenizer.bos() >= 0) ids.push_back(tokenizer.bos());
   tokenizer.encode(prompt, ids);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tensor/files.hpp"
+#include "trainer/directory.hpp"
 #include "trainer/json_fields.hpp"
 #include "trainer/safetensors.hpp"
 
@@ -28,17 +29,17 @@ constexpr const char* index_name = "model.safetensors.index.json";
 class WeightFiles {
  public:
   explicit WeightFiles(const fs::path& directory) : directory_(directory) {
-    if (fs::exists(directory / single_name)) open_single();
-    else if (fs::exists(directory / index_name)) open_shards();
+    const auto holds = [&](const char* name) { return exists(directory / name, ErrorKind::checkpoint); };
+    if (holds(single_name)) open_single();
+    else if (holds(index_name)) open_shards();
     else
-      throw Error(
-          {.kind = ErrorKind::checkpoint,
-           .what = "the folder holds no weights",
-           .where = directory.string(),
-           .allowed = fmt::format("{} or {}", single_name, index_name),
-           .next = fs::exists(directory / "pytorch_model.bin") || fs::exists(directory / "pytorch_model.bin.index.json")
-                       ? "only safetensors are read: fetch them, or convert pytorch_model.bin"
-                       : "check the path, or fetch the model again"});
+      throw Error({.kind = ErrorKind::checkpoint,
+                   .what = "the folder holds no weights",
+                   .where = directory.string(),
+                   .allowed = fmt::format("{} or {}", single_name, index_name),
+                   .next = holds("pytorch_model.bin") || holds("pytorch_model.bin.index.json")
+                               ? "only safetensors are read: fetch them, or convert pytorch_model.bin"
+                               : "check the path, or fetch the model again"});
   }
 
   const fs::path& directory() const { return directory_; }
@@ -181,28 +182,29 @@ std::vector<std::vector<SafetensorsItem>> split(std::vector<SafetensorsItem> ite
 
 /// A folder may be replaced only when it is an earlier export and nothing else.
 void check_target(const fs::path& directory, bool overwrite) {
+  if (!exists(directory, ErrorKind::resource)) return;
   std::error_code error;
-  if (!fs::exists(directory, error)) return;
   if (!fs::is_directory(directory, error))
     throw Error({.kind = ErrorKind::configuration,
                  .what = "the output exists and is not a folder",
                  .where = directory.string(),
                  .next = "choose another --output"});
-  if (fs::is_empty(directory, error)) return;
+  const std::vector<fs::path> entries = list_directory(directory, ErrorKind::resource);
+  if (entries.empty()) return;
   if (!overwrite)
     throw Error({.kind = ErrorKind::configuration,
                  .what = "the output folder exists and is not empty",
                  .where = directory.string(),
                  .next = "choose another --output, or replace it with --overwrite"});
-  static const std::set<std::string> written = {"config.json", "generation_config.json", "tokenizer.model",
+  static const std::set<std::string> written = {"config.json", "generation_config.json", tokenizer_file_name,
                                                 "tokenizer_config.json", index_name};
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    const std::string name = entry.path().filename().string();
+  for (const fs::path& entry : entries) {
+    const std::string name = entry.filename().string();
     const bool weights = name.starts_with("model") && name.ends_with(".safetensors");
-    if (!entry.is_regular_file() || !(weights || written.contains(name)))
+    if (!fs::is_regular_file(entry, error) || !(weights || written.contains(name)))
       throw Error({.kind = ErrorKind::configuration,
                    .what = "the output folder holds something that no export writes; it is not replaced",
-                   .where = entry.path().string(),
+                   .where = entry.string(),
                    .next = "choose another --output, or move this away"});
   }
 }
@@ -213,13 +215,14 @@ void write_json(const fs::path& path, const nlohmann::ordered_json& object) {
 
 }  // namespace
 
-void import_huggingface(const fs::path& directory, const ParameterLayout& layout, ParameterSet& into) {
+ParameterSet import_huggingface(const fs::path& directory, const ParameterLayout& layout, DType matrix) {
   const WeightFiles files(directory);
   check_names_and_shapes(files, layout);
   if (!has_head(layout) && files.contains(head_name)) check_tied_head(files);
+  ParameterSet weights(layout, matrix, DType::f32, true, "weights");
   const std::vector<ParameterInfo>& parameters = layout.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
-    const Tensor& tensor = into[i];
+    const Tensor& tensor = weights[i];
     files.file_of(parameters[i].name).read(parameters[i].name, tensor);
     if (!(tensor.dtype == DType::bf16 ? all_finite<bf16>(tensor) : all_finite<float>(tensor)))
       throw Error(
@@ -228,6 +231,7 @@ void import_huggingface(const fs::path& directory, const ParameterLayout& layout
            .where = fmt::format("{}: tensor {}", files.file_of(parameters[i].name).path().string(), parameters[i].name),
            .next = "the model has diverged or the file is damaged: choose another"});
   }
+  return weights;
 }
 
 ExportResult export_huggingface(const fs::path& directory, const ModelConfig& config, const ParameterLayout& layout,
@@ -258,7 +262,7 @@ ExportResult export_huggingface(const fs::path& directory, const ModelConfig& co
   write_json(folder.path() / "generation_config.json",
              {{"bos_token_id", described["bos_token_id"]}, {"eos_token_id", described["eos_token_id"]}});
   if (!options.tokenizer_model.empty()) {
-    write_file_atomically(folder.path() / "tokenizer.model", options.tokenizer_model);
+    write_file_atomically(folder.path() / tokenizer_file_name, options.tokenizer_model);
     // Without the class, transformers 5 reads the model as one that puts no space before the text.
     write_json(folder.path() / "tokenizer_config.json",
                {{"tokenizer_class", "LlamaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false}});

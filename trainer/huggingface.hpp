@@ -13,11 +13,12 @@
 
 namespace nibble {
 
-/// Fills `into` (f32 or bf16) from DIRECTORY/model.safetensors or from the shards of model.safetensors.index.json.
-/// A tied head may be absent, or present and equal to the embedding.
+/// Allocates the parameters (matrices in `matrix`, f32 or bf16; gains in f32; rows padded) and fills them from
+/// DIRECTORY/model.safetensors or from the shards of model.safetensors.index.json. Nothing is allocated before names
+/// and shapes were compared. A tied head may be absent, or present and equal to the embedding.
 /// Throws Error{checkpoint} that lists the tensors that are missing, unexpected or of another shape, and for weights
 /// that are not finite.
-void import_huggingface(const std::filesystem::path& directory, const ParameterLayout& layout, ParameterSet& into);
+ParameterSet import_huggingface(const std::filesystem::path& directory, const ParameterLayout& layout, DType matrix);
 
 struct ExportOptions {
   DType dtype = DType::bf16;            ///< of matrices and gains: f32 or bf16

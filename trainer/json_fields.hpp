@@ -1,24 +1,16 @@
-// JSON from files that may be damaged or hostile: parsing and typed access to fields, with typed errors.
+// Typed access to the fields of JSON from files that may be damaged or hostile, with typed errors.
 //
-// Not for: writing JSON (nlohmann-json does that itself) and not for YAML (the settings table).
+// Not for: parsing (data/json.hpp), writing JSON (nlohmann-json does that itself) and not for YAML (the settings
+// table).
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 #include <utility>
 
-#include "tensor/error.hpp"
+#include "data/json.hpp"
 
 namespace nibble {
-
-/// Parses a whole text. Throws Error{kind} with the position for anything but JSON in UTF-8, for a key that stands
-/// twice in one object, and for more than 64 levels.
-nlohmann::json parse_json(std::string_view text, const std::string& where, ErrorKind kind);
-
-/// A value as it reads in an error message: one line, at most 80 characters.
-std::string excerpt(const nlohmann::json& value);
 
 /// An object whose fields are read one by one; every refusal names the file and the key.
 /// Keeps a reference to the object.

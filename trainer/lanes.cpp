@@ -6,10 +6,11 @@ namespace nibble {
 namespace {
 
 /// Sums the micro-batches of lanes [first, last) into `slot`; false if they have none.
-bool plan_subtree(int64_t micro_batches, int64_t lanes, int64_t first, int64_t last, int slot, std::vector<MicroBatchSum>& plan) {
+bool plan_subtree(int64_t micro_batches, int64_t lanes, int64_t first, int64_t last, int slot,
+                  std::vector<MicroBatchSum>& plan) {
   if (last - first == 1) {
     const int64_t begin = micro_batches * first / lanes, end = micro_batches * last / lanes;
-    for (int64_t m = begin; m < end; ++m) plan.push_back({slot, m > begin, {}});
+    for (int64_t m = begin; m < end; ++m) plan.push_back({m, slot, m > begin, {}});
     return begin < end;
   }
   const int64_t middle = first + (last - first) / 2;

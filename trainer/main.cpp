@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <vector>
@@ -103,6 +104,12 @@ int main(int argc, char** argv) {
     return nibble::report(Error({.kind = ErrorKind::resource,
                                  .what = "out of memory",
                                  .next = "lower batch.micro, set model.recompute=block, or choose a smaller model"}));
+  } catch (const std::filesystem::filesystem_error& error) {
+    return nibble::report(Error({.kind = ErrorKind::resource,
+                                 .what = "a file or folder cannot be used",
+                                 .where = error.path1().string(),
+                                 .seen = error.code().message(),
+                                 .next = "check the path and the permissions of the folders in it"}));
   } catch (const std::exception& error) {
     return nibble::report(
         Error({.kind = ErrorKind::internal,

@@ -27,11 +27,10 @@ std::string dump(const json& object, int indent) {
 /// Over the text without spaces; nlohmann-json sorts the keys, so it is a function of the contents.
 std::string checksum_of(const json& object) { return hex(checksum(bytes_of(dump(object, -1)))); }
 
-uint64_t parse_hex(const JsonFields& fields, const std::string& key) {
-  const std::string& text = fields.text(key);
-  if (text.size() != 16 || text.find_first_not_of("0123456789abcdef") != std::string::npos)
-    fields.refuse(key, "not a checksum", "16 hexadecimal digits");
-  return std::stoull(text, nullptr, 16);
+uint64_t parse_checksum(const JsonFields& fields, const std::string& key) {
+  const std::optional<uint64_t> value = parse_hex(fields.text(key));
+  if (!value) fields.refuse(key, "not a checksum", "16 hexadecimal digits");
+  return *value;
 }
 
 DType parse_dtype(const JsonFields& fields, const std::string& key) {
@@ -48,7 +47,7 @@ json to_json(const TokenizerInfo& info) {
 TokenizerInfo parse_tokenizer(const JsonFields& fields) {
   const auto id = [&](const char* key) { return static_cast<int32_t>(fields.integer(key, -1, INT32_MAX)); };
   return {.identity = fields.text("identity"),
-          .hash = parse_hex(fields, "hash"),
+          .hash = parse_checksum(fields, "hash"),
           .vocabulary = static_cast<int32_t>(fields.integer("vocabulary", 0, INT32_MAX)),
           .bos = id("bos"),
           .eos = id("eos"),
@@ -76,17 +75,23 @@ Manifest parse(const json& object, const std::string& where) {
   header.model = parse_huggingface_config(fields.object("model"), where + ": model");
   header.tokenizer =
       parse_tokenizer(JsonFields(fields.object("tokenizer"), where + ": tokenizer", ErrorKind::checkpoint));
+  header.data = fields.object("data");
   header.tuning = fields.at("tuning");
+  header.retuned = fields.flag("retuned");
   header.config_text = fields.text("config");
+  manifest.ranks = fields.integer("ranks", 1, 1 << 20);
+  const auto ranks = static_cast<size_t>(manifest.ranks);
   for (const json& item : fields.array("files")) {
     const JsonFields file(item, where + ": files", ErrorKind::checkpoint);
     // Names other than these could lead out of the folder.
-    if (file.text("name") != rank_file_name(static_cast<int>(manifest.files.size())))
-      file.refuse("name", "a file's name cannot be", rank_file_name(static_cast<int>(manifest.files.size())));
-    manifest.files.push_back({file.text("name"), file.unsigned_integer("bytes"), parse_hex(file, "xxh3")});
+    const size_t index = manifest.files.size();
+    const std::string expected = index < ranks ? rank_file_name(static_cast<int>(index)) : tokenizer_file_name;
+    if (file.text("name") != expected) file.refuse("name", "a file's name cannot be", expected);
+    manifest.files.push_back({expected, file.unsigned_integer("bytes"), parse_checksum(file, "xxh3")});
   }
-  if (manifest.files.size() != static_cast<size_t>(fields.integer("ranks", 1, 1 << 20)))
-    fields.refuse("files", "the number of files is not that of the ranks", "one file each rank");
+  if (manifest.files.size() < ranks || manifest.files.size() > ranks + 1)
+    fields.refuse("files", "the number of files is not that of the ranks",
+                  fmt::format("one file each rank, and {}", tokenizer_file_name));
   for (const json& item : fields.array("state")) {
     const JsonFields tensor(item, where + ": state", ErrorKind::checkpoint);
     manifest.tensors.push_back({tensor.text("name"), parse_dtype(tensor, "dtype"), tensor.integer("rows", 0, any),
@@ -106,9 +111,11 @@ void write_manifest(const fs::path& checkpoint, const Manifest& manifest) {
                  {"seed", header.seed},
                  {"model", huggingface_config(header.model, DType::f32)},
                  {"tokenizer", to_json(header.tokenizer)},
+                 {"data", header.data},
                  {"tuning", header.tuning},
+                 {"retuned", header.retuned},
                  {"config", header.config_text},
-                 {"ranks", manifest.files.size()},
+                 {"ranks", manifest.ranks},
                  {"files", json::array()},
                  {"state", json::array()}};
   for (const ManifestFile& file : manifest.files)

@@ -26,12 +26,15 @@ struct CheckpointHeader {
   uint64_t seed = 0;
   ModelConfig model;
   TokenizerInfo tokenizer;
+  std::string tokenizer_model{};                     ///< bytes of a SentencePiece model, a file of its own; or empty
+  nlohmann::json data = nlohmann::json::object();    ///< what identifies the token files that the run learns from
   nlohmann::json tuning = nlohmann::json::object();  ///< instruction set, threads, library versions ...
-  std::string config_text;                           ///< the resolved configuration, YAML
+  bool retuned = false;                              ///< the run once went on with another tuning (--retune)
+  std::string config_text;                           ///< the complete configuration with defaults, YAML
 };
 
 struct ManifestFile {
-  std::string name;  ///< "rank_0000.h5"
+  std::string name;  ///< "rank_0000.h5", "tokenizer.model"
   uint64_t bytes = 0;
   uint64_t checksum = 0;  ///< XXH3
 };
@@ -47,7 +50,8 @@ struct ManifestTensor {
 
 struct Manifest {
   CheckpointHeader header;
-  std::vector<ManifestFile> files;  ///< one each rank
+  int64_t ranks = 1;
+  std::vector<ManifestFile> files;  ///< one each rank, then the tokenizer's model if there is one
   std::vector<ManifestTensor> tensors;
 };
 
@@ -57,6 +61,7 @@ std::string rank_file_name(int rank);
 /// Whole or not at all. Throws Error{resource}.
 void write_manifest(const std::filesystem::path& checkpoint, const Manifest& manifest);
 
+/// All but header.tokenizer_model, which lies beside the manifest.
 /// Throws Error{checkpoint} when there is no manifest, it is damaged, or its schema is newer or too old.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
 

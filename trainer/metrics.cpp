@@ -8,6 +8,7 @@
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
+#include "trainer/directory.hpp"
 
 namespace nibble {
 namespace {
@@ -66,7 +67,7 @@ Json to_json(const MetricValue& value) {
 /// The complete rows of a metrics file before `next_step`; the last line may be torn.
 std::vector<Json> kept_rows(const std::filesystem::path& file, int64_t next_step) {
   std::vector<Json> rows;
-  if (!std::filesystem::exists(file)) return rows;
+  if (!exists(file, ErrorKind::checkpoint)) return rows;
   const std::string text = read_file(file, ErrorKind::checkpoint);
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
@@ -96,7 +97,7 @@ MetricsWriter::MetricsWriter(const std::filesystem::path& directory, std::vector
 
 MetricsWriter MetricsWriter::create(const std::filesystem::path& directory, std::vector<std::string> columns) {
   const std::filesystem::path file = json_lines_path(directory);
-  if (std::filesystem::exists(file))
+  if (exists(file, ErrorKind::resource))
     throw Error({.kind = ErrorKind::configuration,
                  .what = "the run's directory already holds a run",
                  .where = "run.directory",
@@ -135,6 +136,11 @@ void MetricsWriter::write(const MetricRow& row) {
   }
   json_lines_.append(json_line(json));
   csv_.append(csv_line(columns_, json));
+}
+
+void MetricsWriter::sync() {
+  json_lines_.sync();
+  csv_.sync();
 }
 
 }  // namespace nibble

@@ -40,6 +40,9 @@ class MetricsWriter {
   /// column; Error{resource} when the disk is full.
   void write(const MetricRow& row);
 
+  /// The rows so far survive a power cut after this; a checkpoint counts on the rows before it. Throws Error{resource}.
+  void sync();
+
  private:
   MetricsWriter(const std::filesystem::path& directory, std::vector<std::string> columns);
 

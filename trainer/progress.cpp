@@ -51,6 +51,40 @@ std::string join(const std::vector<Piece>& pieces) {
   return line;
 }
 
+Progress::Options stderr_options(double interval) {
+  constexpr double live_interval = 0.1;  // faster than the eye reads, slow enough for a remote terminal
+  const char* kind = std::getenv("TERM");
+  const bool terminal = ::isatty(STDERR_FILENO) != 0 && kind && std::strcmp(kind, "dumb") != 0;
+  return {.terminal = terminal,
+          .interval = terminal ? live_interval : interval,
+          .width = terminal_width,
+          .clock = steady_seconds};
+}
+
+Progress::Options completed(Progress::Options options) {
+  if (!options.width) options.width = [] { return default_width; };
+  if (!options.clock) options.clock = steady_seconds;
+  return options;
+}
+
+/// The columns a line may fill; 0: no limit. One stays free: a full line would wrap on some terminals.
+int usable_width(const Progress::Options& options) { return options.terminal ? std::max(1, options.width() - 1) : 0; }
+
+/// Rewrites the terminal's line or appends one to the log. Returns whether the line is left open.
+bool show_line(const Progress::Options& options, const std::string& line) {
+  if (options.terminal) fmt::print(options.out, "\r{}\x1b[K", line);  // ESC [K clears what a longer line left
+  else fmt::print(options.out, "{}\n", line);
+  std::fflush(options.out);
+  return options.terminal;
+}
+
+void close_line(const Progress::Options& options, bool& open) {
+  if (!open) return;
+  open = false;
+  std::fputs("\n", options.out);
+  std::fflush(options.out);
+}
+
 }  // namespace
 
 void RateEstimator::add(double seconds, int64_t tokens) {
@@ -95,20 +129,9 @@ std::string progress_line(const ProgressState& state, int width) {
   return line;
 }
 
-Progress::Progress(Options options) : options_(std::move(options)) {
-  if (!options_.width) options_.width = [] { return default_width; };
-  if (!options_.clock) options_.clock = steady_seconds;
-}
+Progress::Progress(Options options) : options_(completed(std::move(options))) {}
 
-Progress Progress::to_stderr(double interval) {
-  constexpr double live_interval = 0.1;  // faster than the eye reads, slow enough for a remote terminal
-  const char* kind = std::getenv("TERM");
-  const bool terminal = ::isatty(STDERR_FILENO) != 0 && kind && std::strcmp(kind, "dumb") != 0;
-  return Progress({.terminal = terminal,
-                   .interval = terminal ? live_interval : interval,
-                   .width = terminal_width,
-                   .clock = steady_seconds});
-}
+Progress Progress::to_stderr(double interval) { return Progress(stderr_options(interval)); }
 
 Progress::~Progress() { finish(); }
 
@@ -117,14 +140,7 @@ void Progress::update(const ProgressState& state) {
   const bool due = !last_shown_ || now - *last_shown_ >= options_.interval || state.step >= state.total_steps;
   if (!due) return;
   last_shown_ = now;
-  if (options_.terminal) {
-    // One column stays free: a full line would wrap on some terminals. ESC [K clears what a longer line left.
-    fmt::print(options_.out, "\r{}\x1b[K", progress_line(state, std::max(1, options_.width() - 1)));
-    line_open_ = true;
-  } else {
-    fmt::print(options_.out, "{}\n", progress_line(state));
-  }
-  std::fflush(options_.out);
+  line_open_ = show_line(options_, progress_line(state, usable_width(options_)));
 }
 
 void Progress::message(const std::string& text) {
@@ -136,11 +152,33 @@ void Progress::message(const std::string& text) {
   if (options_.terminal) last_shown_.reset();
 }
 
-void Progress::finish() {
-  if (!line_open_) return;
-  line_open_ = false;
-  std::fputs("\n", options_.out);
-  std::fflush(options_.out);
+void Progress::finish() { close_line(options_, line_open_); }
+
+WorkProgress::WorkProgress(std::string verb, std::string unit, double scale)
+    : WorkProgress(std::move(verb), std::move(unit), scale, stderr_options(10)) {}
+
+WorkProgress::WorkProgress(std::string verb, std::string unit, double scale, Progress::Options options)
+    : verb_(std::move(verb)),
+      unit_(std::move(unit)),
+      scale_(scale),
+      options_(completed(std::move(options))),
+      start_(options_.clock()),
+      next_(start_ + 2) {}
+
+WorkProgress::~WorkProgress() { close_line(options_, line_open_); }
+
+void WorkProgress::update(int64_t done, int64_t total) {
+  const double now = options_.clock();
+  if (now < next_ || done <= 0) return;
+  next_ = now + options_.interval;
+  const double elapsed = now - start_, share = static_cast<double>(done) / static_cast<double>(std::max(total, done));
+  std::string line =
+      fmt::format("{}: {:.0f}% of {:.{}f} {}, {:.1f} {}/s, {} left", verb_, 100 * share,
+                  static_cast<double>(total) / scale_, scale_ == 1 ? 0 : 1, unit_,
+                  static_cast<double>(done) / scale_ / elapsed, unit_, format_duration(elapsed * (1 / share - 1)));
+  const int width = usable_width(options_);
+  if (width > 0 && static_cast<int>(line.size()) > width) line.resize(static_cast<size_t>(width));
+  line_open_ = show_line(options_, line);
 }
 
 }  // namespace nibble

@@ -1,7 +1,8 @@
-// What a person sees while a run goes on: one line that is rewritten on a terminal, or a line every few seconds in a
-// log, and how long the rest will take.
+// What a person sees while a run or other long work goes on: one line that is rewritten on a terminal, or a line every
+// few seconds in a log, and how long the rest will take.
 //
-// Not for what is kept (trainer/metrics.hpp). Nothing here reads a clock except Progress, which is given one.
+// Not for what is kept (trainer/metrics.hpp). Nothing here reads a clock except Progress and WorkProgress, which are
+// given one.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +78,28 @@ class Progress {
  private:
   Options options_;
   std::optional<double> last_shown_;
+  bool line_open_ = false;
+};
+
+/// The line of work that is no training: "tokenizing: 40% of 120.0 MB, 3.1 MB/s, 0:23 left". Short work shows none.
+class WorkProgress {
+ public:
+  /// `scale`: how many of what `update` counts make one `unit` ("MB", 1e6; "windows", 1). Writes to stderr.
+  WorkProgress(std::string verb, std::string unit, double scale = 1);
+  WorkProgress(std::string verb, std::string unit, double scale, Progress::Options options);
+  /// Leaves the terminal's line complete.
+  ~WorkProgress();
+  WorkProgress(const WorkProgress&) = delete;
+  WorkProgress& operator=(const WorkProgress&) = delete;
+
+  /// Shows a line if it is time to: none in the first two seconds.
+  void update(int64_t done, int64_t total);
+
+ private:
+  std::string verb_, unit_;
+  double scale_;
+  Progress::Options options_;
+  double start_, next_;  ///< seconds of the clock
   bool line_open_ = false;
 };
 

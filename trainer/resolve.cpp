@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -9,6 +10,7 @@
 
 #include "tensor/error.hpp"
 #include "trainer/presets.hpp"
+#include "trainer/settings_table.hpp"
 
 namespace nibble {
 namespace {
@@ -38,6 +40,15 @@ class Contradictions {
   const SettingOrigins& origins_;
 };
 
+/// Before anything multiplies the two.
+void check_micro_batch(const Settings& s, const Contradictions& found) {
+  constexpr int64_t most_micro_tokens = std::numeric_limits<int32_t>::max();
+  if (s.batch.micro > most_micro_tokens / s.data.sequence)
+    found.refuse("the micro-batch is too large", {"batch.micro", "data.sequence"},
+                 fmt::format("{} x {} tokens", s.batch.micro, s.data.sequence),
+                 fmt::format("at most {} tokens", most_micro_tokens), "lower batch.micro");
+}
+
 void check_required(const Settings& s, const Contradictions& found) {
   if (s.data.train.empty())
     found.refuse("data.train is missing", {"data.train"}, "no training data", "a token file",
@@ -63,14 +74,23 @@ void check_length(const Settings& s, const Contradictions& found) {
                "remove all but one, or set the others to 0");
 }
 
+/// Beside `from` only how to compute: all else is a property of the files, and of weights that they bring.
+void check_from(const Settings& s, const Contradictions& found) {
+  Settings only_from;
+  only_from.model = ModelSettings{.recompute = s.model.recompute, .from = s.model.from};
+  for (const Setting& setting : settings_table()) {
+    if (!setting.key.starts_with("model.")) continue;
+    const std::string given = format_value(setting, s);
+    if (given != format_value(setting, only_from))
+      found.refuse("model.from brings its own shape and weights", {"model.from", setting.key.c_str()},
+                   fmt::format("model.from: {}, {}: {}", s.model.from, setting.key, given),
+                   "beside model.from only model.recompute", fmt::format("remove {}, or model.from", setting.key));
+  }
+}
+
 void check_shape(const Settings& s, const Contradictions& found) {
   const ModelSettings& m = s.model;
-  // Beside `from`, what is no property of the files: how to compute, and the spread of weights that are not read.
-  const ModelSettings only_from{.init_std = m.init_std, .recompute = m.recompute, .from = m.from};
-  if (!m.from.empty() && m != only_from)
-    found.refuse("model.from brings its own shape", {"model.from", "model.preset"},
-                 fmt::format("model.from: {}, with another setting of the shape", m.from),
-                 "beside model.from only model.recompute", "remove the other settings below model, or model.from");
+  if (!m.from.empty()) check_from(s, found);
   if (m.from.empty() && m.preset == "none" && (m.width == 0 || m.layers == 0 || m.heads == 0))
     found.refuse("the model has no shape", {"model.preset", "model.width", "model.layers", "model.heads"},
                  fmt::format("width: {}, layers: {}, heads: {}", m.width, m.layers, m.heads),
@@ -88,11 +108,6 @@ void check_shape(const Settings& s, const Contradictions& found) {
 }
 
 void check_batch(const Settings& s, const Contradictions& found) {
-  constexpr int64_t most_micro_tokens = std::numeric_limits<int32_t>::max();
-  if (s.batch.micro > most_micro_tokens / s.data.sequence)
-    found.refuse("the micro-batch is too large", {"batch.micro", "data.sequence"},
-                 fmt::format("{} x {} tokens", s.batch.micro, s.data.sequence),
-                 fmt::format("at most {} tokens", most_micro_tokens), "lower batch.micro");
   const int64_t micro_tokens = s.batch.micro * s.data.sequence;
   if (s.batch.tokens % micro_tokens == 0) return;
   const int64_t below = s.batch.tokens / micro_tokens * micro_tokens;
@@ -102,6 +117,12 @@ void check_batch(const Settings& s, const Contradictions& found) {
                fmt::format("batch.tokens a multiple of {}", micro_tokens),
                below > 0 ? fmt::format("set batch.tokens to {} or {}", below, below + micro_tokens)
                          : fmt::format("set batch.tokens to {}, or lower batch.micro", micro_tokens));
+}
+
+void check_lanes(const Settings& s, const Contradictions& found) {
+  if (std::has_single_bit(static_cast<uint64_t>(s.batch.lanes))) return;
+  found.refuse("the lanes do not join in a binary tree", {"batch.lanes"}, fmt::format("{}", s.batch.lanes),
+               "a power of two", "set batch.lanes to 1, 2, 4 or 8");
 }
 
 void check_validation(const Settings& s, const Contradictions& found) {
@@ -131,9 +152,21 @@ void check_schedule(const Settings& s, int64_t steps, const Contradictions& foun
                fmt::format("together at most {} steps", steps), "lower them, or give them as shares: 10%");
 }
 
+/// So that a count of tokens stays a count.
+void check_total(const Settings& s, int64_t steps, const Contradictions& found) {
+  constexpr auto most_tokens = static_cast<int64_t>(1e18);
+  if (steps > most_tokens / s.batch.tokens)
+    found.refuse("the run is longer than can be counted", {"steps", "batch.tokens"},
+                 fmt::format("{} steps of {} tokens", steps, s.batch.tokens),
+                 fmt::format("at most {} tokens", most_tokens), "lower steps or batch.tokens");
+}
+
 /// Steps of a run whose length is not given in epochs; refuses a token budget below one step.
 int64_t steps_without_data(const Settings& s, const Contradictions& found) {
-  if (s.steps > 0) return s.steps;
+  if (s.steps > 0) {
+    check_total(s, s.steps, found);
+    return s.steps;
+  }
   const int64_t steps = s.tokens / s.batch.tokens;
   if (steps == 0)
     found.refuse("fewer tokens than one step takes", {"tokens", "batch.tokens"},
@@ -153,10 +186,12 @@ int64_t first_positive(std::initializer_list<int64_t> values) {
 
 void validate(const Settings& settings, const SettingOrigins& origins) {
   const Contradictions found(origins);
+  check_micro_batch(settings, found);
   check_required(settings, found);
   check_length(settings, found);
   check_shape(settings, found);
   check_batch(settings, found);
+  check_lanes(settings, found);
   check_validation(settings, found);
   check_checkpoints(settings, found);
   if (settings.epochs == 0) check_schedule(settings, steps_without_data(settings, found), found);
@@ -173,6 +208,7 @@ int64_t resolve_steps(const Settings& settings, int64_t epoch_tokens) {
         "the epochs make no sensible number of steps", {"epochs", "batch.tokens"},
         fmt::format("{} epochs of {} tokens, batch.tokens: {}", settings.epochs, epoch_tokens, settings.batch.tokens),
         "at least one step", "lower batch.tokens, or train on more data");
+  check_total(settings, static_cast<int64_t>(steps), found);
   check_schedule(settings, static_cast<int64_t>(steps), found);
   return static_cast<int64_t>(steps);
 }

@@ -4,6 +4,7 @@
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
+#include "trainer/directory.hpp"
 #include "trainer/huggingface.hpp"
 
 namespace nibble {
@@ -20,59 +21,68 @@ namespace fs = std::filesystem;
                .next = "check the path"});
 }
 
-/// The tokenizer that a checkpoint names; null where nothing of it is stored (llm.c data).
-std::unique_ptr<Tokenizer> checkpoint_tokenizer(const TokenizerInfo& info, const fs::path& run_directory) {
+/// The tokenizer that a checkpoint names; null where it holds nothing of it (llm.c data).
+std::unique_ptr<Tokenizer> checkpoint_tokenizer(const VerifiedCheckpoint& checkpoint) {
   constexpr std::string_view sentencepiece = "sentencepiece:";
+  const TokenizerInfo& info = checkpoint.header().tokenizer;
+  const std::string& model = checkpoint.header().tokenizer_model;
   std::unique_ptr<Tokenizer> tokenizer;
-  fs::path path = run_directory;
-  if (info.identity == "byte") {
-    tokenizer = make_byte_tokenizer();
-  } else if (info.identity.starts_with(sentencepiece)) {
-    path = run_directory / tokenizer_file_name;
-    tokenizer = make_sentencepiece_tokenizer(read_file(path, ErrorKind::checkpoint),
-                                             info.identity.substr(sentencepiece.size()));
-  }
+  if (info.identity == "byte") tokenizer = make_byte_tokenizer();
+  else if (info.identity.starts_with(sentencepiece) && !model.empty())
+    tokenizer = make_sentencepiece_tokenizer(model, info.identity.substr(sentencepiece.size()));
   if (tokenizer && tokenizer->info().hash != info.hash)
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "the tokenizer is not the one that the model was trained with",
-                 .where = path.string(),
+                 .where = checkpoint.path.string(),
                  .seen = hex(tokenizer->info().hash),
                  .allowed = fmt::format("{} ({})", hex(info.hash), info.identity),
-                 .next = "put the run's own tokenizer.model back"});
+                 .next = "choose a checkpoint that is as nibble wrote it"});
   return tokenizer;
 }
 
 LoadedModel load_checkpoint_model(ModelSource source, DType matrix) {
-  const CheckpointHeader header = read_checkpoint_header(source.path);
+  const VerifiedCheckpoint& checkpoint = *source.checkpoint;
+  const CheckpointHeader& header = checkpoint.header();
   const ParameterLayout layout(header.model);
-  LoadedModel model{.source = std::move(source),
+  LoadedModel model{.source = {},
                     .config = header.model,
                     .layout = layout,
-                    .weights = ParameterSet(layout, matrix, DType::f32, true, "weights"),
-                    .tokenizer = nullptr,
+                    .weights = load_checkpoint_weights(checkpoint, layout, matrix),
+                    .tokenizer = checkpoint_tokenizer(checkpoint),
+                    .tokenizer_problem = {},
                     .tokens = {},
                     .step = header.step};
-  load_checkpoint_weights(model.source.path, model.layout, model.weights);
-  model.tokenizer = checkpoint_tokenizer(header.tokenizer, model.source.run_directory);
+  if (!model.tokenizer)
+    model.tokenizer_problem =
+        fmt::format("the checkpoint holds no model of the tokenizer {}", header.tokenizer.identity);
   if (header.tokenizer.bos >= 0) model.tokens.begin = header.tokenizer.bos;
   if (header.tokenizer.eos >= 0) model.tokens.ends = {header.tokenizer.eos};
+  model.source = std::move(source);
   return model;
 }
 
 LoadedModel load_huggingface_model(ModelSource source, DType matrix) {
   const ModelConfig config = read_huggingface_config(source.path);
   const ParameterLayout layout(config);
-  LoadedModel model{.source = std::move(source),
+  LoadedModel model{.source = {},
                     .config = config,
                     .layout = layout,
-                    .weights = ParameterSet(layout, matrix, DType::f32, true, "weights"),
+                    .weights = import_huggingface(source.path, layout, matrix),
                     .tokenizer = nullptr,
-                    .tokens = {}};
-  import_huggingface(model.source.path, model.layout, model.weights);
-  model.tokens = read_huggingface_special_tokens(model.source.path);
-  if (const fs::path path = model.source.path / tokenizer_file_name; fs::exists(path))
-    model.tokenizer =
-        make_sentencepiece_tokenizer(read_file(path, ErrorKind::checkpoint), model.source.path.filename().string());
+                    .tokenizer_problem = {},
+                    .tokens = read_huggingface_special_tokens(source.path)};
+  const fs::path path = source.path / tokenizer_file_name;
+  if (exists(path, ErrorKind::checkpoint)) {
+    // Llama 3 has a file of this name that is none of SentencePiece's; evaluation and export do without a tokenizer.
+    try {
+      model.tokenizer = make_sentencepiece_tokenizer(read_file(path, ErrorKind::data), source.path.filename().string());
+    } catch (const Error& problem) {
+      model.tokenizer_problem = fmt::format("{}: {}", path.string(), problem.detail().what);
+    }
+  } else {
+    model.tokenizer_problem = fmt::format("the folder holds no {}", tokenizer_file_name);
+  }
+  model.source = std::move(source);
   return model;
 }
 
@@ -83,27 +93,26 @@ ModelSource find_model(const fs::path& given) {
   const fs::path path = fs::canonical(given, error);  // a checkpoint may be named from inside its run
   if (error) refuse(given, "there is no such model", error.message());
   if (!fs::is_directory(path, error)) refuse(path, "a model is a folder", "a file");
-  if (fs::exists(path / "manifest.json", error))
-    return {ModelSource::Kind::checkpoint, path, path.parent_path().parent_path(), {}};
+  if (fs::exists(path / "manifest.json", error)) return {path, open_checkpoint(path), {}};
   if (fs::is_directory(path / "checkpoints", error)) {
-    ModelSource source{ModelSource::Kind::checkpoint, {}, path, {}};
-    const std::optional<fs::path> newest = newest_valid_checkpoint(path, source.refused);
-    if (!newest)
+    ModelSource source;
+    source.checkpoint = newest_valid_checkpoint(path, source.refused);
+    if (!source.checkpoint)
       refuse(path, "the run has no valid checkpoint",
              source.refused.empty() ? "none was saved"
                                     : fmt::format("{}: {}", source.refused.front().path.filename().string(),
                                                   source.refused.front().reason));
-    source.path = *newest;
+    source.path = source.checkpoint->path;
     return source;
   }
-  if (fs::exists(path / "config.json", error)) return {ModelSource::Kind::huggingface, path, {}, {}};
+  if (fs::exists(path / "config.json", error)) return {path, std::nullopt, {}};
   refuse(path, "the folder holds no model");
 }
 
 LoadedModel load_model(const fs::path& path, DType matrix) {
   ModelSource source = find_model(path);
-  return source.kind == ModelSource::Kind::checkpoint ? load_checkpoint_model(std::move(source), matrix)
-                                                      : load_huggingface_model(std::move(source), matrix);
+  return source.checkpoint ? load_checkpoint_model(std::move(source), matrix)
+                           : load_huggingface_model(std::move(source), matrix);
 }
 
 }  // namespace nibble

@@ -211,7 +211,7 @@ void SafetensorsFile::parse_header() {
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") {
       const JsonFields fields(value, path.string() + ": __metadata__", ErrorKind::checkpoint);
-      for (const auto& item : value.items()) metadata_[item.key()] = fields.text(item.key());
+      for (const auto& item : value.items()) fields.text(item.key());  // the format allows nothing else
       continue;
     }
     if (!is_sane(name)) refuse(path, "a tensor's name cannot be", excerpt(name), "1 to 1024 printable characters");

@@ -39,7 +39,6 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path);
 
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_.path(); }
 
   bool contains(const std::string& name) const { return entries_.contains(name); }
@@ -61,7 +60,6 @@ class SafetensorsFile {
   MappedFile file_;
   std::span<const std::byte> data_;
   std::map<std::string, SafetensorsEntry> entries_;
-  std::map<std::string, std::string> metadata_;
 };
 
 /// A tensor to be written.

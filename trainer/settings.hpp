@@ -1,7 +1,7 @@
 // Everything a run can be told, as plain structs; the initialisers are the defaults.
 //
 // trainer/settings_table.hpp binds a key, a range and a line of help to each member; from that table come YAML, --set,
-// --help and the resolved configuration. Not for what follows from settings and data together (trainer/resolve.hpp).
+// --help and the complete configuration. Not for what follows from settings and data together (trainer/resolve.hpp).
 #pragma once
 
 #include <cstdint>

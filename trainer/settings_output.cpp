@@ -57,7 +57,7 @@ std::string markdown_cell(std::string text) {
 
 }  // namespace
 
-std::string settings_yaml(const Settings& settings) {
+std::string settings_yaml(const Settings& settings, const ResolvedLines& resolved) {
   std::string out;
   walk(
       [&](const std::string& section) {
@@ -70,6 +70,9 @@ std::string settings_yaml(const Settings& settings) {
                                         format_value(setting, settings)),
                             help_with_choices(setting));
       });
+  if (resolved.empty()) return out;
+  out += "\n# resolved:\n";
+  for (const auto& [name, value] : resolved) out += fmt::format("#   {}: {}\n", name, value);
   return out;
 }
 

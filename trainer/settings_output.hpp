@@ -1,15 +1,20 @@
-// The settings table as text for people: resolved configuration, --help, reference page, differences of two runs.
+// The settings table as text for people: complete configuration, --help, reference page, differences of two runs.
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/settings.hpp"
 
 namespace nibble {
 
-/// The complete configuration as YAML, each line with its help as a comment; parse_settings gives the same settings.
-std::string settings_yaml(const Settings& settings);
+/// What a run made of its settings, for a reader: "shape" and "8 layers of width 512".
+using ResolvedLines = std::vector<std::pair<std::string, std::string>>;
+
+/// The complete configuration with defaults as YAML, each line with its help as a comment; parse_settings gives the
+/// same settings. `resolved`, if any, follows as a comment: what stands as 0 above and what else was worked out.
+std::string settings_yaml(const Settings& settings, const ResolvedLines& resolved = {});
 
 /// The table for `nibble train --help` (a CLI11 footer): key, default, allowed values, help.
 std::string settings_help();

@@ -128,7 +128,7 @@ std::vector<Setting> make_table() {
     {"run.progress", duration, NIBBLE_MEMBER(run.progress),
      "time between progress lines where the output is no terminal", not_negative},
     {"run.max_refused", count, NIBBLE_MEMBER(run.max_refused),
-     "steps in a row that may be refused for a non-finite loss or gradient before the run ends", any_count},
+     "refused steps in a row (loss or gradient not finite) that end the run", some_count},
     {"run.sample", text, NIBBLE_MEMBER(run.sample), "prompt of a text generated at the end (empty: none)"},
     {"run.sample_tokens", count, NIBBLE_MEMBER(run.sample_tokens), "length of that text, in tokens", some_count},
     {"run.temperature", real, NIBBLE_MEMBER(run.temperature),

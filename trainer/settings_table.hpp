@@ -1,6 +1,6 @@
 // The settings table: each setting once, with its key, type, range, help and the member that it fills.
 //
-// YAML parsing, --set, --help, the reference page and the resolved configuration all iterate this table; the default is
+// YAML parsing, --set, --help, the reference page and the complete configuration all iterate this table; the default is
 // the member's initialiser. Not for what several settings mean together (trainer/resolve.hpp).
 #pragma once
 

@@ -27,9 +27,9 @@ void TrainStep::masters_changed() { refresh_working_copies(stream_, parameters_)
 
 size_t TrainStep::gradient_bytes() const { return gradients_.size() * gradients_.front().bytes(); }
 
-double TrainStep::run_micro_batches(int64_t step, const Batch& batch) {
+double TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale) {
   const auto tokens = static_cast<size_t>(model_.tokens());
-  double loss = 0;
+  std::vector<double> losses(gradients_.size());  // by slot: summed in the tree of the gradients
   for (size_t m = 0; m < plan_.size(); ++m) {
     const MicroBatchSum& sum = plan_[m];
     const auto part = [&](const std::vector<int32_t>& values) {
@@ -43,34 +43,42 @@ double TrainStep::run_micro_batches(int64_t step, const Batch& batch) {
             gradients_[static_cast<size_t>(join.into)].buffer(buffer));
       if (last) exchange_->begin(buffer, gradients_.front().buffer(buffer));
     };
-    const BackwardOptions backward{.call = {.step = step, .micro_batch = static_cast<int64_t>(m)},
-                                   .loss_scale = 1.0f / static_cast<float>(std::max<int64_t>(1, batch.loss_tokens)),
+    const BackwardOptions backward{.call = {.step = step, .micro_batch = sum.micro_batch, .pass = Pass::training},
+                                   .loss_scale = static_cast<float>(loss_scale),
                                    .accumulate = sum.accumulate,
                                    .ready = ready};
-    loss += model_.loss_and_gradients(weights_, micro_batch, backward, gradients_[static_cast<size_t>(sum.slot)]);
+    const auto slot = static_cast<size_t>(sum.slot);
+    const double loss = model_.loss_and_gradients(weights_, micro_batch, backward, gradients_[slot]);
+    losses[slot] = sum.accumulate ? losses[slot] + loss : loss;
+    for (const MicroBatchSum::Join& join : sum.joins)
+      losses[static_cast<size_t>(join.into)] += losses[static_cast<size_t>(join.from)];
   }
-  return loss / static_cast<double>(std::max<int64_t>(1, batch.loss_tokens));
+  return losses.front();
 }
 
 StepResult TrainStep::run(int64_t step, const Batch& batch) {
   StepResult result;
   Stopwatch watch;
   result.learning_rate = learning_rate(options_.schedule, step);
-  const double loss = run_micro_batches(step, batch);
+  exchange_->start(step);
+  const double counted = exchange_->sum(static_cast<double>(batch.loss_tokens));
+  const double loss_sum = run_micro_batches(step, batch, counted > 0 ? 1 / counted : 0);
   result.seconds.forward_backward = watch.lap();
   exchange_->finish();
-  result.loss = exchange_->sum(loss);
+  result.loss = exchange_->sum(loss_sum) / counted;  // 0 / 0 where no token counts
   result.seconds.exchange = watch.lap();
 
   result.gradient_norm = gradient_norm(stream_, parameters_);
   result.refused = !exchange_->all(std::isfinite(result.loss) && std::isfinite(result.gradient_norm));
   if (result.refused) {
     exchange_->discard();
+    model_.discard();
   } else {
     optimizer_->step(stream_, {.step = ++updates_,
                                .learning_rate = result.learning_rate,
                                .gradient_scale = clip_factor(result.gradient_norm, options_.clip)});
     exchange_->commit();
+    model_.commit();
   }
   result.seconds.optimizer = watch.lap();
   return result;

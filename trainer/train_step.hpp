@@ -3,6 +3,7 @@
 // Not for: where batches come from and where results go (training_run.hpp).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -26,7 +27,7 @@ struct StepResult {
   double loss = 0;  ///< nats, mean over the step's counted tokens
   double gradient_norm = 0;
   double learning_rate = 0;
-  bool refused = false;  ///< loss or gradient was not finite: nothing changed
+  bool refused = false;  ///< loss or gradient was not finite, or no token counted: nothing changed
   StepSeconds seconds;
 };
 
@@ -55,14 +56,14 @@ class TrainStep {
   /// Runs step `step` (counted from 0) on a batch of micro_batches x the model's sequences.
   StepResult run(int64_t step, const Batch& batch);
 
-  int64_t updates() const { return updates_; }  ///< steps that were not refused
   size_t gradient_bytes() const;
 
   /// Weights, optimizer, linear operators, exchange, and the number of updates.
   void state(StateList& list);
 
  private:
-  double run_micro_batches(int64_t step, const Batch& batch);
+  /// The sum of the losses in nats; each token's gradient is multiplied with `loss_scale`.
+  double run_micro_batches(int64_t step, const Batch& batch, double loss_scale);
 
   Stream& stream_;
   Llama& model_;

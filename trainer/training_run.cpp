@@ -2,10 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-#include <fstream>
+#include <utility>
 
-#include "optim/adamw.hpp"
 #include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -13,7 +11,7 @@
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/resolve.hpp"
-#include "trainer/run_directory.hpp"
+#include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
 #include "trainer/version.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -25,6 +23,7 @@ namespace fs = std::filesystem;
 
 const std::vector<std::string> metric_columns = {"step",
                                                  "tokens",
+                                                 "loss_tokens",
                                                  "epoch",
                                                  "loss",
                                                  "learning_rate",
@@ -43,61 +42,33 @@ const std::vector<std::string> metric_columns = {"step",
                                                  "validation_bits_per_byte",
                                                  "retuned"};
 
-LoaderOptions loader_options(const Settings& settings) {
-  return {.sequence = settings.data.sequence,
-          .packing = settings.data.packing == "documents" ? Packing::documents : Packing::stream,
-          .mask_documents = settings.data.attention_within_documents(),
-          .seed = static_cast<uint64_t>(settings.run.seed)};
-}
-
-ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {
-  const LearningRateSettings& from = settings.schedule;
-  return {.kind = from.name == "constant"   ? ScheduleKind::constant
-                  : from.name == "wsd"      ? ScheduleKind::wsd
-                  : from.name == "onecycle" ? ScheduleKind::onecycle
-                                            : ScheduleKind::cosine,
-          .peak = settings.optimizer.learning_rate,
-          .steps = steps,
-          .warmup = from.warmup.of(steps),
-          .final_fraction = from.final,
-          .cooldown = from.name == "wsd" ? from.decay.of(steps) : 0,
-          .cooldown_shape = from.decay_shape == "linear" ? CooldownShape::linear : CooldownShape::one_minus_sqrt};
-}
-
-std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, std::vector<OptimizedParameter> parameters) {
-  return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{.beta1 = settings.beta1,
-                                                                      .beta2 = settings.beta2,
-                                                                      .epsilon = settings.epsilon,
-                                                                      .weight_decay = settings.weight_decay});
-}
-
-/// Whatever can change the rounding of a run on the same data and settings.
-nlohmann::json tuning_of(const Stream& stream) {
-  nlohmann::json tuning = {{"threads", stream.threads()}, {"instruction_set", name(stream.isa())}, {"gemm", gemm_library()}};
-  return tuning;
-}
-
-/// The model that training starts from, and the tokenizer that it was made for, if that is known.
-void require_tokenizer(const LoadedModel& start, const TokenData& data) {
-  if (start.tokenizer && start.tokenizer->info().hash != data.tokenizer().hash)
-    throw Error({.kind = ErrorKind::data,
-                 .what = "the tokens were not made with the tokenizer of the model that training starts from",
-                 .where = data.path(),
-                 .seen = data.tokenizer().identity,
-                 .allowed = start.tokenizer->info().identity,
-                 .next = "run nibble tokenize with that model's tokenizer"});
+void add_validation(MetricRow& row, const Evaluation& evaluation) {
+  row.emplace_back("validation_loss", evaluation.loss());
+  if (const std::optional<double> bits = evaluation.bits_per_byte())
+    row.emplace_back("validation_bits_per_byte", *bits);
 }
 
 }  // namespace
 
 TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& options)
-    : settings_(settings), options_(options), stream_(static_cast<int>(settings.run.threads)) {
-  nibble::validate(settings_);
+    : settings_(settings),
+      options_(options),
+      stream_(static_cast<int>(settings.run.threads)),
+      tuning_(tuning_of(stream_)),
+      progress_(new Progress(Progress::to_stderr(settings.run.progress))) {  // not movable: made in place
+  validate(settings_);
   open_data();
-  progress_.reset(new Progress(Progress::to_stderr(settings_.run.progress)));  // not movable: made in place
-  build_model();
-  tuning_ = tuning_of(stream_);
-  begin();
+  const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
+  if (checkpoint) refuse_another_run(checkpoint->header());
+  build(checkpoint);
+  if (checkpoint) {
+    StateList list = state();
+    load_checkpoint(*checkpoint, list);
+    train_step_->masters_changed();
+    saved_step_ = step_;
+    progress_->message(fmt::format("resuming from {}: step {} of {}", checkpoint->path.string(), step_, total_steps_));
+  }
+  begin_directory(checkpoint.has_value());
 }
 
 TrainingRun::~TrainingRun() = default;
@@ -111,27 +82,80 @@ void TrainingRun::open_data() {
   validation_loader_ = std::make_unique<Loader>(*validation_data_, loader_options(settings_));
 }
 
-void TrainingRun::build_model() {
+nlohmann::json TrainingRun::data_identity() const {
+  nlohmann::json identity = {{"train", identity_of(*train_data_)}};
+  if (validation_data_) identity["validation"] = identity_of(*validation_data_);
+  return identity;
+}
+
+std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
+  const fs::path run = settings_.run.directory;
+  if (!options_.resume) {
+    if (list_checkpoints(run).empty()) return std::nullopt;
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "the run's directory already holds checkpoints",
+                 .where = run.string(),
+                 .next = "add --resume to go on, or choose another run.directory"});
+  }
+  std::vector<RefusedCheckpoint> refused;
+  std::optional<VerifiedCheckpoint> newest = newest_valid_checkpoint(run, refused);
+  for (const RefusedCheckpoint& bad : refused)
+    progress_->message(fmt::format("passing over {}: {}", bad.path.string(), bad.reason));
+  if (!newest && !refused.empty())
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = "none of the run's checkpoints is whole",
+                 .where = run.string(),
+                 .seen = fmt::format("{} damaged", refused.size()),
+                 .next = "restore one from a copy, or start again in another run.directory"});
+  if (!newest) progress_->message(fmt::format("no checkpoint in {}: starting at step 0", run.string()));
+  return newest;
+}
+
+/// Throws unless settings, data, tokenizer and tuning are those that the checkpoint's run had.
+void TrainingRun::refuse_another_run(const CheckpointHeader& header) {
+  const Settings then = parse_settings(header.config_text, "the checkpoint's manifest");
+  for (const SettingDifference& difference : setting_differences(then, settings_)) {
+    if (difference.identity)
+      throw Error({.kind = ErrorKind::configuration,
+                   .what = "a setting that is part of the run's identity has another value than in its checkpoint",
+                   .where = difference.key,
+                   .seen = difference.now,
+                   .allowed = difference.then,
+                   .next = "restore it, or start another run with model.from=" + settings_.run.directory});
+    progress_->message(fmt::format("{}: {} before, {} now", difference.key, difference.then, difference.now));
+  }
+  const nlohmann::json now = data_identity();
+  if (header.data.value("train", nlohmann::json()) != now["train"])
+    throw Error({.kind = ErrorKind::data,
+                 .what = "the run was started with other training tokens",
+                 .where = settings_.data.train,
+                 .seen = now["train"].dump(),
+                 .allowed = header.data.value("train", nlohmann::json()).dump(),
+                 .next = "resume with the file that the run was started with"});
+  if (header.data != now) progress_->message("data.validation: other tokens than before");
+  retuned_ = check_tuning(header.tuning, tuning_, options_.retune) || header.retuned;
+}
+
+void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   std::optional<LoadedModel> start;
-  ModelConfig config;
-  if (settings_.model.from.empty()) {
-    config = model_config(settings_, train_data_->tokenizer().vocabulary);
-  } else {
+  if (!checkpoint && !settings_.model.from.empty()) {
     start = load_model(settings_.model.from, DType::f32);
     require_tokenizer(*start, *train_data_);
-    config = start->config;
-    config.context = std::max(config.context, settings_.data.sequence);
+    if (settings_.data.sequence > start->config.context) {
+      progress_->message(fmt::format("the model's context grows from {} to data.sequence = {}", start->config.context,
+                                     settings_.data.sequence));
+      start->config.context = settings_.data.sequence;
+    }
   }
+  const ModelConfig config = checkpoint ? checkpoint->header().model
+                             : start    ? start->config
+                                        : model_config(settings_, train_data_->tokenizer().vocabulary);
   train_data_->require_vocabulary(config.vocabulary);
   if (validation_data_) validation_data_->require_vocabulary(config.vocabulary);
 
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
-  model_ = std::make_unique<Llama>(
-      stream_, config, find_recipe(settings_.precision.recipe),
-      LlamaOptions{.sequences = settings_.batch.micro,
-                   .length = settings_.data.sequence,
-                   .recompute = settings_.model.recompute == "block" ? Recompute::block : Recompute::none});
+  model_ = std::make_unique<Llama>(stream_, config, find_recipe(settings_.precision.recipe), llama_options(settings_));
   train_step_ = std::make_unique<TrainStep>(
       stream_, *model_,
       TrainStepOptions{.micro_batches = sequences_per_step_ / settings_.batch.micro,
@@ -139,10 +163,15 @@ void TrainingRun::build_model() {
                        .clip = settings_.optimizer.clip,
                        .schedule = schedule_settings(settings_, total_steps_)},
       weight_decay_mask(model_->layout().parameters(), settings_.optimizer.no_decay),
-      [this](std::vector<OptimizedParameter> parameters) { return make_optimizer(settings_.optimizer, std::move(parameters)); },
+      [this](std::vector<OptimizedParameter> parameters) {
+        return make_optimizer(settings_.optimizer, std::move(parameters));
+      },
       options_.make_exchange());
+  if (checkpoint) return;
   if (start) copy_parameters(stream_, start->weights, train_step_->masters());
-  else initialize(stream_, config, model_->layout(), static_cast<uint64_t>(settings_.run.seed), settings_.model.init_std, train_step_->masters());
+  else
+    initialize(stream_, config, model_->layout(), static_cast<uint64_t>(settings_.run.seed), settings_.model.init_std,
+               train_step_->masters());
   train_step_->masters_changed();
 }
 
@@ -150,33 +179,26 @@ StateList TrainingRun::state() {
   StateList list;
   train_step_->state(list);
   list.add_scalar("trainer/step", step_);
-  list.add_scalar("trainer/trained_tokens", trained_tokens_);
+  list.add_scalar("trainer/loss_tokens", loss_tokens_);
   list.add_scalar("trainer/refused", refused_);
   list.add_scalar("trainer/refused_in_a_row", refused_in_a_row_);
   return list;
 }
 
-/// Starts the run's directory, or goes on where it stopped.
-void TrainingRun::begin() {
-  const fs::path run = settings_.run.directory;
-  std::vector<RefusedCheckpoint> refused;
-  const std::optional<fs::path> newest = options_.resume ? newest_valid_checkpoint(run, refused) : std::nullopt;
-  for (const RefusedCheckpoint& bad : refused)
-    progress_->message(fmt::format("passing over {}: {}", bad.path.string(), bad.reason));
-  if (options_.resume && !newest && !refused.empty())
-    throw Error({.kind = ErrorKind::checkpoint,
-                 .what = "none of the run's checkpoints is whole",
-                 .where = run.string(),
-                 .seen = fmt::format("{} damaged", refused.size()),
-                 .next = "restore one from a copy, or start again in another run.directory"});
-  if (!options_.resume && !list_checkpoints(run).empty())
-    throw Error({.kind = ErrorKind::configuration,
-                 .what = "the run's directory already holds checkpoints",
-                 .where = run.string(),
-                 .next = "add --resume to go on, or choose another run.directory"});
-  if (newest) load(*newest);
-  else if (options_.resume) progress_->message(fmt::format("no checkpoint in {}: starting at step 0", run.string()));
+std::string TrainingRun::resolved_config() const {
+  const ModelConfig& config = model_->config();
+  return settings_yaml(
+      settings_,
+      {{"model", fmt::format("width {}, layers {}, heads {}, kv_heads {}, head_dim {}, ffn {}, vocab {}, context {}",
+                             config.width, config.layers, config.heads, config.kv_heads, config.head_dim, config.ffn,
+                             config.vocabulary, config.context)},
+       {"parameters", std::to_string(config.parameters())},
+       {"steps", std::to_string(total_steps_)},
+       {"threads", std::to_string(stream_.threads())}});
+}
 
+void TrainingRun::begin_directory(bool resumed) {
+  const fs::path run = settings_.run.directory;
   std::error_code failure;
   fs::create_directories(run, failure);
   if (failure)
@@ -185,64 +207,41 @@ void TrainingRun::begin() {
                  .where = run.string(),
                  .seen = failure.message(),
                  .next = "choose another run.directory"});
-  metrics_ = std::make_unique<MetricsWriter>(options_.resume ? MetricsWriter::resume(run, metric_columns, newest ? step_ + 1 : 0)
-                                                             : MetricsWriter::create(run, metric_columns));
-  write_file_atomically(run / "config.yaml", settings_yaml(settings_));
+  lock_ = std::make_unique<RunLock>(run);
+  // Step 0 has a row of its own, written again when not even the first step was saved.
+  metrics_ = std::make_unique<MetricsWriter>(
+      options_.resume ? MetricsWriter::resume(run, metric_columns, resumed && step_ > 0 ? step_ + 1 : 0)
+                      : MetricsWriter::create(run, metric_columns));
+  write_file_atomically(run / "config.yaml", resolved_config());
   nlohmann::json tuning = tuning_;
   for (const auto& [library, version] : versions()) tuning["versions"][library] = version;
   write_file_atomically(run / "tuning.json", tuning.dump(2) + "\n");
-  if (train_data_->tokenizer().identity.starts_with("sentencepiece"))
-    write_file_atomically(run / tokenizer_file_name, std::string(train_data_->make_tokenizer()->model()));
-}
-
-void TrainingRun::load(const fs::path& checkpoint) {
-  const CheckpointHeader header = read_checkpoint_header(checkpoint);
-  const Settings then = parse_settings(header.config_text, (checkpoint / "manifest.json").string());
-  for (const SettingDifference& difference : setting_differences(then, settings_)) {
-    if (difference.identity)
-      throw Error({.kind = ErrorKind::configuration,
-                   .what = "a setting that is part of the run's identity has another value than in its checkpoint",
-                   .where = difference.key,
-                   .seen = difference.now,
-                   .allowed = difference.then,
-                   .next = "restore it, or start another run with model.from=" + checkpoint.string()});
-    progress_->message(fmt::format("{}: {} before, {} now", difference.key, difference.then, difference.now));
-  }
-  if (header.tokenizer.hash != train_data_->tokenizer().hash)
-    throw Error({.kind = ErrorKind::data,
-                 .what = "the run was started with another tokenizer",
-                 .where = settings_.data.train,
-                 .seen = train_data_->tokenizer().identity,
-                 .allowed = header.tokenizer.identity,
-                 .next = "resume with the tokens that the run was started with"});
-  retuned_ = check_tuning(header.tuning, tuning_, options_.retune);
-  StateList list = state();
-  load_checkpoint(checkpoint, list);
-  train_step_->masters_changed();
-  saved_step_ = step_;
-  progress_->message(fmt::format("resuming from {}: step {} of {}", checkpoint.string(), step_, total_steps_));
 }
 
 void TrainingRun::save() {
+  Stopwatch watch;
+  const TokenizerInfo& tokenizer = train_data_->tokenizer();
   const CheckpointHeader header{.step = step_,
                                 .seed = static_cast<uint64_t>(settings_.run.seed),
                                 .model = model_->config(),
-                                .tokenizer = train_data_->tokenizer(),
+                                .tokenizer = tokenizer,
+                                .tokenizer_model = tokenizer.is_sentencepiece()
+                                                       ? std::string(train_data_->make_tokenizer()->model())
+                                                       : std::string(),
+                                .data = data_identity(),
                                 .tuning = tuning_,
+                                .retuned = retuned_,
                                 .config_text = settings_yaml(settings_)};
+  metrics_->sync();  // a checkpoint never is newer than the rows of its steps
   save_checkpoint(settings_.run.directory, header, state());
   prune_checkpoints(settings_.run.directory, settings_.run.checkpoint.keep, settings_.run.checkpoint.keep_every);
   saved_step_ = step_;
   since_save_ = Stopwatch();
+  seconds_saving_ = watch.seconds();
 }
 
-/// Floating-point operations of forward and backward for a token: 6 for each weight that is multiplied, and causal
-/// attention's 4 (forward) + 8 (backward) for each of the T/2 keys that a query sees on average, head and channel.
 double TrainingRun::peak_share_of(double tokens_per_second) const {
-  const ModelConfig& config = model_->config();
-  const double flops_per_token = 6.0 * static_cast<double>(config.matmul_parameters()) +
-                                 6.0 * static_cast<double>(config.layers * config.query_width() * settings_.data.sequence);
-  return tokens_per_second * flops_per_token * 1e-12 / gemm_peak_;
+  return tokens_per_second * model_->config().flops_per_token(settings_.data.sequence) * 1e-12 / gemm_peak_;
 }
 
 void TrainingRun::describe() const {
@@ -254,18 +253,23 @@ void TrainingRun::describe() const {
   progress_->message(fmt::format("data     {}: {}", settings_.data.train, train_loader_->describe()));
   const auto run_sequences = static_cast<double>(total_steps_ * sequences_per_step_);
   progress_->message(fmt::format("run      {} steps of {} tokens = {:.2f}M tokens, {:.2f} epochs, in {}", total_steps_,
-                                 settings_.batch.tokens, static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
+                                 settings_.batch.tokens,
+                                 static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
                                  run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
-  progress_->message(fmt::format("memory   weights {:.0f} MiB, masters {:.0f}, gradients {:.0f}, activations {:.0f}",
-                                 mebibytes(train_step_->weights().bytes()), mebibytes(train_step_->masters().bytes()),
-                                 mebibytes(train_step_->gradient_bytes()), mebibytes(model_->activation_bytes())));
+  StateList optimizer;
+  train_step_->state(optimizer);
+  progress_->message(
+      fmt::format("memory   weights {:.0f} MiB, masters and moments {:.0f}, gradients {:.0f}, activations {:.0f}",
+                  mebibytes(train_step_->weights().bytes()), mebibytes(optimizer.bytes()),
+                  mebibytes(train_step_->gradient_bytes()), mebibytes(model_->activation_bytes())));
   progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
                                  name(stream_.isa()), gemm_library(), gemm_peak_));
 }
 
-std::optional<Evaluation> TrainingRun::validate() {
+std::optional<Evaluation> TrainingRun::run_validation() {
   if (!validation_loader_) return std::nullopt;
-  const Evaluation evaluation = evaluate(*model_, train_step_->weights(), *validation_loader_, settings_.validation.tokens);
+  const Evaluation evaluation =
+      evaluate(*model_, train_step_->weights(), *validation_loader_, settings_.validation.tokens);
   last_validation_loss_ = evaluation.loss();
   const std::optional<double> bits = evaluation.bits_per_byte();
   progress_->message(fmt::format("step {}: validation loss {:.4f}{}", step_, evaluation.loss(),
@@ -273,35 +277,30 @@ std::optional<Evaluation> TrainingRun::validate() {
   return evaluation;
 }
 
-MetricRow TrainingRun::validation_row(const Evaluation& evaluation) const {
-  MetricRow row = {{"validation_loss", evaluation.loss()}};
-  if (const std::optional<double> bits = evaluation.bits_per_byte()) row.emplace_back("validation_bits_per_byte", *bits);
-  return row;
-}
-
 void TrainingRun::count(const StepResult& result, const Batch& batch) {
   ++step_;
   if (!result.refused) {
-    trained_tokens_ += batch.loss_tokens;
+    loss_tokens_ += batch.loss_tokens;
     refused_in_a_row_ = 0;
     return;
   }
   ++refused_;
   ++refused_in_a_row_;
-  progress_->message(fmt::format("step {} refused: loss {}, gradient norm {}; the weights are unchanged", step_, result.loss,
-                                 result.gradient_norm));
+  progress_->message(fmt::format("step {} refused: loss {}, gradient norm {}; the weights are unchanged", step_,
+                                 result.loss, result.gradient_norm));
 }
 
 void TrainingRun::give_up_if_diverged() const {
   if (refused_in_a_row_ < settings_.run.max_refused) return;
-  throw Error({.kind = ErrorKind::numerics,
-               .what = "the run diverged: losses or gradients are not finite",
-               .where = fmt::format("{}, step {}", directory(), step_),
-               .seen = fmt::format("{} refused steps in a row", refused_in_a_row_),
-               .allowed = fmt::format("fewer than run.max_refused = {}", settings_.run.max_refused),
-               .next = saved_step_ > 0 ? fmt::format("start again from {} (model.from) with a lower optimizer.learning_rate",
-                                                     checkpoint_path(directory(), saved_step_).string())
-                                       : "start again with a lower optimizer.learning_rate"});
+  throw Error(
+      {.kind = ErrorKind::numerics,
+       .what = "the run diverged: losses or gradients are not finite",
+       .where = fmt::format("{}, step {}", directory(), step_),
+       .seen = fmt::format("{} refused steps in a row", refused_in_a_row_),
+       .allowed = fmt::format("fewer than run.max_refused = {}", settings_.run.max_refused),
+       .next = saved_step_ > 0
+                   ? fmt::format("go on from step {} with --resume --set optimizer.learning_rate=<lower>", saved_step_)
+                   : "start again with a lower optimizer.learning_rate"});
 }
 
 void TrainingRun::train_one_step() {
@@ -313,22 +312,19 @@ void TrainingRun::train_one_step() {
 
   watch.lap();
   const bool last = step_ == total_steps_;
-  const bool validates = validation_loader_ && (last || (settings_.validation.every > 0 && step_ % settings_.validation.every == 0));
-  const std::optional<Evaluation> evaluation = validates ? validate() : std::nullopt;
+  const bool validates = last || (settings_.validation.every > 0 && step_ % settings_.validation.every == 0);
+  const std::optional<Evaluation> evaluation = validates ? run_validation() : std::nullopt;
   const double seconds_validation = watch.lap();
-  const CheckpointSettings& checkpoint = settings_.run.checkpoint;
-  const bool saves = last || (checkpoint.every > 0 && step_ % checkpoint.every == 0) ||
-                     (checkpoint.interval > 0 && since_save_.seconds() >= checkpoint.interval);
-  if (saves && !result.refused) save();
-  const double seconds_checkpoint = watch.lap();
-
   const double seconds_training =
       seconds_data + result.seconds.forward_backward + result.seconds.exchange + result.seconds.optimizer;
   const double tokens_per_second = static_cast<double>(settings_.batch.tokens) / seconds_training;
-  rate_.add(whole.seconds(), settings_.batch.tokens);
+  const double seconds_saving = std::exchange(seconds_saving_, 0);  // after the step before
+  rate_.add(whole.seconds() + seconds_saving, settings_.batch.tokens);
   MetricRow row = {{"step", step_},
                    {"tokens", step_ * settings_.batch.tokens},
-                   {"epoch", static_cast<double>(step_ * sequences_per_step_) / static_cast<double>(train_loader_->windows_per_epoch())},
+                   {"loss_tokens", loss_tokens_},
+                   {"epoch", static_cast<double>(step_ * sequences_per_step_) /
+                                 static_cast<double>(train_loader_->windows_per_epoch())},
                    {"loss", result.loss},
                    {"learning_rate", result.learning_rate},
                    {"gradient_norm", result.gradient_norm},
@@ -341,10 +337,9 @@ void TrainingRun::train_one_step() {
                    {"seconds_exchange", result.seconds.exchange},
                    {"seconds_optimizer", result.seconds.optimizer},
                    {"seconds_validation", seconds_validation},
-                   {"seconds_checkpoint", seconds_checkpoint},
+                   {"seconds_checkpoint", seconds_saving},
                    {"retuned", retuned_}};
-  if (evaluation)
-    for (const auto& value : validation_row(*evaluation)) row.push_back(value);
+  if (evaluation) add_validation(row, *evaluation);
   metrics_->write(row);
   progress_->update({.step = step_,
                      .total_steps = total_steps_,
@@ -357,6 +352,11 @@ void TrainingRun::train_one_step() {
                      .seconds_left = rate_.seconds_for(total_steps_ - step_),
                      .refused = refused_});
   give_up_if_diverged();
+
+  const CheckpointSettings& checkpoint = settings_.run.checkpoint;
+  const bool saves = last || (checkpoint.every > 0 && step_ % checkpoint.every == 0) ||
+                     (checkpoint.interval > 0 && since_save_.seconds() >= checkpoint.interval);
+  if (saves && !result.refused) save();
 }
 
 TrainingRun::Outcome TrainingRun::run() {
@@ -364,9 +364,9 @@ TrainingRun::Outcome TrainingRun::run() {
   gemm_peak_ = measure_gemm_peak(stream_, model_->recipe().operands);
   describe();
   if (step_ == 0) {
-    if (const std::optional<Evaluation> evaluation = validate()) {
+    if (const std::optional<Evaluation> evaluation = run_validation()) {
       MetricRow row = {{"step", int64_t{0}}, {"tokens", int64_t{0}}};
-      for (const auto& value : validation_row(*evaluation)) row.push_back(value);
+      add_validation(row, *evaluation);
       metrics_->write(row);
     }
   }

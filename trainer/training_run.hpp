@@ -13,6 +13,7 @@
 #include "trainer/evaluation.hpp"
 #include "trainer/metrics.hpp"
 #include "trainer/progress.hpp"
+#include "trainer/run_lock.hpp"
 #include "trainer/settings.hpp"
 #include "trainer/stopwatch.hpp"
 #include "trainer/train_step.hpp"
@@ -46,23 +47,28 @@ class TrainingRun {
 
  private:
   void open_data();
-  void build_model();
+  /// The newest checkpoint of the run's directory, if this run resumes and there is one.
+  std::optional<VerifiedCheckpoint> find_checkpoint();
+  void build(const std::optional<VerifiedCheckpoint>& checkpoint);
+  void refuse_another_run(const CheckpointHeader& header);
+  void begin_directory(bool resumed);
   void describe() const;
-  void begin();
-  void load(const std::filesystem::path& checkpoint);
 
   void train_one_step();
-  std::optional<Evaluation> validate();
-  void save();
   void count(const StepResult& result, const Batch& batch);
+  std::optional<Evaluation> run_validation();
+  void save();
   void give_up_if_diverged() const;
   StateList state();
   double peak_share_of(double tokens_per_second) const;
-  MetricRow validation_row(const Evaluation& evaluation) const;
+  nlohmann::json data_identity() const;
+  std::string resolved_config() const;
 
   Settings settings_;
   TrainingRunOptions options_;
   Stream stream_;
+  nlohmann::json tuning_;
+  std::unique_ptr<RunLock> lock_;
   std::optional<TokenData> train_data_, validation_data_;
   std::unique_ptr<Loader> train_loader_, validation_loader_;
   std::unique_ptr<Llama> model_;
@@ -71,18 +77,18 @@ class TrainingRun {
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Progress> progress_;
   RateEstimator rate_;
-  nlohmann::json tuning_;
   double gemm_peak_ = 0;  ///< TFLOP/s
   int64_t total_steps_ = 0, sequences_per_step_ = 0;
 
   // What a resumed run needs besides the state of train_step_.
-  int64_t step_ = 0;            ///< steps done, refused ones included
-  int64_t trained_tokens_ = 0;  ///< tokens that counted in steps that were not refused
+  int64_t step_ = 0;         ///< steps done, refused ones included
+  int64_t loss_tokens_ = 0;  ///< tokens that counted in steps that were not refused
   int64_t refused_ = 0, refused_in_a_row_ = 0;
 
+  bool retuned_ = false;  ///< the run once went on with another tuning
   int64_t saved_step_ = -1;
-  bool retuned_ = false;
   Stopwatch since_save_;
+  double seconds_saving_ = 0;  ///< of the last save, for the next row of the metrics
   std::optional<double> last_validation_loss_;
 };
 

@@ -41,6 +41,8 @@ std::vector<std::pair<std::string, std::string>> versions() {
       {"compiler", __VERSION__},
       {"oneDNN", onednn_version()},
       {"HDF5", hdf5_version()},
+      {"SentencePiece", SENTENCEPIECE_VERSION},
+      {"yaml-cpp", YAML_CPP_VERSION},
       {"xxHash", decimal_version(XXH_versionNumber())},
       {"liblzma", lzma_version_string()},
       {"zlib", zlibVersion()},

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "model/cpu/dispatch.hpp"
 #include "tensor/gemm.hpp"
@@ -76,9 +75,8 @@ void softmax_row(const float* scores, T* probabilities, Mask::Range range, int64
   T* out = probabilities + range.begin;
   const int64_t n = range.end - range.begin;
   f32x largest = splat(minus_infinity);
-  for_each_group(n, [&](int64_t j, int64_t width) {
-    largest = simd::max(largest, load_n(visible + j, width, minus_infinity));
-  });
+  for_each_group(
+      n, [&](int64_t j, int64_t width) { largest = simd::max(largest, load_n(visible + j, width, minus_infinity)); });
   const float raised = std::max(maximum, simd::max(largest) * scale);
   f32x sums = splat(0);
   for_each_group(n, [&](int64_t j, int64_t width) {
@@ -89,7 +87,8 @@ void softmax_row(const float* scores, T* probabilities, Mask::Range range, int64
   const float shrink = simd::exp(splat(maximum - raised))[0];
   total = total * shrink + simd::sum(sums);
   if (shrink != 1.0f)
-    for_each_group(head_dim, [&](int64_t j, int64_t width) { store_n(output + j, load_n(output + j, width) * shrink, width); });
+    for_each_group(head_dim,
+                   [&](int64_t j, int64_t width) { store_n(output + j, load_n(output + j, width) * shrink, width); });
   maximum = raised;
 }
 
@@ -115,27 +114,30 @@ void forward_block(Stream& stream, const HeadViews& views, const Mask& mask, int
     for (int64_t i = 0; i < count; ++i)
       softmax_row(scores.row<float>(i), probabilities.row<T>(i), mask.visible(first + i, key, keys), keys, scale,
                   maximum[i], total[i], output.row<float>(i), shape.head_dim);
-    gemm_in_task(stream, probabilities, Transpose::no, views.value(qkv, kv_head, key, keys), Transpose::no, output, output);
+    gemm_in_task(stream, probabilities, Transpose::no, views.value(qkv, kv_head, key, keys), Transpose::no, output,
+                 output);
   }
   const Tensor result = views.query(y, head, first, count);
   for (int64_t i = 0; i < count; ++i) {
     const float* sums = output.row<float>(i);
-    for_each_group(shape.head_dim, [&](int64_t j, int64_t width) {
-      store_n(result.row<T>(i) + j, load_n(sums + j, width) / total[i], width);
-    });
+    T* row = result.row<T>(i);
+    for_each_group(shape.head_dim,
+                   [&](int64_t j, int64_t width) { store_n(row + j, load_n(sums + j, width) / total[i], width); });
     log_sum_exp[first + i] = maximum[i] + std::log(total[i]);
   }
 }
 
-/// One row of the backward pass: p = exp(s - lse) from the scores, ds = p (dp - delta) scale from dp in `dprobabilities`.
+/// One row of the backward pass: p = exp(s - lse).
 template <class T>
-void probabilities_row(const float* scores, T* probabilities, Mask::Range range, int64_t count, float scale, float lse) {
+void probabilities_row(const float* scores, T* probabilities, Mask::Range range, int64_t count, float scale,
+                       float lse) {
   zero_outside(probabilities, range, count);
   for_each_group(range.end - range.begin, [&](int64_t offset, int64_t width) {
     const int64_t j = range.begin + offset;
     store_n(probabilities + j, simd::exp(load_n(scores + j, width) * scale - lse), width);
   });
 }
+/// ds = p (dp - delta) scale.
 template <class T>
 void dscores_row(const float* dprobabilities, const T* probabilities, T* dscores, Mask::Range range, int64_t count,
                  float scale, float delta) {
@@ -155,8 +157,11 @@ float dot(const T* a, const T* b, int64_t n) {
 
 template <class T>
 void copy_rows(const Tensor& from, const Tensor& to) {
-  for (int64_t i = 0; i < from.rows; ++i)
-    for_each_group(from.cols, [&](int64_t j, int64_t width) { store_n(to.row<T>(i) + j, load_n(from.row<float>(i) + j, width), width); });
+  for (int64_t i = 0; i < from.rows; ++i) {
+    const float* source = from.row<float>(i);
+    T* target = to.row<T>(i);
+    for_each_group(from.cols, [&](int64_t j, int64_t width) { store_n(target + j, load_n(source + j, width), width); });
+  }
 }
 
 void zero_rows(const Tensor& x) {
@@ -171,17 +176,20 @@ void backward_head(Stream& stream, const HeadViews& views, const Mask& mask, int
   const AttentionShape& shape = views.shape;
   const int64_t group = shape.heads / shape.kv_heads, length = shape.length;
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  std::vector<float> delta(static_cast<size_t>(group * length));  // rowsum(dy * y): what the softmax's gradient subtracts
+  float* delta = scratch.delta.as<float>();  // rowsum(dy * y): what the softmax's gradient subtracts
   for (int64_t h = 0; h < group; ++h) {
-    const Tensor gradient = views.query(dy, kv_head * group + h, 0, length), output = views.query(y, kv_head * group + h, 0, length);
+    const Tensor gradient = views.query(dy, kv_head * group + h, 0, length),
+                 output = views.query(y, kv_head * group + h, 0, length);
     for (int64_t i = 0; i < length; ++i)
-      delta[static_cast<size_t>(h * length + i)] = dot(gradient.row<T>(i), output.row<T>(i), shape.head_dim);
+      delta[h * length + i] = dot(gradient.row<T>(i), output.row<T>(i), shape.head_dim);
   }
+  const auto accumulate = [&](const Tensor& a, Transpose transpose, const Tensor& b, const Tensor& into) {
+    gemm_in_task(stream, a, transpose, b, Transpose::no, into, into);
+  };
   zero_rows(scratch.dquery);
 
   for (int64_t key = 0; key < length; key += key_block) {
     const int64_t keys = std::min(key_block, length - key);
-    const Tensor k = views.key(qkv, kv_head, key, keys), v = views.value(qkv, kv_head, key, keys);
     const Tensor dk = scratch.dkey.slice_rows(0, keys), dv = scratch.dvalue.slice_rows(0, keys);
     zero_rows(dk);
     zero_rows(dv);
@@ -190,23 +198,24 @@ void backward_head(Stream& stream, const HeadViews& views, const Mask& mask, int
       for (int64_t first = key / query_block * query_block; first < length; first += query_block) {
         if (mask.first_block(first) > key) break;  // starts never decrease: no later query sees these keys
         const int64_t count = std::min(query_block, length - first);
+        const int64_t seen = std::min(keys, first + count - key);  // the block's later keys are masked for all queries
         const Tensor q = views.query(qkv, head, first, count), gradient = views.query(dy, head, first, count);
-        const Tensor scores = scratch.scores.slice_rows(0, count).slice_cols(0, keys);
-        const Tensor probabilities = scratch.probabilities.slice_rows(0, count).slice_cols(0, keys);
-        const Tensor dscores = scratch.dscores.slice_rows(0, count).slice_cols(0, keys);
+        const Tensor k = views.key(qkv, kv_head, key, seen), v = views.value(qkv, kv_head, key, seen);
+        const Tensor scores = scratch.scores.slice_rows(0, count).slice_cols(0, seen);
+        const Tensor probabilities = scratch.probabilities.slice_rows(0, count).slice_cols(0, seen);
+        const Tensor dscores = scratch.dscores.slice_rows(0, count).slice_cols(0, seen);
         const float* lse = log_sum_exp.row<float>(head) + views.first_token + first;
+        const auto visible = [&](int64_t i) { return mask.visible(first + i, key, seen); };
         gemm_in_task(stream, q, Transpose::no, k, Transpose::yes, scores);
         for (int64_t i = 0; i < count; ++i)
-          probabilities_row(scores.row<float>(i), probabilities.row<T>(i), mask.visible(first + i, key, keys), keys, scale,
-                            lse[i]);
-        gemm_in_task(stream, probabilities, Transpose::yes, gradient, Transpose::no, dv, dv);
+          probabilities_row(scores.row<float>(i), probabilities.row<T>(i), visible(i), seen, scale, lse[i]);
+        accumulate(probabilities, Transpose::yes, gradient, dv.slice_rows(0, seen));
         gemm_in_task(stream, gradient, Transpose::no, v, Transpose::yes, scores);
         for (int64_t i = 0; i < count; ++i)
-          dscores_row(scores.row<float>(i), probabilities.row<T>(i), dscores.row<T>(i), mask.visible(first + i, key, keys),
-                      keys, scale, delta[static_cast<size_t>(h * length + first + i)]);
-        const Tensor dq = scratch.dquery.slice_rows(h * length + first, count);
-        gemm_in_task(stream, dscores, Transpose::no, k, Transpose::no, dq, dq);
-        gemm_in_task(stream, dscores, Transpose::yes, q, Transpose::no, dk, dk);
+          dscores_row(scores.row<float>(i), probabilities.row<T>(i), dscores.row<T>(i), visible(i), seen, scale,
+                      delta[h * length + first + i]);
+        accumulate(dscores, Transpose::no, k, scratch.dquery.slice_rows(h * length + first, count));
+        accumulate(dscores, Transpose::yes, q, dk.slice_rows(0, seen));
       }
     }
     copy_rows<T>(dk, views.key(dqkv, kv_head, key, keys));
@@ -227,6 +236,7 @@ AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DT
     part.output = arena.take(DType::f32, queries, shape.head_dim);
     if (training) {
       part.dscores = arena.take(type, queries, keys);
+      part.delta = arena.take(DType::f32, 1, shape.heads / shape.kv_heads * shape.length);
       part.dquery = arena.take(DType::f32, shape.heads / shape.kv_heads * shape.length, shape.head_dim);
       part.dkey = arena.take(DType::f32, keys, shape.head_dim);
       part.dvalue = arena.take(DType::f32, keys, shape.head_dim);

@@ -13,7 +13,8 @@ void embedding_forward(Stream& stream, std::span<const int32_t> ids, const Tenso
     parallel_for(stream, x.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const T* row = table.row<T>(ids[static_cast<size_t>(t)]);
-        for_each_group(x.cols, [&](int64_t i, int64_t count) { store_n(x.row<float>(t) + i, load_n(row + i, count), count); });
+        float* into = x.row<float>(t);
+        for_each_group(x.cols, [&](int64_t i, int64_t count) { store_n(into + i, load_n(row + i, count), count); });
       }
     });
   });

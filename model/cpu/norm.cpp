@@ -1,7 +1,7 @@
 #include "model/norm.hpp"
 
+#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "model/cpu/dispatch.hpp"
 #include "tensor/simd.hpp"
@@ -15,7 +15,8 @@ using simd::f32x, simd::for_each_group, simd::lanes, simd::load_n, simd::splat, 
 constexpr int64_t tokens_per_block = 32;
 
 template <class T>
-void forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y, const Tensor& inverse_rms) {
+void forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+             const Tensor& inverse_rms) {
   const int64_t width = x.cols;
   const float* g = gain.as<float>();
   parallel_for(stream, x.rows, 1, [&](int64_t begin, int64_t end) {
@@ -38,17 +39,18 @@ void forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon,
 
 template <class T>
 void backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
-              const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate) {
-  const int64_t tokens = x.rows, width = x.cols, blocks = (tokens + tokens_per_block - 1) / tokens_per_block;
+              const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate,
+              const Tensor& block_sums) {
+  const int64_t tokens = x.rows, width = x.cols, blocks = rms_norm_scratch_rows(tokens);
   const float* g = gain.as<float>();
-  const OwnedTensor block_sums(DType::f32, blocks, width, "norm gain gradient");
   parallel_for(stream, tokens, tokens_per_block, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* in = x.row<float>(t);
       const T* gradient = dy.row<T>(t);
       float* residual = dx.row<float>(t);
       T* operand = dx_operand.row<T>(t);
-      float* block = block_sums.view().row<float>(t / tokens_per_block);
+      float* block = block_sums.row<float>(t / tokens_per_block);
+      if (t % tokens_per_block == 0) std::fill_n(block, width, 0.0f);
       const float r = inverse_rms.as<float>()[t];
       f32x products = splat(0);
       for_each_group(width, [&](int64_t i, int64_t count) {
@@ -67,14 +69,17 @@ void backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& g
   parallel_for(stream, width, lanes, [&](int64_t begin, int64_t end) {
     for_each_group(end - begin, [&](int64_t offset, int64_t count) {
       const int64_t i = begin + offset;
-      f32x total = accumulate ? load_n(dgain.as<float>() + i, count) : splat(0);
-      for (int64_t b = 0; b < blocks; ++b) total += load_n(block_sums.view().row<float>(b) + i, count);
-      store_n(dgain.as<float>() + i, total, count);
+      float* into = dgain.as<float>() + i;
+      f32x total = accumulate ? load_n(into, count) : splat(0);
+      for (int64_t b = 0; b < blocks; ++b) total += load_n(block_sums.row<float>(b) + i, count);
+      store_n(into, total, count);
     });
   });
 }
 
 }  // namespace
+
+int64_t rms_norm_scratch_rows(int64_t tokens) { return (tokens + tokens_per_block - 1) / tokens_per_block; }
 
 void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
                       const Tensor& inverse_rms) {
@@ -82,9 +87,10 @@ void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float
 }
 
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
-                       const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate) {
+                       const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate,
+                       const Tensor& scratch) {
   with_operand_type(dy.dtype, [&](auto type) {
-    backward<decltype(type)>(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, accumulate);
+    backward<decltype(type)>(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, accumulate, scratch);
   });
 }
 

@@ -1,7 +1,6 @@
 #include "tensor/convert.hpp"
 
 #include <cassert>
-#include <cstring>
 
 #include "tensor/simd.hpp"
 
@@ -45,14 +44,6 @@ void add(Stream& stream, const Tensor& from, const Tensor& into) {
         simd::store_n(target + j, simd::load_n(target + j, count) + simd::load_n(source + j, count), count);
       });
     }
-  });
-}
-
-void set_zero(Stream& stream, const Tensor& x) {
-  parallel_for(stream, x.rows, rows_per_task(x.cols), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      std::memset(static_cast<char*>(x.data) + i * x.stride * static_cast<int64_t>(size_of(x.dtype)), 0,
-                  static_cast<size_t>(x.cols) * size_of(x.dtype));
   });
 }
 

@@ -116,23 +116,25 @@ void* thread_scratch(size_t bytes) {
 
 void check_operands(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& addend, int64_t m, int64_t n,
                     int64_t k, int64_t k_of_b) {
-  const bool types_fit = a.dtype == b.dtype && (a.dtype == DType::f32 ? c.dtype == DType::f32
-                                                                     : a.dtype == DType::bf16 &&
-                                                                           (c.dtype == DType::f32 || c.dtype == DType::bf16));
+  const bool types_fit =
+      a.dtype == b.dtype && (c.dtype == DType::f32 || (a.dtype == DType::bf16 && c.dtype == DType::bf16));
   const bool addend_fits = !addend || (addend.dtype == DType::f32 && addend.rows == m && addend.cols == n &&
                                        (addend.data != c.data || c.dtype == DType::f32));
   if (types_fit && addend_fits && k == k_of_b && c.rows == m && c.cols == n) return;
   throw Error({.kind = ErrorKind::internal,
                .what = "GEMM operands do not fit",
-               .seen = fmt::format("a {} op [{}, {}], b {} op [{}, {}], c {} [{}, {}]", name(a.dtype), m, k, name(b.dtype),
-                                   k_of_b, n, name(c.dtype), c.rows, c.cols)});
+               .seen = fmt::format("a {} op [{}, {}], b {} op [{}, {}], c {} [{}, {}]", name(a.dtype), m, k,
+                                   name(b.dtype), k_of_b, n, name(c.dtype), c.rows, c.cols)});
 }
 
-/// A packed fp32 copy of a bf16 operand.
-OwnedTensor widened(Stream& stream, const Tensor& x) {
-  OwnedTensor wide(DType::f32, x.rows, x.cols, "widened GEMM operand");
-  convert(stream, x, wide);
-  return wide;
+/// Memory for packed fp32 copies of a product's operands and result; grows, and is kept for the thread's next product.
+enum class WideOperand { a, b, c };
+Tensor wide_like(const Tensor& x, WideOperand which) {
+  thread_local Buffer memory[3];
+  Buffer& buffer = memory[static_cast<int>(which)];
+  const size_t bytes = bytes_of(DType::f32, x.rows, x.cols);
+  if (buffer.bytes() < bytes) buffer = Buffer(bytes, "widened GEMM operands");
+  return {DType::f32, buffer.data(), x.rows, x.cols};
 }
 
 }  // namespace
@@ -160,9 +162,18 @@ void run(Stream& stream, int threads, const Tensor& a, Transpose transpose_a, co
   const int64_t m = ta ? a.cols : a.rows, k = ta ? a.rows : a.cols, n = tb ? b.rows : b.cols;
   check_operands(a, b, c, addend, m, n, k, tb ? b.cols : b.rows);
   if (m == 0 || n == 0) return;
-  const Key key{m, n, k, a.stride, b.stride, c.stride, addend ? addend.stride : 0, ta, tb, int64_t(a.dtype),
+  const Key key{m,
+                n,
+                k,
+                a.stride,
+                b.stride,
+                c.stride,
+                addend ? addend.stride : 0,
+                ta,
+                tb,
+                int64_t(a.dtype),
                 int64_t(c.dtype),
-                !addend                  ? Addend::none
+                !addend                 ? Addend::none
                 : addend.data == c.data ? Addend::destination
                                         : Addend::other,
                 threads};
@@ -190,9 +201,11 @@ void run_or_widen(Stream& stream, int threads, const Tensor& a, Transpose transp
                   Transpose transpose_b, const Tensor& c, const Tensor& addend) {
   if (a.dtype != DType::bf16 || library_has_bf16())
     return run(stream, threads, a, transpose_a, b, transpose_b, c, addend);
-  const OwnedTensor wide_a = widened(stream, a), wide_b = widened(stream, b);
+  const Tensor wide_a = wide_like(a, WideOperand::a), wide_b = wide_like(b, WideOperand::b);
+  convert(stream, a, wide_a);
+  convert(stream, b, wide_b);
   if (c.dtype == DType::f32) return run(stream, threads, wide_a, transpose_a, wide_b, transpose_b, c, addend);
-  const OwnedTensor wide_c(DType::f32, c.rows, c.cols, "widened GEMM result");
+  const Tensor wide_c = wide_like(c, WideOperand::c);
   run(stream, threads, wide_a, transpose_a, wide_b, transpose_b, wide_c, addend);
   convert(stream, wide_c, c);
 }
@@ -213,14 +226,29 @@ std::string gemm_library() {
   const dnnl_version_t* version = dnnl_version();
   std::string isa;
   switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::sse41: isa = "SSE4.1"; break;
-    case dnnl::cpu_isa::avx: isa = "AVX"; break;
-    case dnnl::cpu_isa::avx2: isa = "AVX2"; break;
-    case dnnl::cpu_isa::avx512_core: isa = "AVX-512"; break;
-    case dnnl::cpu_isa::avx512_core_vnni: isa = "AVX-512 VNNI"; break;
-    case dnnl::cpu_isa::avx512_core_bf16: isa = "AVX-512 bf16"; break;
-    case dnnl::cpu_isa::avx512_core_amx: isa = "AMX"; break;
-    default: isa = fmt::format("instruction set {:#x}", static_cast<int>(dnnl::get_effective_cpu_isa()));
+    case dnnl::cpu_isa::sse41:
+      isa = "SSE4.1";
+      break;
+    case dnnl::cpu_isa::avx:
+      isa = "AVX";
+      break;
+    case dnnl::cpu_isa::avx2:
+      isa = "AVX2";
+      break;
+    case dnnl::cpu_isa::avx512_core:
+      isa = "AVX-512";
+      break;
+    case dnnl::cpu_isa::avx512_core_vnni:
+      isa = "AVX-512 VNNI";
+      break;
+    case dnnl::cpu_isa::avx512_core_bf16:
+      isa = "AVX-512 bf16";
+      break;
+    case dnnl::cpu_isa::avx512_core_amx:
+      isa = "AMX";
+      break;
+    default:
+      isa = fmt::format("instruction set {:#x}", static_cast<int>(dnnl::get_effective_cpu_isa()));
   }
   return fmt::format("oneDNN {}.{}.{}, {}", version->major, version->minor, version->patch, isa);
 }
@@ -229,7 +257,9 @@ double measure_gemm_peak(Stream& stream, DType type) {
   constexpr int64_t size = 1024;
   constexpr double budget = 0.15;  // seconds: long enough to meet a quiet moment on a busy machine
   const OwnedTensor a(type, size, size), b(type, size, size), c(DType::f32, size, size);
-  const auto clock = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const auto clock = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
   const double start = clock();
   double best = 0;
   for (int repeat = 0; repeat < 4 || clock() - start < budget; ++repeat) {

@@ -127,6 +127,17 @@ TEST_F(LoaderTest, MaskedDocumentsStartWhereTheyBegin) {
   EXPECT_EQ(batch.loss_tokens, 9);
 }
 
+TEST_F(LoaderTest, DocumentsThatWereCutAreCounted) {
+  const TokenData data = make({5, 6, 20});  // 4, 5 and 19 predictions
+  const Loader cut(data, {.sequence = 4, .packing = Packing::documents});
+  EXPECT_EQ(cut.cut_documents(), 2);
+  EXPECT_NE(cut.describe().find(", 2 documents longer than the sequence were cut"), std::string::npos)
+      << cut.describe();
+  const Loader whole(data, {.sequence = 19, .packing = Packing::documents});
+  EXPECT_EQ(whole.cut_documents(), 0);
+  EXPECT_EQ(whole.describe().find("cut"), std::string::npos) << whole.describe();
+}
+
 TEST_F(LoaderTest, BatchesArePureSoThatAResumedRunGoesOn) {
   const TokenData data = make({700, 300, 900});
   for (const LoaderOptions& options : {LoaderOptions{.sequence = 8, .seed = 5},

@@ -31,16 +31,6 @@ TEST(Prefetcher, ReadsAheadAsFarAsItsDepth) {
   EXPECT_EQ(made, 4);
 }
 
-TEST(Prefetcher, SeeksForwardsAndBackwards) {
-  Prefetcher prefetcher(numbered, 0, 2);
-  prefetcher.next();
-  for (const int64_t index : {1000, 3, 4, 0}) {
-    prefetcher.seek(index);
-    EXPECT_EQ(prefetcher.next().loss_tokens, index);
-    EXPECT_EQ(prefetcher.next().loss_tokens, index + 1);
-  }
-}
-
 TEST(Prefetcher, CarriesExceptionsBehindTheGoodBatches) {
   const auto produce = [](int64_t index) {
     if (index == 3) throw std::runtime_error("third");
@@ -51,8 +41,6 @@ TEST(Prefetcher, CarriesExceptionsBehindTheGoodBatches) {
   EXPECT_EQ(prefetcher.next().loss_tokens, 2);
   EXPECT_THROW(prefetcher.next(), std::runtime_error);
   EXPECT_THROW(prefetcher.next(), std::runtime_error);
-  prefetcher.seek(4);
-  EXPECT_EQ(prefetcher.next().loss_tokens, 4);
 }
 
 TEST(Prefetcher, EndsWhileBatchesAreBeingMade) {

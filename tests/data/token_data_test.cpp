@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "data/hdf5.hpp"
 #include "data/shard_format.hpp"
@@ -67,7 +69,8 @@ TEST_F(TokenDataTest, AShardComesBackWhole) {
   Ids middle(3);
   data.copy(3, middle);
   EXPECT_EQ(middle, (Ids{256, 'x', 'y'}));
-  EXPECT_NO_THROW(data.require_vocabulary(258));
+  EXPECT_NO_THROW(data.require_vocabulary(259));
+  EXPECT_EQ(error_of([&] { data.require_vocabulary(258); }).seen, "token id 258, which pads windows");
   EXPECT_EQ(error_of([&] { data.require_vocabulary(257); }).seen, "token id 257");
 }
 
@@ -186,6 +189,7 @@ TEST_F(TokenDataTest, ANewerSchemaIsRefusedByItsNumber) {
 TEST_F(TokenDataTest, ForeignFilesAreNamed) {
   EXPECT_EQ(error_of([&] { TokenData::open(path("absent.h5")); }).what, "the token file does not exist");
   EXPECT_EQ(error_of([&] { TokenData::open(path("")); }).kind, ErrorKind::data);
+  EXPECT_EQ(error_of([&] { TokenData::open(path(std::string(300, 'x'))); }).kind, ErrorKind::data);
   EXPECT_EQ(error_of([&] { TokenData::open(write("empty.h5", "")); }).kind, ErrorKind::data);
   {
     hdf5::File plain = hdf5::File::create(path("plain.h5"), ErrorKind::data);
@@ -217,17 +221,18 @@ TEST_F(TokenDataTest, ForeignFilesAreNamed) {
 
 TEST_F(TokenDataTest, WrongContentsBehindARightHeaderAreRefused) {
   // A file with a valid checksum that no ShardWriter made: each part is checked again.
+  std::map<std::string, int64_t> numbers = {{"text_bytes", 1}, {"bos", 1}, {"eos", 1}, {"pad", 1}, {"vocabulary", 10}};
+  std::vector<int64_t> document_bytes;
   const auto make = [&](const std::vector<int64_t>& offsets, const std::vector<uint16_t>& tokens, bool attributes) {
     const std::string name = path("forged.h5");
     {
       hdf5::File file = hdf5::File::create(name, ErrorKind::data, 512);
       file.write("tokens", tokens);
       file.write("document_offsets", offsets);
-      file.write("document_bytes", std::vector<int64_t>(offsets.size() - 1, 1));
+      file.write("document_bytes",
+                 document_bytes.empty() ? std::vector<int64_t>(offsets.size() - 1, 1) : document_bytes);
       if (attributes) {
-        for (const char* attribute : {"text_bytes", "bos", "eos", "pad"})
-          file.set_attribute("/", attribute, int64_t{1});
-        file.set_attribute("/", "vocabulary", int64_t{10});
+        for (const auto& [attribute, value] : numbers) file.set_attribute("/", attribute, value);
         file.set_attribute("/", "tokenizer", std::string_view("byte"));
         file.set_attribute("/", "tokenizer_hash", std::string_view("0123456789abcdef"));
       }
@@ -249,6 +254,26 @@ TEST_F(TokenDataTest, WrongContentsBehindARightHeaderAreRefused) {
        {std::vector<int64_t>{0, 4}, {1, 3}, {0, 2, 2, 3}, {0, 5, 3}, {0}, {0, -1, 3}})
     EXPECT_THROW(TokenData::open(make(offsets, {1, 2, 3}, true)), Error);
   EXPECT_THROW(TokenData::open(make({0, 3}, {1, 2, 3}, false)), Error);
+
+  const std::pair<std::string, int64_t> impossible[] = {{"bos", 10}, {"eos", -2},       {"pad", int64_t{1} << 32},
+                                                        {"eos", 10}, {"vocabulary", 0}, {"text_bytes", -1}};
+  for (const auto& [attribute, value] : impossible) {
+    const int64_t possible = std::exchange(numbers[attribute], value);
+    EXPECT_EQ(error_of([&] {
+                TokenData::open(make({0, 3}, {1, 2, 3}, true));
+              }).what,
+              "the attribute " + attribute + " of the token shard is out of range");
+    numbers[attribute] = possible;
+  }
+  document_bytes = {-1};
+  EXPECT_EQ(error_of([&] {
+              TokenData::open(make({0, 3}, {1, 2, 3}, true));
+            }).what,
+            "a document of the token shard has a negative number of bytes");
+  document_bytes.clear();
+  const TokenData forged = TokenData::open(make({0, 3}, {1, 2, 3}, true));  // bytes by name, with another hash
+  EXPECT_EQ(error_of([&] { forged.make_tokenizer(); }).what,
+            "the token file holds another tokenizer than the one it names");
 }
 
 TEST_F(TokenDataTest, LlmcShardsAreReadByContent) {

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include "data/sentencepiece_training.hpp"
 #include "data/token_data.hpp"
 #include "tests/data/test_files.hpp"
 
@@ -102,6 +105,44 @@ TEST_F(TokenizeTest, DuplicatesAreCounted) {
   EXPECT_EQ(summary.deduplication->bytes_before - summary.deduplication->bytes_after,
             static_cast<int64_t>(text.size()) + 27);
   EXPECT_EQ(summary.counts.files, 3);
+}
+
+TEST_F(TokenizeTest, DeduplicationMovesNoDocumentToAnotherSide) {
+  // Every document has a line of its own, "#N#", and one that stood in other documents, which deduplication drops.
+  std::vector<std::string> texts;
+  std::string lines;
+  for (int i = 0; i < 300; ++i) {
+    texts.push_back("#" + std::to_string(i) + "#");
+    for (int word = 0; word < 20; ++word) texts.back() += " w" + std::to_string(i * 20 + word);
+    texts.back() += "\nA line that documents share, number " + std::to_string(i % 7) + "\n";
+    lines += nlohmann::json{{"text", texts.back()}}.dump() + "\n";
+  }
+  TokenizeOptions options{.inputs = {write("a.jsonl", lines)},
+                          .output = path("train.h5"),
+                          .validation = 0.3,
+                          .validation_output = path("val.h5"),
+                          .deduplicate = true};
+  const auto tokenizer = make_byte_tokenizer();
+  tokenize(options, *tokenizer);
+  const std::string train = tokenizer->decode(all_tokens(path("train.h5")));
+  const std::string validation = tokenizer->decode(all_tokens(path("val.h5")));
+
+  Deduplicator deduplicator;
+  SentencePieceTraining expected;
+  int64_t validating = 0;
+  for (int i = 0; i < 300; ++i) {
+    Document document{.id = "test", .prompt = {}, .text = texts[static_cast<size_t>(i)]};
+    const bool validates = in_validation(document, 0.3);  // of the text as it was read
+    validating += validates;
+    const std::string name = "#" + std::to_string(i) + "#";
+    EXPECT_EQ(validation.find(name) != std::string::npos, validates) << i;
+    EXPECT_EQ(train.find(name) != std::string::npos, !validates) << i;
+    ASSERT_TRUE(deduplicator.keep(document));
+    if (!validates) expected.add(document.text, document.id);
+  }
+  EXPECT_GT(validating, 50);
+  EXPECT_GT(deduplicator.counts().lines_dropped, 250);
+  EXPECT_EQ(train_sentencepiece(options, 290), expected.train(290));
 }
 
 TEST_F(TokenizeTest, ErrorsLeaveOldFilesAlone) {

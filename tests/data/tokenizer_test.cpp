@@ -109,6 +109,7 @@ TEST_F(TokenizerFileTest, MissingAndForeignFilesAreRefused) {
   EXPECT_THROW(make_tokenizer(write("empty.model", "")), Error);
   EXPECT_THROW(make_tokenizer(write("newline.model", "\nbut then no protocol buffer")), Error);
   EXPECT_THROW(make_tokenizer(path("")), Error);
+  EXPECT_EQ(error_of([&] { make_tokenizer(path(std::string(300, 'x'))); }).kind, ErrorKind::data);
   const std::string whole = contents(fixture("small.model"));
   EXPECT_THROW(make_tokenizer(write("short.model", std::string_view(whole).substr(0, whole.size() / 2 + 1))), Error);
 }
@@ -146,19 +147,45 @@ TEST(SentencePieceTraining, ImpossibleVocabulariesAndTextsAreRefused) {
   EXPECT_EQ(error_of([] { small_training().train(1000000); }).kind, ErrorKind::configuration);
   EXPECT_EQ(error_of([] { SentencePieceTraining().train(300); }).kind, ErrorKind::data);
   SentencePieceTraining training;
-  EXPECT_EQ(error_of([&] { training.add("ab\xFF", "file.txt"); }).where, "file.txt, byte 2");
+  EXPECT_EQ(error_of([&] { training.add("ab\xFF", "file.txt"); }).where, "file.txt, byte 2 of the text");
 }
 
-TEST(SentencePieceTraining, KeepsABoundedShareOfALargeCorpus) {
-  SentencePieceTraining training(10000), again(10000);
-  for (int i = 0; i < 2000; ++i) {
-    const std::string text = "document number " + std::to_string(i) + " of a corpus that is too large\n";
-    training.add(text, "text");
-    again.add(text, "text");
+/// Lines of words that stand in no other line.
+std::string unique_words(int first, int lines) {
+  std::string text;
+  for (int line = first; line < first + lines; ++line) {
+    for (int word = 0; word < 8; ++word) text += hex(static_cast<uint64_t>(line * 8 + word) * 0x9E3779B97F4A7C15) + " ";
+    text += '\n';
   }
-  EXPECT_EQ(training.documents_kept(), again.documents_kept());
-  EXPECT_GT(training.documents_kept(), 50);   // about 200 fit; at least a quarter of them is left after a halving
-  EXPECT_LE(training.documents_kept(), 230);  // 10000 bytes of documents that have 43 or more
+  return text;
+}
+
+/// The largest vocabulary that the text collected supports: it grows with the text.
+int64_t largest_vocabulary(SentencePieceTraining& training) {
+  const std::string seen = error_of([&] { training.train(10'000'000); }).seen;
+  const size_t limit = seen.find("<= ");
+  EXPECT_NE(limit, std::string::npos) << seen;
+  return std::stoll(seen.substr(limit + 3));
+}
+
+TEST(SentencePieceTraining, KeepsABoundedShareOfLargeDocuments) {
+  // Two documents, each far above the bound: about 680 KB in 11 pieces.
+  const std::string first = unique_words(0, 5000), second = unique_words(5000, 5000);
+  SentencePieceTraining bounded(300'000), reversed(300'000), whole;
+  bounded.add(first, "first"), bounded.add(second, "second");
+  reversed.add(second, "second"), reversed.add(first, "first");
+  whole.add(first, "first"), whole.add(second, "second");
+  const int64_t sampled = largest_vocabulary(bounded), all = largest_vocabulary(whole);
+  EXPECT_GT(sampled, all / 10);
+  EXPECT_LT(sampled, all / 2);
+  EXPECT_EQ(largest_vocabulary(reversed), sampled);
+}
+
+TEST(SentencePieceTraining, NeverDropsEverything) {
+  SentencePieceTraining training(1);
+  training.add(unique_words(0, 2000), "text");
+  training.add(std::string(200'000, 'x') + "\xC3\xA9", "one long line");
+  EXPECT_EQ(make_sentencepiece_tokenizer(training.train(265), "x")->vocabulary(), 265);
 }
 
 }  // namespace

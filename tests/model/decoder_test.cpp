@@ -24,7 +24,8 @@ TEST_P(Decoding, OneByOneAndInPiecesGiveTheLogitsOfTheWholeSequence) {
       const size_t count = std::min(piece, 32 - first);
       const std::span<const float> logits = decoder.read(sequence.subspan(first, count));
       const auto last = static_cast<int64_t>(first + count - 1);
-      for (size_t v = 0; v < logits.size(); ++v) ASSERT_NEAR(logits[v], expected.row<float>(last)[v], 2e-5) << piece << " " << last;
+      for (size_t v = 0; v < logits.size(); ++v)
+        ASSERT_NEAR(logits[v], expected.row<float>(last)[v], 2e-5) << piece << " " << last;
     }
     EXPECT_EQ(decoder.position(), 32);
   }

@@ -60,12 +60,12 @@ struct ReferenceLlama {
         config(read_huggingface_config(directory)),
         batch_file(directory + "/batch.safetensors"),
         expected(directory + "/gradients.safetensors"),
-        model(stream, config, find_recipe(recipe_name),
-              {.sequences = batch_file["tokens"].rows, .length = batch_file["tokens"].cols - 1, .recompute = recompute}),
-        masters(model.layout(), DType::f32, DType::f32, false, "masters"),
+        model(
+            stream, config, find_recipe(recipe_name),
+            {.sequences = batch_file["tokens"].rows, .length = batch_file["tokens"].cols - 1, .recompute = recompute}),
+        masters(import_huggingface(directory, model.layout(), DType::f32)),
         weights(model.make_weights()),
         gradients(model.make_gradients()) {
-    import_huggingface(directory, model.layout(), masters);
     copy_parameters(stream, masters, weights);
     const Tensor& tokens = batch_file["tokens"];
     for (int64_t i = 0; i < tokens.rows; ++i)
@@ -79,7 +79,8 @@ struct ReferenceLlama {
   float loss_scale() const { return 1.0f / static_cast<float>(inputs.size()); }
   /// Mean loss in nats; fills `gradients`.
   double run(bool accumulate = false) {
-    return model.loss_and_gradients(weights, batch(), {.loss_scale = loss_scale(), .accumulate = accumulate}, gradients) /
+    return model.loss_and_gradients(weights, batch(), {.loss_scale = loss_scale(), .accumulate = accumulate},
+                                    gradients) /
            static_cast<double>(inputs.size());
   }
 

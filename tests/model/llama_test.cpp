@@ -56,7 +56,8 @@ TEST_P(Reference, Bf16ArithmeticOnRoundedWeights) {
   const double expected = wide.run();
   EXPECT_NEAR(narrow.run(), expected, 2.5e-3);
   for (size_t i = 0; i < wide.gradients.size(); ++i)
-    EXPECT_LT(relative_error(narrow.gradients[i], wide.gradients[i]), 2.5e-2) << wide.model.layout().parameters()[i].name;
+    EXPECT_LT(relative_error(narrow.gradients[i], wide.gradients[i]), 2.5e-2)
+        << wide.model.layout().parameters()[i].name;
 }
 
 TEST_P(Reference, Logits) {
@@ -108,14 +109,16 @@ TEST_P(Reference, EachBufferIsReportedOnceAndComplete) {
   const auto ready = [&](int buffer) {
     EXPECT_TRUE(seen.insert(buffer).second);
     EXPECT_EQ(std::memcmp(llama.gradients.buffer(buffer).data, complete[static_cast<size_t>(buffer)].data(),
-                          complete[static_cast<size_t>(buffer)].size()), 0) << buffer;
+                          complete[static_cast<size_t>(buffer)].size()),
+              0)
+        << buffer;
   };
   llama.model.loss_and_gradients(llama.weights, llama.batch(), {.loss_scale = llama.loss_scale(), .ready = ready},
                                  llama.gradients);
   EXPECT_EQ(seen.size(), llama.model.layout().buffers().size());
 }
 
-TEST_P(Reference, ThreadsChangeNothing) {
+TEST_P(Reference, ThreadsChangeRoundingOnly) {
   ReferenceLlama llama(GetParam());
   const double loss = llama.run();
   Stream alone(1);
@@ -159,6 +162,28 @@ TEST(LlamaGradient, AgreesWithFiniteDifferencesInEveryParameter) {
   }
 }
 
+// Two documents in one window, apart by document_starts, lose and pull like each in a window of its own.
+TEST_P(Reference, DocumentsInOneWindowDoNotSeeEachOther) {
+  ReferenceLlama together(GetParam()), apart(GetParam());
+  std::vector<int32_t> starts(64, 0), first_targets = apart.targets, second_inputs = apart.inputs,
+                                      second_targets = apart.targets;
+  for (size_t i = 12; i < 32; ++i) starts[i] = 12;  // the first sequence holds documents of 12 and 20 tokens
+  const double loss = together.model.loss_and_gradients(together.weights, {together.inputs, together.targets, starts},
+                                                        {.loss_scale = together.loss_scale()}, together.gradients);
+  // The same loss in two passes: all but the second document, then that one moved to the front of a window.
+  for (size_t i = 12; i < 32; ++i) first_targets[i] = -1;
+  for (size_t i = 0; i < 64; ++i) second_targets[i] = -1;
+  for (size_t i = 0; i < 20; ++i) second_inputs[i] = apart.inputs[12 + i], second_targets[i] = apart.targets[12 + i];
+  double sum = apart.model.loss_and_gradients(apart.weights, {apart.inputs, first_targets, {}},
+                                              {.loss_scale = apart.loss_scale()}, apart.gradients);
+  sum += apart.model.loss_and_gradients(apart.weights, {second_inputs, second_targets, {}},
+                                        {.loss_scale = apart.loss_scale(), .accumulate = true}, apart.gradients);
+  EXPECT_NEAR(loss, sum, 1e-4);
+  for (size_t i = 0; i < apart.gradients.size(); ++i)
+    EXPECT_LT(relative_error(together.gradients[i], apart.gradients[i]), 1e-5)
+        << together.model.layout().parameters()[i].name;
+}
+
 TEST(LlamaErrors, TokensOutsideTheVocabulary) {
   ReferenceLlama llama("mha");
   llama.inputs[5] = 256;
@@ -173,7 +198,14 @@ TEST(LlamaErrors, TokensOutsideTheVocabulary) {
 }
 
 TEST(LlamaErrors, ImpossibleShapes) {
-  ModelConfig config{.vocabulary = 256, .width = 64, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 176, .context = 32};
+  ModelConfig config{.vocabulary = 256,
+                     .width = 64,
+                     .layers = 2,
+                     .heads = 4,
+                     .kv_heads = 2,
+                     .head_dim = 16,
+                     .ffn = 176,
+                     .context = 32};
   EXPECT_NO_THROW(config.validate());
   const auto refused = [&](auto change) {
     ModelConfig changed = config;
@@ -190,7 +222,14 @@ TEST(LlamaErrors, ImpossibleShapes) {
 
 TEST(Initialization, HasTheDeviationsItSays) {
   Stream stream(2);
-  const ModelConfig config{.vocabulary = 300, .width = 128, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 352, .context = 32};
+  const ModelConfig config{.vocabulary = 300,
+                           .width = 128,
+                           .layers = 4,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = 32,
+                           .ffn = 352,
+                           .context = 32};
   const ParameterLayout layout(config);
   const ParameterSet weights(layout, DType::f32, DType::f32, false, "weights");
   initialize(stream, config, layout, 1, 0.02, weights);
@@ -217,9 +256,31 @@ TEST(Layout, CountsTheParametersOfKnownModels) {  // reference 2.1
     EXPECT_EQ(total, config.parameters());
     return total;
   };
-  EXPECT_EQ(count({.vocabulary = 32000, .width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008}), 6738415616);
-  EXPECT_EQ(count({.vocabulary = 128256, .width = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336}), 8030261248);
-  EXPECT_EQ(count({.vocabulary = 128256, .width = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .head_dim = 64, .ffn = 8192, .tied = true}), 1235814400);
+  EXPECT_EQ(count({.vocabulary = 32000,
+                   .width = 4096,
+                   .layers = 32,
+                   .heads = 32,
+                   .kv_heads = 32,
+                   .head_dim = 128,
+                   .ffn = 11008}),
+            6738415616);
+  EXPECT_EQ(count({.vocabulary = 128256,
+                   .width = 4096,
+                   .layers = 32,
+                   .heads = 32,
+                   .kv_heads = 8,
+                   .head_dim = 128,
+                   .ffn = 14336}),
+            8030261248);
+  EXPECT_EQ(count({.vocabulary = 128256,
+                   .width = 2048,
+                   .layers = 16,
+                   .heads = 32,
+                   .kv_heads = 8,
+                   .head_dim = 64,
+                   .ffn = 8192,
+                   .tied = true}),
+            1235814400);
 }
 
 }  // namespace

@@ -128,7 +128,8 @@ std::vector<uint32_t> bits_after_steps(int threads, DType working, double gradie
   std::vector<uint32_t> bits;
   StateList list;
   optimizer.state(list);
-  for (const OptimizedParameter& parameter : parameters.list) list.add("master", parameter.master);
+  for (const OptimizedParameter& parameter : parameters.list)
+    list.add("master/" + parameter.info->name, parameter.master);
   for (const StateList::Entry& entry : list.entries())
     for (int64_t j = 0; j < entry.tensor.size(); ++j)
       bits.push_back(std::bit_cast<uint32_t>(entry.tensor.as<float>()[j]));

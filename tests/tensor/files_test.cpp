@@ -31,7 +31,13 @@ TEST(Checksum, PiecesGiveTheSameAsTheWhole) {
   EXPECT_NE(pieces.value(), checksum(bytes_of(text).subspan(1)));
 }
 
-TEST(Checksum, HexHasSixteenDigits) { EXPECT_EQ(hex(0xab0), "0000000000000ab0"); }
+TEST(Checksum, HexHasSixteenDigits) {
+  EXPECT_EQ(hex(0xab0), "0000000000000ab0");
+  EXPECT_EQ(parse_hex("0000000000000ab0"), 0xab0);
+  EXPECT_EQ(parse_hex(hex(~uint64_t{0})), ~uint64_t{0});
+  for (const char* text : {"", "ab0", "00000000000000ab0", "0000000000000AB0", "000000000000+ab0", "0x00000000000ab0"})
+    EXPECT_EQ(parse_hex(text), std::nullopt) << text;
+}
 
 TEST_F(FilesTest, AFileIsReplacedAsAWhole) {
   const fs::path path = directory_ / "file";

@@ -80,9 +80,8 @@ TEST(Simd, SigmoidAtKnownValues) {  // reference 6.4: silu(1), silu(-1)
 TEST(Simd, PartialGroupsTouchNothingElse) {
   std::vector<float> from(40), to(40, -1.0f);
   for (int i = 0; i < 40; ++i) from[i] = static_cast<float>(i);
-  simd::for_each_group(37, [&](int64_t i, int64_t count) {
-    simd::store_n(to.data() + i, simd::load_n(from.data() + i, count), count);
-  });
+  simd::for_each_group(
+      37, [&](int64_t i, int64_t count) { simd::store_n(to.data() + i, simd::load_n(from.data() + i, count), count); });
   for (int i = 0; i < 40; ++i) EXPECT_EQ(to[i], i < 37 ? static_cast<float>(i) : -1.0f);
 }
 
@@ -198,7 +197,8 @@ TEST(Convert, KeepsPaddingAndRounds) {
 }
 
 TEST(ErrorTest, MessageHasEveryPart) {
-  const Error error({.kind = ErrorKind::data, .what = "short file", .where = "a.h5", .seen = "3", .allowed = "4", .next = "do"});
+  const Error error(
+      {.kind = ErrorKind::data, .what = "short file", .where = "a.h5", .seen = "3", .allowed = "4", .next = "do"});
   EXPECT_STREQ(error.what(), "data error: short file\n  where:   a.h5\n  seen:    3\n  allowed: 4\n  next:    do");
   EXPECT_EQ(error.exit_code(), 3);
 }

@@ -1,6 +1,11 @@
 #include "trainer/checkpoint.hpp"
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <functional>
 
@@ -82,7 +87,9 @@ CheckpointHeader header_of(int64_t step) {
           .seed = ~uint64_t{0},
           .model = tiny(),
           .tokenizer = make_byte_tokenizer()->info(),
+          .data = {{"train", {{"hash", "0123456789abcdef"}, {"tokens", 1000}}}},
           .tuning = {{"isa", "avx2"}, {"threads", 2}, {"libraries", {{"onednn", "2.6.3"}}}},
+          .retuned = true,
           .config_text = "model: {width: 8}  # \u00e9\n"};
 }
 
@@ -95,11 +102,12 @@ class CheckpointTest : public TemporaryDirectoryTest {
   }
   fs::path save(int64_t step) { return save_checkpoint(run_, header_of(step), state_.list); }
   ErrorDetail load_error(const fs::path& checkpoint, StateList& list) {
-    return error_of([&] { load_checkpoint(checkpoint, list); });
+    return error_of([&] { load_checkpoint(open_checkpoint(checkpoint), list); });
   }
   std::optional<fs::path> newest() {
     refused_.clear();
-    return newest_valid_checkpoint(run_, refused_);
+    const std::optional<VerifiedCheckpoint> found = newest_valid_checkpoint(run_, refused_);
+    return found ? std::optional(found->path) : std::nullopt;
   }
 
   fs::path run_;
@@ -115,25 +123,43 @@ TEST_F(CheckpointTest, StateComesBackBitForBit) {
   other.fill(100);
   const bf16 beside = other.moments.view().as<bf16>()[0];
   ASSERT_NE(other.bytes(), state_.bytes());
-  load_checkpoint(path, other.list);
+  load_checkpoint(open_checkpoint(path), other.list);
   EXPECT_EQ(other.bytes(), state_.bytes());
   EXPECT_EQ(other.moments.view().as<bf16>()[0], beside);  // outside the view
 }
 
 TEST_F(CheckpointTest, TheHeaderComesBack) {
-  const CheckpointHeader saved = header_of(500), loaded = read_checkpoint_header(save(500));
+  const CheckpointHeader saved = header_of(500), loaded = open_checkpoint(save(500)).header();
   EXPECT_EQ(loaded.step, 500);
   EXPECT_EQ(loaded.seed, ~uint64_t{0});
   EXPECT_EQ(loaded.model, tiny());
   EXPECT_EQ(loaded.tokenizer, saved.tokenizer);
+  EXPECT_EQ(loaded.tokenizer_model, "");
+  EXPECT_EQ(loaded.data, saved.data);
   EXPECT_EQ(loaded.tuning, saved.tuning);
+  EXPECT_TRUE(loaded.retuned);
   EXPECT_EQ(loaded.config_text, saved.config_text);
+}
+
+TEST_F(CheckpointTest, TheTokenizersModelIsAVerifiedFileOfTheCheckpoint) {
+  CheckpointHeader header = header_of(500);
+  header.tokenizer_model = std::string("model\0bytes", 11);
+  const fs::path path = save_checkpoint(run_, header, state_.list);
+  EXPECT_EQ(names_in(path), (std::vector<std::string>{"manifest.json", "rank_0000.h5", "tokenizer.model"}));
+  EXPECT_EQ(open_checkpoint(path).header().tokenizer_model, header.tokenizer_model);
+  load_checkpoint(open_checkpoint(path), state_.list);
+  set_byte(path / "tokenizer.model", 3, 'x');
+  const ErrorDetail error = error_of([&] { open_checkpoint(path); });
+  EXPECT_EQ(error.what, "a file of the checkpoint is damaged: its checksum is wrong");
+  EXPECT_EQ(newest(), std::nullopt);
+  fs::remove(path / "tokenizer.model");
+  EXPECT_EQ(error_of([&] { open_checkpoint(path); }).kind, ErrorKind::checkpoint);
 }
 
 TEST_F(CheckpointTest, AConfigurationThatIsNotUtf8DoesNotPreventASave) {
   CheckpointHeader header = header_of(1);
   header.config_text = "directory: caf\xe9\n";
-  EXPECT_EQ(read_checkpoint_header(save_checkpoint(run_, header, state_.list)).config_text, "directory: caf\ufffd\n");
+  EXPECT_EQ(open_checkpoint(save_checkpoint(run_, header, state_.list)).header().config_text, "directory: caf\ufffd\n");
 }
 
 TEST_F(CheckpointTest, TheSameStepIsReplaced) {
@@ -141,7 +167,7 @@ TEST_F(CheckpointTest, TheSameStepIsReplaced) {
   state_.fill(9);
   const fs::path path = save(500);
   State other;
-  load_checkpoint(path, other.list);
+  load_checkpoint(open_checkpoint(path), other.list);
   EXPECT_EQ(other.bytes(), state_.bytes());
   EXPECT_EQ(names_in(run_ / "checkpoints"), std::vector<std::string>{"step_00000500"});
 }
@@ -188,7 +214,7 @@ TEST_F(CheckpointTest, ForeignFoldersAreRefused) {
   EXPECT_EQ(load_error(directory_, state_.list).what, "not a checkpoint: there is no manifest");
   write(directory_ / "manifest.json", "{\"name\": \"a web app\"}");
   EXPECT_EQ(load_error(directory_, state_.list).what, "a field is missing");
-  EXPECT_EQ(error_of([&] { read_checkpoint_header(directory_ / "manifest.json"); }).kind, ErrorKind::checkpoint);
+  EXPECT_EQ(error_of([&] { open_checkpoint(directory_ / "manifest.json"); }).kind, ErrorKind::checkpoint);
 }
 
 TEST_F(CheckpointTest, AnotherSchemaIsRefusedBeforeItsChecksum) {
@@ -210,7 +236,7 @@ TEST_F(CheckpointTest, EveryFlippedByteOfTheManifestIsRefusedOrChangesNothing) {
   for (size_t i = 0; i < original.size(); ++i) {
     set_byte(path, i, static_cast<char>(original[i] ^ (1 << (i % 8))));
     try {
-      const CheckpointHeader header = read_checkpoint_header(path.parent_path());
+      const CheckpointHeader header = read_manifest(path.parent_path()).header;
       EXPECT_EQ(header.model, tiny()) << "byte " << i;
       EXPECT_EQ(header.config_text, header_of(500).config_text) << "byte " << i;
       EXPECT_EQ(header.tuning, header_of(500).tuning) << "byte " << i;
@@ -252,6 +278,7 @@ TEST_F(CheckpointTest, FlippedBytesOfTheStateAreRefused) {
 TEST_F(CheckpointTest, SeveralRanksAreRefused) {
   const fs::path path = save(500);
   Manifest manifest = read_manifest(path);
+  manifest.ranks = 2;
   manifest.files.push_back(manifest.files.front());
   manifest.files.back().name = rank_file_name(1);
   fs::copy_file(path / rank_file_name(0), path / rank_file_name(1));
@@ -287,6 +314,48 @@ TEST_F(CheckpointTest, AKilledSaveLeavesTheOlderCheckpointTheNewest) {
   EXPECT_EQ(names_in(root), (std::vector<std::string>{".step_notes.txt", "step_00000500", "step_00000700"}));
 }
 
+/// What a child does that saves step 600 while no file may grow beyond `limit` bytes; `ignored`: its writes then fail
+/// instead of ending it.
+void save_within(const fs::path& run, uint64_t limit, bool ignored) {
+  OwnedTensor large(DType::f32, 256, 256);
+  StateList list;
+  list.add("large", large.view());
+  const rlimit size{limit, limit};
+  setrlimit(RLIMIT_FSIZE, &size);
+  signal(SIGXFSZ, ignored ? SIG_IGN : SIG_DFL);
+  try {
+    save_checkpoint(run, header_of(600), list);
+  } catch (const Error& error) {
+    _exit(error.exit_code());
+  }
+  _exit(0);
+}
+
+TEST_F(CheckpointTest, ASaveThatIsEndedHalfwayLeavesTheOlderCheckpointTheNewest) {
+  const fs::path older = save(500), root = run_ / "checkpoints";
+  for (const uint64_t limit : {10, 5000, 100'000, 262'144}) {
+    for (const bool ignored : {false, true}) {
+      const pid_t child = fork();
+      if (child == 0) save_within(run_, limit, ignored);
+      int status = 0;
+      ASSERT_EQ(waitpid(child, &status, 0), child);
+      if (ignored) {
+        ASSERT_TRUE(WIFEXITED(status)) << limit;
+        EXPECT_EQ(WEXITSTATUS(status), static_cast<int>(ErrorKind::resource)) << limit;
+        EXPECT_EQ(names_in(root).size(), 1u) << limit;  // it cleans up behind itself, and behind the killed one
+      } else {
+        ASSERT_TRUE(WIFSIGNALED(status)) << limit;
+        EXPECT_EQ(names_in(root).size(), 2u) << limit;  // the half-written one, under its temporary name
+      }
+      EXPECT_EQ(newest(), older) << limit;
+      EXPECT_TRUE(refused_.empty()) << limit;
+    }
+  }
+  State other;
+  load_checkpoint(open_checkpoint(older), other.list);
+  EXPECT_EQ(other.bytes(), state_.bytes());
+}
+
 TEST_F(CheckpointTest, DamagedCheckpointsArePassedOverWithTheReason) {
   const fs::path good = save(500), flipped = save(600), cut = save(700), bare = save(800);
   std::string bytes = read_file(flipped / "rank_0000.h5", ErrorKind::data);
@@ -305,8 +374,6 @@ TEST_F(CheckpointTest, DamagedCheckpointsArePassedOverWithTheReason) {
 TEST_F(CheckpointTest, OldCheckpointsArePruned) {
   for (const int64_t step : {100, 200, 300, 400, 500, 600}) save(step);
   fs::remove(checkpoint_path(run_, 300) / "manifest.json");
-  prune_checkpoints(run_, 0, 0);
-  EXPECT_EQ(list_checkpoints(run_).size(), 6u);
   prune_checkpoints(run_, 2, 200);
   EXPECT_EQ(list_checkpoints(run_), (std::vector<int64_t>{200, 300, 400, 500, 600}));  // 300 is damaged
   prune_checkpoints(run_, 1, 0);
@@ -327,11 +394,9 @@ TEST_F(CheckpointTest, OnlyStepNamesAreCheckpoints) {
 // --------------------------------------------------------------------------------------------------------
 
 TEST_F(CheckpointTest, WeightsAreReadAloneInEitherElementType) {
-  const fs::path path = save(500);
-  ParameterSet exact(state_.layout, DType::f32, DType::f32, false, "exact");
-  ParameterSet rounded(state_.layout, DType::bf16, DType::f32, true, "rounded");
-  load_checkpoint_weights(path, state_.layout, exact);
-  load_checkpoint_weights(path, state_.layout, rounded);
+  const VerifiedCheckpoint checkpoint = open_checkpoint(save(500));
+  const ParameterSet exact = load_checkpoint_weights(checkpoint, state_.layout, DType::f32);
+  const ParameterSet rounded = load_checkpoint_weights(checkpoint, state_.layout, DType::bf16);
   for (size_t i = 0; i < exact.size(); ++i)
     for (int64_t row = 0; row < exact[i].rows; ++row)
       for (int64_t col = 0; col < exact[i].cols; ++col) {
@@ -342,15 +407,14 @@ TEST_F(CheckpointTest, WeightsAreReadAloneInEitherElementType) {
       }
 }
 
-TEST_F(CheckpointTest, WeightsOfAnotherModelAreRefused) {
-  const fs::path path = save(500);
+TEST_F(CheckpointTest, WeightsOfAnotherModelAreRefusedBeforeMemoryIsTaken) {
+  const VerifiedCheckpoint checkpoint = open_checkpoint(save(500));
   ModelConfig untied = tiny(), wider = tiny();
   untied.tied = false;
-  wider.ffn = 16;
+  wider.ffn = int64_t{1} << 45;  // no machine has it
   for (const auto& [config, name] : {std::pair{untied, "weights/lm_head.weight"}, {wider, "mlp.gate_proj.weight"}}) {
     const ParameterLayout layout(config);
-    ParameterSet weights(layout, DType::f32, DType::f32, true, "weights");
-    const ErrorDetail error = error_of([&] { load_checkpoint_weights(path, layout, weights); });
+    const ErrorDetail error = error_of([&] { load_checkpoint_weights(checkpoint, layout, DType::f32); });
     EXPECT_EQ(error.kind, ErrorKind::checkpoint);
     EXPECT_NE(error.where.find(name), std::string::npos) << error.where;
   }
@@ -372,7 +436,6 @@ TEST_F(CheckpointTest, ARunACheckpointAndAFolderAreModels) {
 
   const LoadedModel older = load_model(run_ / "checkpoints" / "step_00000500", DType::bf16);
   EXPECT_EQ(older.step, 500);
-  EXPECT_EQ(older.source.run_directory, fs::canonical(run_));
   EXPECT_EQ(older.weights[0].dtype, DType::bf16);
 
   fs::remove(checkpoint_path(run_, 600) / "manifest.json");
@@ -381,9 +444,10 @@ TEST_F(CheckpointTest, ARunACheckpointAndAFolderAreModels) {
   EXPECT_EQ(fallback.source.refused.size(), 1u);
 
   const LoadedModel reference = load_model(fs::path(NIBBLE_TEST_DATA) / "model/data/llama/gqa-tied", DType::bf16);
-  EXPECT_EQ(reference.source.kind, ModelSource::Kind::huggingface);
+  EXPECT_FALSE(reference.source.checkpoint);
   EXPECT_EQ(reference.config.kv_heads, 2);
   EXPECT_EQ(reference.tokenizer, nullptr);
+  EXPECT_EQ(reference.tokenizer_problem, "the folder holds no tokenizer.model");
   EXPECT_EQ(reference.tokens.ends, std::vector<int64_t>{2});
 }
 
@@ -404,14 +468,34 @@ TEST_F(CheckpointTest, AnotherTokenizerIsRefused) {
   save_checkpoint(run_, header, state_.list);
   EXPECT_EQ(error_of([&] { load_model(run_, DType::f32); }).what,
             "the tokenizer is not the one that the model was trained with");
-  header.tokenizer.identity = "sentencepiece:tokens.model";
-  save_checkpoint(run_, header, state_.list);
-  const ErrorDetail missing = error_of([&] { load_model(run_, DType::f32); });
-  EXPECT_EQ(missing.kind, ErrorKind::checkpoint);
-  EXPECT_NE(missing.where.find("tokenizer.model"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, WithoutAUsableTokenizerTheModelIsStillLoaded) {
+  CheckpointHeader header = header_of(500);
   header.tokenizer.identity = "llm.c:gpt2";  // nothing of that tokenizer is stored anywhere
   save_checkpoint(run_, header, state_.list);
-  EXPECT_EQ(load_model(run_, DType::f32).tokenizer, nullptr);
+  const LoadedModel model = load_model(run_, DType::f32);
+  EXPECT_EQ(model.tokenizer, nullptr);
+  EXPECT_EQ(model.tokenizer_problem, "the checkpoint holds no model of the tokenizer llm.c:gpt2");
+
+  const fs::path folder = directory_ / "llama-3";
+  fs::copy(fs::path(NIBBLE_TEST_DATA) / "model/data/llama/gqa-tied", folder);
+  write(folder / "tokenizer.model", "IQ== 0\nIg== 1\nIw== 2\nJA== 3\n");  // ranks in base64, as Llama 3's
+  const LoadedModel foreign = load_model(folder, DType::bf16);
+  EXPECT_EQ(foreign.tokenizer, nullptr);
+  EXPECT_NE(foreign.tokenizer_problem.find("tokenizer.model: "), std::string::npos) << foreign.tokenizer_problem;
+}
+
+TEST_F(CheckpointTest, ACopiedCheckpointBringsItsTokenizer) {
+  CheckpointHeader header = header_of(500);
+  header.tokenizer_model = read_file(fs::path(NIBBLE_TEST_DATA) / "data/data/small.model", ErrorKind::data);
+  header.tokenizer = make_sentencepiece_tokenizer(header.tokenizer_model, "small.model")->info();
+  fs::copy(save_checkpoint(run_, header, state_.list), directory_ / "copied");
+  const LoadedModel copied = load_model(directory_ / "copied", DType::f32);
+  ASSERT_TRUE(copied.tokenizer);
+  EXPECT_EQ(copied.tokenizer->info(), header.tokenizer);
+  EXPECT_EQ(copied.tokenizer->model(), header.tokenizer_model);
+  EXPECT_EQ(copied.tokenizer_problem, "");
 }
 
 // Tuning

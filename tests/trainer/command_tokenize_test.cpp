@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -31,7 +32,9 @@ class TokenizeCommandTest : public ::testing::Test {
   std::string run(std::vector<std::string> options) const {
     CLI::App app("test");
     add_tokenize_command(app);
-    options.insert(options.begin(), {"tokenize", path("in.txt"), "--output", path("out.h5")});
+    options.insert(options.begin(), {"tokenize", path("in.txt")});
+    if (std::ranges::find(options, "--output") == options.end())
+      options.insert(options.end(), {"--output", path("out.h5")});
     std::vector<std::string> reversed(options.rbegin(), options.rend());
     testing::internal::CaptureStdout();
     try {
@@ -78,6 +81,15 @@ TEST_F(TokenizeCommandTest, TrainsATokenizerAndPrintsJson) {
   EXPECT_EQ(json["train"]["tokens"], data.tokens());
   EXPECT_EQ(data.make_tokenizer()->info(), make_tokenizer(path("tok.model"))->info());
   EXPECT_EQ(run({"--tokenizer", path("tok.model"), "--json"}), printed);
+}
+
+TEST_F(TokenizeCommandTest, MakesTheFoldersOfItsOutputs) {
+  run({"--output", path("new/tokens/train.h5"), "--validation", "20%", "--split-documents", "1KiB",
+       "--validation-output", path("other/val.h5"), "--train-sentencepiece", "300", "--tokenizer-output",
+       path("third/tok.model")});
+  EXPECT_GT(TokenData::open(path("new/tokens/train.h5")).tokens(), 0);
+  EXPECT_GT(TokenData::open(path("other/val.h5")).tokens(), 0);
+  EXPECT_TRUE(std::filesystem::exists(path("third/tok.model")));
 }
 
 TEST_F(TokenizeCommandTest, ContradictionsAreRefused) {

@@ -57,16 +57,18 @@ TEST(Generation, PrintsWholeCharactersAndReplacesBrokenOnes) {
   ModelConfig config = llama.config;
   config.vocabulary = 259;
   const ParameterLayout layout(config);
-  const ParameterSet masters(layout, DType::f32, DType::f32, false, "weights"), weights(layout, DType::f32, DType::f32, true, "weights");
+  const ParameterSet masters(layout, DType::f32, DType::f32, false, "weights"),
+      weights(layout, DType::f32, DType::f32, true, "weights");
   initialize(llama.stream, config, layout, 1, 0.5, masters);
   copy_parameters(llama.stream, masters, weights);
   Decoder decoder(llama.stream, config, find_recipe("fp32"), weights, 400);
   const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
   std::string text;
-  const int64_t tokens = generate(decoder, *tokenizer, "x", {}, {.tokens = 300, .temperature = 1}, [&](std::string_view piece) {
-    EXPECT_EQ(find_invalid_utf8(piece), std::string_view::npos);
-    text += piece;
-  });
+  const int64_t tokens =
+      generate(decoder, *tokenizer, "x", {}, {.tokens = 300, .temperature = 1}, [&](std::string_view piece) {
+        EXPECT_EQ(find_invalid_utf8(piece), std::string_view::npos);
+        text += piece;
+      });
   EXPECT_EQ(tokens, 300);
   EXPECT_NE(text.find("\xef\xbf\xbd"), std::string::npos);
 }
@@ -77,7 +79,8 @@ TEST(Generation, StopsAtAnEndAndAtTheCapacity) {
   ModelConfig config = llama.config;
   config.vocabulary = 259;
   const ParameterLayout layout(config);
-  const ParameterSet masters(layout, DType::f32, DType::f32, false, "weights"), weights(layout, DType::f32, DType::f32, true, "weights");
+  const ParameterSet masters(layout, DType::f32, DType::f32, false, "weights"),
+      weights(layout, DType::f32, DType::f32, true, "weights");
   initialize(llama.stream, config, layout, 1, 0.02, masters);
   copy_parameters(llama.stream, masters, weights);
   const auto ignore = [](std::string_view) {};

@@ -64,12 +64,7 @@ class HuggingFaceTest : public TemporaryDirectoryTest {
     const ParameterLayout layout(tiny(tied));
     return export_huggingface(folder(), tiny(tied), layout, numbered_weights(layout), options);
   }
-  ParameterSet import_tiny(bool tied) {
-    const ParameterLayout layout(tiny(tied));
-    ParameterSet weights(layout, DType::f32, DType::f32, true, "weights");
-    import_huggingface(folder(), layout, weights);
-    return weights;
-  }
+  ParameterSet import_tiny(bool tied) { return import_huggingface(folder(), ParameterLayout(tiny(tied)), DType::f32); }
   /// Writes a single file of weights for tiny(tied) after `change` had its way with the tensors.
   void write_weights(bool tied, const std::function<void(std::vector<SafetensorsItem>&)>& change) {
     const ParameterLayout layout(tiny(tied));
@@ -251,8 +246,7 @@ TEST_F(HuggingFaceTest, TheReferenceWeightsGoThroughUnchanged) {
   for (const char* name : {"mha", "gqa-tied"}) {
     const ModelConfig config = read_huggingface_config(reference(name));
     const ParameterLayout layout(config);
-    ParameterSet weights(layout, DType::f32, DType::f32, true, "weights");
-    import_huggingface(reference(name), layout, weights);
+    const ParameterSet weights = import_huggingface(reference(name), layout, DType::f32);
     export_huggingface(directory_ / name, config, layout, weights, {.dtype = DType::f32});
     EXPECT_EQ(read_huggingface_config(directory_ / name), config);
     const SafetensorsFile before(reference(name) / "model.safetensors"), after(directory_ / name / "model.safetensors");
@@ -284,8 +278,7 @@ TEST_F(HuggingFaceTest, Bf16IsTheRoundedWeights) {
     for (int64_t row = 0; row < found[i].rows; ++row)
       for (int64_t col = 0; col < found[i].cols; ++col)
         ASSERT_EQ(found[i].row<float>(row)[col], static_cast<float>(bf16(expected[i].row<float>(row)[col])));
-  ParameterSet narrow(layout, DType::bf16, DType::f32, true, "weights");
-  import_huggingface(folder(), layout, narrow);
+  const ParameterSet narrow = import_huggingface(folder(), layout, DType::bf16);
   EXPECT_EQ(narrow[0].row<bf16>(2)[3], bf16(expected[0].row<float>(2)[3]));
 }
 

@@ -1,38 +1,15 @@
 // The program from outside: exit codes, messages, help.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "run_program.hpp"
 #include "trainer/settings_table.hpp"
 
 namespace nibble {
 namespace {
-
-struct Ended {
-  int code = -1;
-  std::string output;  ///< stdout and stderr
-};
-
-Ended nibble(const std::string& arguments) {
-  Ended ended;
-  std::FILE* pipe = popen(("'" NIBBLE_BINARY "' " + arguments + " 2>&1").c_str(), "r");
-  if (!pipe) return ended;
-  std::array<char, 4096> piece{};
-  for (size_t count; (count = std::fread(piece.data(), 1, piece.size(), pipe)) > 0;)
-    ended.output.append(piece.data(), count);
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) ended.code = WEXITSTATUS(status);
-  return ended;
-}
-
-void expect_said(const Ended& ended, const std::string& text) {
-  EXPECT_NE(ended.output.find(text), std::string::npos) << text << " is not in:\n" << ended.output;
-}
 
 TEST(Main, UnknownCommandsAndOptionsAreAnsweredWithTheNearest) {
   const Ended command = nibble("trian run.yaml");
@@ -47,7 +24,8 @@ TEST(Main, UnknownCommandsAndOptionsAreAnsweredWithTheNearest) {
 TEST(Main, Version) {
   const Ended ended = nibble("--version");
   EXPECT_EQ(ended.code, 0);
-  for (const char* name : {"nibble 0", "oneDNN ", "HDF5 ", "fmt ", "zstd "}) expect_said(ended, name);
+  for (const char* name : {"nibble 0", "oneDNN ", "HDF5 ", "fmt ", "zstd ", "SentencePiece ", "yaml-cpp "})
+    expect_said(ended, name);
 }
 
 TEST(Main, HelpOfTrainHoldsTheSettings) {

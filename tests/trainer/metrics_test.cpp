@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -131,6 +132,17 @@ TEST_F(Metrics, ANewRunDoesNotOverwriteAnother) {
 
 TEST_F(Metrics, ADirectoryThatIsNoneIsRefused) {
   expect_error(ErrorKind::resource, {"metrics.csv"}, [&] { MetricsWriter::create(directory_ / "none", columns_); });
+}
+
+TEST_F(Metrics, ASyncKeepsTheRowsAndSaysWhenItCannot) {
+  MetricsWriter metrics = MetricsWriter::create(directory_, columns_);
+  write_steps(metrics, 1, 2);
+  metrics.sync();
+  write_steps(metrics, 3, 3);
+  metrics.sync();
+  EXPECT_EQ(std::ranges::count(json_lines(), '\n'), 3);
+  AppendedFile device("/dev/full");  // nothing can be flushed to a character device
+  expect_error(ErrorKind::resource, {"cannot flush", "/dev/full"}, [&] { device.sync(); });
 }
 
 TEST_F(Metrics, AFullDiskIsReported) {

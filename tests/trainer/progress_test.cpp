@@ -150,5 +150,41 @@ TEST(Progress, ATerminalsLineIsRewrittenAndNeverWraps) {
   EXPECT_EQ(recorder.written(), "\n");
 }
 
+TEST(Progress, OtherWorkShowsItsShareAfterTwoSeconds) {
+  double now = 100;
+  std::FILE* out = std::tmpfile();
+  ASSERT_NE(out, nullptr);
+  const auto written = [out] {
+    std::string text(static_cast<size_t>(std::ftell(out)), '\0');
+    std::rewind(out);
+    text.resize(std::fread(text.data(), 1, text.size(), out));
+    std::rewind(out);
+    return text;
+  };
+  {
+    WorkProgress progress("evaluating", "windows", 1, {.out = out, .interval = 10, .clock = [&] { return now; }});
+    now = 101.9;
+    progress.update(10, 40);
+    EXPECT_EQ(written(), "");
+    now = 104;
+    progress.update(10, 40);
+    EXPECT_EQ(written(), "evaluating: 25% of 40 windows, 2.5 windows/s, 0:12 left\n");
+    now = 113.9;
+    progress.update(20, 40);
+    EXPECT_EQ(written(), "");
+  }
+  EXPECT_EQ(written(), "");
+  {
+    WorkProgress progress(
+        "tokenizing", "MB", 1e6,
+        {.out = out, .terminal = true, .interval = 0.1, .width = [] { return 30; }, .clock = [&] { return now; }});
+    now += 2;
+    progress.update(5'000'000, 20'500'000);
+    EXPECT_EQ(written(), "\rtokenizing: 24% of 20.5 MB, 2\x1b[K");
+  }
+  EXPECT_EQ(written(), "\n");
+  std::fclose(out);
+}
+
 }  // namespace
 }  // namespace nibble

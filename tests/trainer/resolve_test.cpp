@@ -43,6 +43,11 @@ TEST(Resolve, Shape) {
   expect_contradiction({"model.from brings its own shape"}, [](Settings& s) { s.model.from = "models/llama"; });
   expect_contradiction({"model.from brings its own shape"},
                        [](Settings& s) { s.model = {.rope_theta = 5e5, .from = "models/llama"}; });
+  expect_contradiction({"model.from: models/llama, model.init_std: 0.5", "remove model.init_std"},
+                       [](Settings& s) { s.model = {.init_std = 0.5, .from = "models/llama"}; });
+  Settings recomputed = good();
+  recomputed.model = {.recompute = "block", .from = "models/llama"};
+  EXPECT_NO_THROW(validate(recomputed));
   expect_contradiction({"the model has no shape"}, [](Settings& s) { s.model.preset = "none"; });
   expect_contradiction({"longer than the model's context"}, [](Settings& s) { s.model.context = 256; });
   expect_contradiction({"RoPE scaling"}, [](Settings& s) {
@@ -55,6 +60,44 @@ TEST(Resolve, Batch) {
                        [](Settings& s) { s.batch.tokens = 10000; });
   expect_contradiction({"set batch.tokens to 4096"}, [](Settings& s) { s.batch.tokens = 2048; });
   expect_contradiction({"micro-batch is too large"}, [](Settings& s) { s.batch.micro = int64_t{1} << 40; });
+}
+
+TEST(Resolve, LanesJoinInABinaryTree) {
+  expect_contradiction({"batch.lanes", "power of two"}, [](Settings& s) { s.batch.lanes = 6; });
+}
+
+TEST(Resolve, ProductsThatOverflowAreRefusedFirst) {
+  const auto huge = static_cast<int64_t>(1e15);
+  expect_contradiction({"micro-batch is too large"}, [&](Settings& s) {
+    s.data.sequence = huge;
+    s.batch = {.tokens = 0, .micro = huge};
+  });
+  const auto long_run = [&](Settings& s) {
+    s.batch.tokens = 4096 * (huge / 4096);
+    s.steps = huge;
+  };
+  expect_contradiction({"longer than can be counted", "at most 1000000000000000000 tokens"}, long_run);
+  Settings settings = good();
+  long_run(settings);
+  settings.steps = 0;
+  settings.epochs = 1e15;
+  expect_error(ErrorKind::configuration, {"longer than can be counted"}, [&] { resolve_steps(settings, huge / 2); });
+}
+
+TEST(Resolve, DimensionsWhoseParametersCannotBeCountedAreRefused) {
+  const auto expect_refused = [](const ModelSettings& model, const std::string& text) {
+    Settings settings = good();
+    settings.model = model;
+    expect_error(ErrorKind::configuration, {text}, [&] { model_config(settings, 259); });
+  };
+  constexpr int64_t large = 1 << 20;
+  expect_refused({.width = 2 * large, .layers = 1, .heads = 32}, "model.width");
+  expect_refused({.width = 64, .layers = large, .heads = 2}, "model.layers");
+  expect_refused({.width = 64, .layers = 1, .heads = 1 << 16, .head_dim = 32}, "the heads together are too wide");
+  Settings largest = good();
+  largest.model = {.width = large, .layers = 1 << 16, .heads = 1 << 16, .head_dim = 16, .ffn = large};
+  largest.model.vocab = (int64_t{1} << 31) - 1;
+  EXPECT_GT(model_config(largest, 259).parameters(), int64_t{1} << 58);
 }
 
 TEST(Resolve, ValidationAndCheckpoints) {

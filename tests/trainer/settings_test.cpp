@@ -101,7 +101,7 @@ TEST(SettingsTable, EveryMemberIsBound) {
   }
 }
 
-TEST(SettingsTable, ResolvedConfigurationReadsBack) {
+TEST(SettingsTable, CompleteConfigurationReadsBack) {
   const Settings changed = everything_changed();
   EXPECT_EQ(parse_settings(settings_yaml(changed), "config.yaml"), changed) << settings_yaml(changed);
 
@@ -117,7 +117,13 @@ TEST(SettingsTable, ResolvedConfigurationReadsBack) {
   EXPECT_EQ(parse_settings(settings_yaml(other), "config.yaml"), other);
 }
 
-TEST(SettingsTable, ResolvedConfigurationExplainsEveryLine) {
+TEST(SettingsTable, WhatWasResolvedFollowsAsAComment) {
+  const std::string plain = settings_yaml(Settings{});
+  const std::string yaml = settings_yaml(Settings{}, {{"steps", "2861"}, {"threads", "2"}});
+  EXPECT_EQ(yaml, plain + "\n# resolved:\n#   steps: 2861\n#   threads: 2\n");
+}
+
+TEST(SettingsTable, CompleteConfigurationExplainsEveryLine) {
   const std::string yaml = settings_yaml(Settings{});
   size_t lines = 0;
   for (size_t begin = 0, end; (end = yaml.find('\n', begin)) != std::string::npos; begin = end + 1, ++lines)

@@ -1,45 +1,38 @@
 // Whole runs on a small file: learning, resume to the last bit, identity, divergence, fine-tuning.
 #include "trainer/training_run.hpp"
 
+#include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "data/tokenize.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "tests/trainer/expect_error.hpp"
+#include "tests/trainer/scripted_exchange.hpp"
 #include "trainer/generation.hpp"
+#include "trainer/resolve.hpp"
 #include "trainer/run_directory.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
 namespace {
 
-/// Signals this process in a chosen step, and can poison gradients from a step on.
-class ScriptedExchange final : public GradientExchange {
- public:
-  ScriptedExchange(int64_t signal_in, int64_t poison_from) : signal_in_(signal_in), poison_from_(poison_from) {}
-  void begin(int bucket, const Tensor& gradient) override {
-    if (bucket == 0 && steps_ >= poison_from_) gradient.as<float>()[0] = NAN;
-  }
-  void finish() override {
-    if (steps_++ == signal_in_) std::raise(SIGTERM);
-  }
-  double sum(double value) override { return value; }
-  bool all(bool mine) override { return mine; }
-  void commit() override {}
-  void discard() override {}
-  void state(StateList&) override {}
+using test::poisoned, test::ScriptedExchange;
 
- private:
-  int64_t signal_in_, poison_from_, steps_ = 0;
-};
+TrainingRunOptions scripted(const ScriptedExchange::Script& script) {
+  return {
+      .resume = false, .retune = false, .make_exchange = [=] { return std::make_unique<ScriptedExchange>(script); }};
+}
 
-constexpr int64_t never = int64_t{1} << 40;
-
-TrainingRunOptions scripted(int64_t signal_in, int64_t poison_from, bool resume = false) {
-  return {.resume = resume, .retune = false, .make_exchange = [=] { return std::make_unique<ScriptedExchange>(signal_in, poison_from); }};
+/// SIGTERM in the midst of a step.
+ScriptedExchange::Script interrupted_in(int64_t chosen) {
+  return {.on_finish = [=](int64_t step) {
+    if (step == chosen) std::raise(SIGTERM);
+  }};
 }
 
 class TrainingRunTest : public TemporaryDirectoryTest {
@@ -47,10 +40,12 @@ class TrainingRunTest : public TemporaryDirectoryTest {
   void SetUp() override {
     TemporaryDirectoryTest::SetUp();
     std::string text;
-    for (int line = 0; line < 400; ++line) text += "line " + std::to_string(line * 7919 % 1000) + " of the small text that tests learn\n";
+    for (int line = 0; line < 400; ++line)
+      text += "line " + std::to_string(line * 7919 % 1000) + " of the small text that tests learn\n";
     write(directory_ / "text.txt", text);
-    write(directory_ / "pairs.jsonl", "{\"prompt\": \"one and one is \", \"completion\": \"two\"}\n"
-                                      "{\"prompt\": \"two and two is \", \"completion\": \"four\"}\n");
+    write(directory_ / "pairs.jsonl",
+          "{\"prompt\": \"one and one is \", \"completion\": \"two\"}\n"
+          "{\"prompt\": \"two and two is \", \"completion\": \"four\"}\n");
     const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
     tokenize({.inputs = {(directory_ / "text.txt").string()}, .output = path("train.h5")}, *tokenizer);
     tokenize({.inputs = {(directory_ / "pairs.jsonl").string()}, .output = path("pairs.h5")}, *tokenizer);
@@ -59,13 +54,17 @@ class TrainingRunTest : public TemporaryDirectoryTest {
   std::string path(const std::string& name) const { return (directory_ / name).string(); }
 
   Settings settings(const std::string& run, const std::vector<std::string>& overrides = {}) const {
-    const std::string yaml = "model: {width: 32, layers: 2, heads: 2, ffn: 64}\n"
-                             "data: {train: " + path("train.h5") + ", validation: " + path("train.h5") + ", sequence: 32}\n"
-                             "batch: {tokens: 256, micro: 2, lanes: 2}\n"
-                             "steps: 12\n"
-                             "optimizer: {name: adamw, learning_rate: 1e-2}\n"
-                             "validation: {every: 6, tokens: 256}\n"
-                             "run: {directory: " + path(run) + ", threads: 2, checkpoint: {every: 4, keep: 9}}\n";
+    const std::string yaml =
+        "model: {width: 32, layers: 2, heads: 2, ffn: 64}\n"
+        "data: {train: " +
+        path("train.h5") + ", validation: " + path("train.h5") +
+        ", sequence: 32}\n"
+        "batch: {tokens: 256, micro: 2, lanes: 2}\n"
+        "steps: 12\n"
+        "optimizer: {name: adamw, learning_rate: 1e-2}\n"
+        "validation: {every: 6, tokens: 256}\n"
+        "run: {directory: " +
+        path(run) + ", threads: 2, checkpoint: {every: 4, keep: 9}}\n";
     return parse_settings(yaml, "test.yaml", overrides);
   }
 
@@ -104,9 +103,14 @@ TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
     for (const std::string recompute : {"none", "block"}) {
       const std::vector<std::string> overrides = {"precision.recipe=" + recipe, "model.recompute=" + recompute};
       const std::string name = recipe + recompute;
-      TrainingRun(settings(name + "whole", overrides), {}).run();
+      TrainingRun(settings(name + "whole", overrides),
+                  scripted(poisoned(NAN, 0, [](int64_t step) { return step == 3; })))
+          .run();
+      ScriptedExchange::Script script = interrupted_in(6);
+      script.on_begin =
+          poisoned(NAN, 0, [](int64_t step) { return step == 3; }).on_begin;  // updates and steps then differ
       {
-        TrainingRun interrupted(settings(name + "cut", overrides), scripted(6, never));
+        TrainingRun interrupted(settings(name + "cut", overrides), scripted(script));
         EXPECT_EQ(interrupted.run(), TrainingRun::Outcome::interrupted);
         EXPECT_EQ(interrupted.step(), 7) << "the step that was under way is finished";
       }
@@ -114,10 +118,13 @@ TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
       EXPECT_EQ(resumed.step(), 7);
       EXPECT_EQ(resumed.run(), TrainingRun::Outcome::finished);
       EXPECT_EQ(rows(name + "cut"), rows(name + "whole"));
-      const LoadedModel cut = load_model(path(name + "cut"), DType::f32), whole = load_model(path(name + "whole"), DType::f32);
+      const LoadedModel cut = load_model(path(name + "cut"), DType::f32),
+                        whole = load_model(path(name + "whole"), DType::f32);
       for (size_t i = 0; i < cut.weights.size(); ++i)
         for (int64_t r = 0; r < cut.weights[i].rows; ++r)
-          ASSERT_EQ(std::memcmp(cut.weights[i].row<float>(r), whole.weights[i].row<float>(r), static_cast<size_t>(cut.weights[i].cols) * 4), 0);
+          ASSERT_EQ(std::memcmp(cut.weights[i].row<float>(r), whole.weights[i].row<float>(r),
+                                static_cast<size_t>(cut.weights[i].cols) * 4),
+                    0);
     }
 }
 
@@ -152,23 +159,28 @@ TEST_F(TrainingRunTest, RefusesToOverwriteARun) {
 
 TEST_F(TrainingRunTest, RefusesAnotherIdentityOnResume) {
   TrainingRun(settings("a"), {}).run();
-  for (const std::string change : {"run.seed=2", "batch.micro=4", "batch.lanes=4", "precision.recipe=fp32", "model.width=64"})
+  for (const std::string change :
+       {"run.seed=2", "batch.micro=4", "batch.lanes=4", "precision.recipe=fp32", "model.width=64"})
     expect_error(ErrorKind::configuration, {"identity", change.substr(0, change.find('='))},
                  [&] { TrainingRun(settings("a", {change}), {.resume = true}); });
-  expect_error(ErrorKind::configuration, {"threads"}, [&] { TrainingRun(settings("a", {"run.threads=1"}), {.resume = true}); });
+  expect_error(ErrorKind::configuration, {"threads"},
+               [&] { TrainingRun(settings("a", {"run.threads=1"}), {.resume = true}); });
   EXPECT_EQ(TrainingRun(settings("a", {"run.threads=1"}), {.resume = true, .retune = true}).step(), 12);
 }
 
 TEST_F(TrainingRunTest, RefusesWhenEveryCheckpointIsDamaged) {
   TrainingRun(settings("a"), {}).run();
   for (const char* step : {"04", "08", "12"})
-    std::filesystem::resize_file(directory_ / "a/checkpoints" / (std::string("step_000000") + step) / "rank_0000.h5", 1000);
-  expect_error(ErrorKind::checkpoint, {"none of the run's checkpoints"}, [&] { TrainingRun(settings("a"), {.resume = true}); });
+    std::filesystem::resize_file(directory_ / "a/checkpoints" / (std::string("step_000000") + step) / "rank_0000.h5",
+                                 1000);
+  expect_error(ErrorKind::checkpoint, {"none of the run's checkpoints"},
+               [&] { TrainingRun(settings("a"), {.resume = true}); });
 }
 
 TEST_F(TrainingRunTest, GivesUpWhenItDiverges) {
-  TrainingRun run(settings("a", {"run.max_refused=3"}), scripted(never, 5));
-  expect_error(ErrorKind::numerics, {"3 refused steps", "step_00000004", "learning_rate"}, [&] { run.run(); });
+  TrainingRun run(settings("a", {"run.max_refused=3"}),
+                  scripted(poisoned(NAN, 0, [](int64_t step) { return step >= 5; })));
+  expect_error(ErrorKind::numerics, {"3 refused steps", "from step 4", "learning_rate"}, [&] { run.run(); });
   const std::vector<std::string> lines = rows("a");
   ASSERT_EQ(lines.size(), 9u);
   EXPECT_NE(lines.back().find("8 "), std::string::npos);
@@ -176,31 +188,109 @@ TEST_F(TrainingRunTest, GivesUpWhenItDiverges) {
 }
 
 TEST_F(TrainingRunTest, GoesOnAfterARefusedStep) {
-  class OncePoisoned final : public GradientExchange {
-   public:
-    void begin(int bucket, const Tensor& gradient) override {
-      if (bucket == 1 && steps_ == 3) gradient.as<float>()[0] = INFINITY;
-    }
-    void finish() override { ++steps_; }
-    double sum(double value) override { return value; }
-    bool all(bool mine) override { return mine; }
-    void commit() override {}
-    void discard() override {}
-    void state(StateList&) override {}
-
-   private:
-    int64_t steps_ = 0;
-  };
-  TrainingRun run(settings("a"), {.make_exchange = [] { return std::make_unique<OncePoisoned>(); }});
+  TrainingRun run(settings("a"), scripted(poisoned(INFINITY, 1, [](int64_t step) { return step == 3; })));
   EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
-  EXPECT_EQ(rows("a").size(), 13u);
+  std::ifstream file(path("a") + "/metrics.jsonl");
+  int rows = 0;
+  for (std::string line; std::getline(file, line); ++rows) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    if (row["step"] == 0) continue;
+    EXPECT_EQ(row["refused"].get<bool>(), row["step"] == 4) << line;
+    EXPECT_TRUE(row["loss"].is_number()) << line;
+    EXPECT_EQ(row["gradient_norm"].is_null(), row["step"] == 4) << line;
+  }
+  EXPECT_EQ(rows, 13);
+}
+
+TEST_F(TrainingRunTest, GivesUpAtTheFirstRefusedStepIfToldSo) {
+  EXPECT_EQ(TrainingRun(settings("a", {"run.max_refused=1"}), {}).run(), TrainingRun::Outcome::finished);
+  TrainingRun run(settings("b", {"run.max_refused=1"}),
+                  scripted(poisoned(NAN, 0, [](int64_t step) { return step == 2; })));
+  expect_error(ErrorKind::numerics, {"1 refused steps"}, [&] { run.run(); });
+}
+
+TEST_F(TrainingRunTest, RefusesOtherTrainingTokensOnResume) {
+  TrainingRun(settings("a"), {}).run();
+  write(directory_ / "text.txt", std::string(9000, 'x') + "\n");
+  tokenize({.inputs = {path("text.txt")}, .output = path("train.h5")}, *make_byte_tokenizer());
+  expect_error(ErrorKind::data, {"other training tokens", "train.h5"},
+               [&] { TrainingRun(settings("a"), {.resume = true}); });
+}
+
+TEST_F(TrainingRunTest, OneProcessAtATime) {
+  TrainingRun first(settings("a"), {});
+  expect_error(ErrorKind::configuration, {path("a")}, [&] { TrainingRun(settings("a"), {.resume = true}); });
+}
+
+TEST_F(TrainingRunTest, ARetunedRunStaysMarked) {
+  TrainingRun(settings("a", {"steps=4"}), {}).run();
+  TrainingRun(settings("a", {"steps=8", "run.threads=1"}), {.resume = true, .retune = true}).run();
+  TrainingRun(settings("a", {"steps=12", "run.threads=1"}), {.resume = true}).run();
+  std::ifstream file(path("a") + "/metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    if (row["step"] == 0) continue;
+    EXPECT_EQ(row["retuned"].get<bool>(), row["step"] > 4) << line;
+  }
+}
+
+TEST_F(TrainingRunTest, ARunInterruptedBeforeItsFirstStepHasOneRowForStepZero) {
+  TrainingRun(settings("whole"), {}).run();
+  {
+    TrainingRun run(settings("cut"), {});
+    std::thread signal([] {  // during the measurement of the GEMM peak, which comes before the first validation
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      std::raise(SIGTERM);
+    });
+    EXPECT_EQ(run.run(), TrainingRun::Outcome::interrupted);
+    signal.join();
+    EXPECT_EQ(run.step(), 0);
+  }
+  TrainingRun(settings("cut"), {.resume = true}).run();
+  EXPECT_EQ(rows("cut"), rows("whole"));
+}
+
+// Resume across the end of an epoch, with packed documents, a tied head and more lanes than micro-batches.
+TEST_F(TrainingRunTest, ResumesOnPairsAcrossEpochs) {
+  const std::vector<std::string> overrides = {"data.train=" + path("pairs.h5"),
+                                              "data.validation=",
+                                              "validation.every=0",
+                                              "data.packing=documents",
+                                              "batch.tokens=96",
+                                              "batch.micro=1",
+                                              "model.tied=true"};
+  TrainingRun(settings("whole", overrides), {}).run();
+  EXPECT_EQ(TrainingRun(settings("cut", overrides), scripted(interrupted_in(4))).run(),
+            TrainingRun::Outcome::interrupted);
+  TrainingRun(settings("cut", overrides), {.resume = true}).run();
+  EXPECT_EQ(rows("cut"), rows("whole"));
+}
+
+TEST_F(TrainingRunTest, EvaluationCountsTheBytesOfWhatItScored) {
+  const TokenData data = TokenData::open(path("train.h5"));
+  const Settings run = settings("a");
+  const Loader loader(data, {.sequence = 32});
+  Stream stream(2);
+  const ModelConfig config = model_config(run, data.tokenizer().vocabulary);
+  Llama model(stream, config, find_recipe("fp32"), {.sequences = 3, .length = 32, .training = false});
+  const ParameterSet masters(model.layout(), DType::f32, DType::f32, false, "masters"), weights = model.make_weights();
+  initialize(stream, config, model.layout(), 1, 0.02, masters);
+  copy_parameters(stream, masters, weights);
+  const Evaluation all = evaluate(model, weights, loader, 0), part = evaluate(model, weights, loader, 100);
+  EXPECT_EQ(all.tokens, data.tokens() - 1);
+  EXPECT_EQ(*all.bytes, static_cast<double>(*data.text_bytes()));
+  EXPECT_EQ(part.tokens, 128) << "whole windows, however many one forward pass takes";
+  EXPECT_NEAR(*part.bytes, 129.0 * static_cast<double>(*data.text_bytes()) / static_cast<double>(data.tokens()), 1e-6);
+  EXPECT_NEAR(*all.bits_per_byte(), all.loss() / std::log(2.0) * static_cast<double>(all.tokens) / *all.bytes, 1e-9);
+  EXPECT_NEAR(all.loss(), std::log(259.0), 0.1) << "an untrained model knows nothing";
 }
 
 TEST_F(TrainingRunTest, FineTunesFromACheckpointOnPairs) {
   TrainingRun(settings("base"), {}).run();
-  Settings tuning = settings("tuned", {"model.width=0", "model.layers=0", "model.heads=0", "model.ffn=0", "model.from=" + path("base"),
-                                       "data.train=" + path("pairs.h5"), "data.validation=", "validation.every=0", "data.packing=documents", "batch.tokens=64",
-                                       "steps=40", "schedule.name=constant"});
+  Settings tuning = settings(
+      "tuned", {"model.width=0", "model.layers=0", "model.heads=0", "model.ffn=0", "model.from=" + path("base"),
+                "data.train=" + path("pairs.h5"), "data.validation=", "validation.every=0", "data.packing=documents",
+                "batch.tokens=64", "steps=40", "schedule.name=constant"});
   TrainingRun run(tuning, {});
   EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
   const LoadedModel model = load_model(path("tuned"), DType::f32);
@@ -217,7 +307,8 @@ TEST_F(TrainingRunTest, RefusesTokensOfAnotherVocabulary) {
 }
 
 TEST_F(TrainingRunTest, NamesTheMissingFile) {
-  expect_error(ErrorKind::data, {"nowhere.h5"}, [&] { TrainingRun(settings("a", {"data.train=" + path("nowhere.h5")}), {}); });
+  expect_error(ErrorKind::data, {"nowhere.h5"},
+               [&] { TrainingRun(settings("a", {"data.train=" + path("nowhere.h5")}), {}); });
 }
 
 }  // namespace

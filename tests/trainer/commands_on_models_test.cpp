@@ -1,0 +1,126 @@
+// nibble export, eval and generate on a small Hugging Face folder, through the program.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "data/token_data.hpp"
+#include "model/llama.hpp"
+#include "quant/recipe.hpp"
+#include "run_program.hpp"
+#include "tensor/files.hpp"
+#include "tests/tensor/temporary_directory.hpp"
+#include "trainer/huggingface.hpp"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CommandsOnModels : public TemporaryDirectoryTest {
+ protected:
+  CommandsOnModels() { initialize(stream_, config_, layout_, 5, 0.2, weights_); }
+  void SetUp() override {
+    TemporaryDirectoryTest::SetUp();
+    ExportOptions options;
+    options.dtype = DType::f32;
+    options.tokens = {.begin = 1, .ends = {2}};
+    options.tokenizer_model = read_file(tokenizer_path_, ErrorKind::data);
+    export_huggingface(folder(), config_, layout_, weights_, options);
+  }
+  fs::path folder() const { return directory_ / "model"; }
+  static std::string quoted(const fs::path& path) { return "'" + path.string() + "'"; }
+
+  /// A token file of two documents.
+  fs::path tokenize() const {
+    const fs::path text = directory_ / "text", tokens = directory_ / "tokens.h5";
+    fs::create_directories(text);
+    write(text / "a.txt", "All human beings are born free and equal in dignity and rights.");
+    write(text / "b.txt", "They are endowed with reason and conscience.");
+    const Ended ended =
+        nibble("tokenize " + quoted(text) + " --tokenizer " + quoted(tokenizer_path_) + " --output " + quoted(tokens));
+    EXPECT_EQ(ended.code, 0) << ended.output;
+    return tokens;
+  }
+  /// Mean loss of all predictions in windows that follow each other.
+  double mean_loss(const TokenData& data, int64_t window) {
+    std::vector<int32_t> ids(static_cast<size_t>(data.tokens()));
+    data.copy(0, ids);
+    Llama model(stream_, config_, find_recipe("fp32"), {.sequences = 1, .length = window, .training = false});
+    double sum = 0;
+    for (size_t first = 0; first + 1 < ids.size(); first += static_cast<size_t>(window)) {
+      std::vector<int32_t> inputs(static_cast<size_t>(window), 0), targets(static_cast<size_t>(window), -1);
+      for (size_t i = 0; i < inputs.size() && first + i + 1 < ids.size(); ++i) {
+        inputs[i] = ids[first + i];
+        targets[i] = ids[first + i + 1];
+      }
+      sum += model.loss(weights_, {inputs, targets, {}});
+    }
+    return sum / static_cast<double>(ids.size() - 1);
+  }
+  nlohmann::json eval(const fs::path& tokens) const {
+    const Ended ended = nibble("eval --model " + quoted(folder()) + " --data " + quoted(tokens) +
+                               " --sequence 16 --recipe fp32 --threads 2 --json");
+    EXPECT_EQ(ended.code, 0) << ended.output;
+    const size_t begin = std::min(ended.output.find('{'), ended.output.size());  // behind the display of progress
+    return nlohmann::json::parse(ended.output.substr(begin), nullptr, false);
+  }
+  Ended generate() const {
+    return nibble("generate --model " + quoted(folder()) +
+                  " --prompt 'All human' --tokens 8 --temperature 0 --recipe fp32 --threads 2");
+  }
+
+  const fs::path tokenizer_path_ = fs::path(NIBBLE_TEST_DATA) / "data/data/small.model";
+  const ModelConfig config_ = {
+      .vocabulary = 900, .width = 32, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .context = 64};
+  const ParameterLayout layout_{config_};
+  const ParameterSet weights_{layout_, DType::f32, DType::f32, false, "weights"};
+  Stream stream_{2};
+};
+
+TEST_F(CommandsOnModels, AnExportOfAFolderHoldsTheSameWeights) {
+  const fs::path output = directory_ / "exported";
+  const Ended ended = nibble("export " + quoted(folder()) + " --dtype f32 --output " + quoted(output));
+  ASSERT_EQ(ended.code, 0) << ended.output;
+  EXPECT_EQ(names_in(output), names_in(folder()));
+  EXPECT_EQ(read_huggingface_config(output), config_);
+  const ParameterSet exported = import_huggingface(output, layout_, DType::f32);
+  for (size_t i = 0; i < exported.size(); ++i)
+    for (int64_t row = 0; row < exported[i].rows; ++row)
+      ASSERT_TRUE(std::equal(exported[i].row<float>(row), exported[i].row<float>(row) + exported[i].cols,
+                             weights_[i].row<float>(row)))
+          << layout_.parameters()[i].name;
+
+  const Ended again = nibble("export " + quoted(folder()) + " --output " + quoted(output));
+  EXPECT_EQ(again.code, 2);
+  expect_said(again, "--overwrite");
+}
+
+TEST_F(CommandsOnModels, EvaluationGivesTheModelsLoss) {
+  const fs::path tokens = tokenize();
+  const TokenData data = TokenData::open(tokens.string());
+  ASSERT_NE((data.tokens() - 1) % 16, 0);  // so that the last window is not full
+  const nlohmann::json answer = eval(tokens);
+  ASSERT_TRUE(answer.is_object());
+  EXPECT_EQ(answer["tokens"], data.tokens() - 1);
+  EXPECT_NEAR(answer["loss"].get<double>(), mean_loss(data, 16), 1e-6);
+}
+
+TEST_F(CommandsOnModels, GenerationGoesOnFromThePromptAlikeEachTime) {
+  const Ended first = generate();
+  EXPECT_EQ(first.code, 0) << first.output;
+  EXPECT_TRUE(first.output.starts_with("All human")) << first.output;
+  EXPECT_GT(first.output.size(), sizeof "All human");
+  EXPECT_EQ(generate().output, first.output);
+}
+
+TEST_F(CommandsOnModels, OnlyGenerationNeedsATokenizerThatCanBeRead) {
+  const fs::path tokens = tokenize();
+  write(folder() / "tokenizer.model", "IQ== 0\nIg== 1\nIw== 2\n");  // ranks in base64, as Llama 3's
+  EXPECT_TRUE(eval(tokens).is_object());
+  const Ended exported = nibble("export " + quoted(folder()) + " --output " + quoted(directory_ / "exported"));
+  EXPECT_EQ(exported.code, 0);
+  expect_said(exported, "tokenizer none stored; ");
+  EXPECT_EQ(generate().code, static_cast<int>(ErrorKind::data));
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,82 @@
+#include "trainer/run_parts.hpp"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "optim/adamw.hpp"
+#include "tensor/error.hpp"
+#include "tensor/files.hpp"
+#include "tensor/gemm.hpp"
+#include "trainer/yaml_settings.hpp"
+
+namespace nibble {
+
+LoaderOptions loader_options(const Settings& settings) {
+  return {.sequence = settings.data.sequence,
+          .packing = settings.data.packing == "documents" ? Packing::documents : Packing::stream,
+          .mask_documents = settings.data.attention_within_documents(),
+          .seed = static_cast<uint64_t>(settings.run.seed)};
+}
+
+LlamaOptions llama_options(const Settings& settings) {
+  return {.sequences = settings.batch.micro,
+          .length = settings.data.sequence,
+          .recompute = settings.model.recompute == "block" ? Recompute::block : Recompute::none};
+}
+
+ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {
+  const LearningRateSettings& from = settings.schedule;
+  return {.kind = from.name == "constant"   ? ScheduleKind::constant
+                  : from.name == "wsd"      ? ScheduleKind::wsd
+                  : from.name == "onecycle" ? ScheduleKind::onecycle
+                                            : ScheduleKind::cosine,
+          .peak = settings.optimizer.learning_rate,
+          .steps = steps,
+          .warmup = from.warmup.of(steps),
+          .final_fraction = from.final,
+          .cooldown = from.name == "wsd" ? from.decay.of(steps) : 0,
+          .cooldown_shape = from.decay_shape == "linear" ? CooldownShape::linear : CooldownShape::one_minus_sqrt};
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
+                                          std::vector<OptimizedParameter> parameters) {
+  return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{.beta1 = settings.beta1,
+                                                                      .beta2 = settings.beta2,
+                                                                      .epsilon = settings.epsilon,
+                                                                      .weight_decay = settings.weight_decay});
+}
+
+nlohmann::json tuning_of(const Stream& stream) {
+  return {{"threads", stream.threads()}, {"instruction_set", name(stream.isa())}, {"gemm", gemm_library()}};
+}
+
+nlohmann::json identity_of(const TokenData& data) { return {{"hash", hex(data.hash())}, {"tokens", data.tokens()}}; }
+
+void require_tokenizer(const LoadedModel& model, const TokenData& data) {
+  if (!model.tokenizer || model.tokenizer->info().hash == data.tokenizer().hash) return;
+  throw Error({.kind = ErrorKind::data,
+               .what = "the tokens were not made with the model's tokenizer",
+               .where = data.path(),
+               .seen = data.tokenizer().identity,
+               .allowed = model.tokenizer->info().identity,
+               .next = "run nibble tokenize with that tokenizer"});
+}
+
+std::optional<Settings> settings_of(const ModelSource& source) {
+  if (!source.checkpoint) return std::nullopt;
+  return parse_settings(source.checkpoint->header().config_text, source.path.string() + "/manifest.json");
+}
+
+const Recipe& recipe_for(const ModelSource& source, const std::string& wish) {
+  if (!wish.empty()) return find_recipe(wish);
+  const std::optional<Settings> settings = settings_of(source);
+  return find_recipe(settings ? settings->precision.recipe : "bf16");
+}
+
+void warn_of_refused(const ModelSource& source) {
+  for (const RefusedCheckpoint& refused : source.refused)
+    fmt::print(stderr, "warning: {} is passed over: {}\n", refused.path.string(), refused.reason);
+}
+
+}  // namespace nibble

@@ -1,0 +1,45 @@
+// From settings to the options of the parts that they configure.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/loader.hpp"
+#include "model/llama.hpp"
+#include "optim/optimizer.hpp"
+#include "optim/schedule.hpp"
+#include "trainer/run_directory.hpp"
+#include "trainer/settings.hpp"
+
+namespace nibble {
+
+LoaderOptions loader_options(const Settings& settings);
+LlamaOptions llama_options(const Settings& settings);
+/// `steps` of the whole run.
+ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
+                                          std::vector<OptimizedParameter> parameters);
+
+/// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library.
+nlohmann::json tuning_of(const Stream& stream);
+
+/// What identifies a file of tokens in the records of a run: its hash and the number of tokens.
+nlohmann::json identity_of(const TokenData& data);
+
+/// Throws Error{data} when the model's tokenizer is known and is not the one that made the tokens.
+void require_tokenizer(const LoadedModel& model, const TokenData& data);
+
+/// The settings of the run that a checkpoint is of; empty for a Hugging Face folder.
+std::optional<Settings> settings_of(const ModelSource& source);
+
+/// `wish` if it is not empty, else the recipe that the model was trained with, bf16 for a Hugging Face folder.
+/// Throws Error{configuration} for an unknown name.
+const Recipe& recipe_for(const ModelSource& source, const std::string& wish);
+
+/// One line on stderr for each newer checkpoint that was passed over because it is damaged.
+void warn_of_refused(const ModelSource& source);
+
+}  // namespace nibble
