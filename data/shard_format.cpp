@@ -50,14 +50,18 @@ bool ShardHeader::matches(std::span<const std::byte> file) {
   return text_at(file, 0, magic_size) == std::string_view(magic, magic_size);
 }
 
+void refuse_tokens(const std::string& path, std::string what, std::string seen, std::string allowed, std::string next) {
+  throw Error({.kind = ErrorKind::data,
+               .what = std::move(what),
+               .where = path,
+               .seen = std::move(seen),
+               .allowed = std::move(allowed),
+               .next = std::move(next)});
+}
+
 ShardHeader ShardHeader::verify(std::span<const std::byte> file, const std::string& path) {
   const auto refuse = [&](std::string what, std::string seen, std::string allowed, std::string next) {
-    throw Error({.kind = ErrorKind::data,
-                 .what = std::move(what),
-                 .where = path,
-                 .seen = std::move(seen),
-                 .allowed = std::move(allowed),
-                 .next = std::move(next)});
+    refuse_tokens(path, std::move(what), std::move(seen), std::move(allowed), std::move(next));
   };
   const std::string again = "copy the file again, or make it again with nibble tokenize";
   if (!matches(file))

@@ -18,6 +18,10 @@
 
 namespace nibble {
 
+/// Throws Error{data} about a file of tokens.
+[[noreturn]] void refuse_tokens(const std::string& path, std::string what, std::string seen, std::string allowed = {},
+                                std::string next = {});
+
 struct ShardHeader {
   static constexpr size_t size = 512;  ///< HDF5's smallest user block
   static constexpr char magic[9] = "NIBBLETK";

@@ -11,16 +11,6 @@
 namespace nibble {
 namespace {
 
-[[noreturn]] void refuse(const std::string& path, std::string what, std::string seen, std::string allowed = {},
-                         std::string next = {}) {
-  throw Error({.kind = ErrorKind::data,
-               .what = std::move(what),
-               .where = path,
-               .seen = std::move(seen),
-               .allowed = std::move(allowed),
-               .next = std::move(next)});
-}
-
 /// llm.c, dev/data/data_common.py: 256 int32 of header (magic, version, number of tokens, zeros), then the tokens.
 /// Each document begins with its tokenizer's separator (dev/data/fineweb.py).
 struct LlmcFormat {
@@ -54,14 +44,14 @@ std::span<const T> map_vector(hdf5::File& file, std::span<const std::byte> bytes
   const hdf5::DatasetInfo info = file.describe(name);
   const bool typed = info.dtype == dtype_of<T> && info.shape.size() == 1;
   if (!typed || (expected >= 0 && info.size() != expected))
-    refuse(path, fmt::format("the dataset '{}' of the token shard has another type or length", name),
-           fmt::format("{} [{}]", nibble::name(info.dtype), info.size()));
+    refuse_tokens(path, fmt::format("the dataset '{}' of the token shard has another type or length", name),
+                  fmt::format("{} [{}]", nibble::name(info.dtype), info.size()));
   if (info.size() == 0) return {};
   const bool inside = info.offset >= 0 && static_cast<size_t>(info.offset) <= bytes.size() &&
                       static_cast<size_t>(info.size()) <= (bytes.size() - static_cast<size_t>(info.offset)) / sizeof(T);
   if (!inside || static_cast<size_t>(info.offset) % alignof(T) != 0)
-    refuse(path, fmt::format("the dataset '{}' of the token shard lies outside the file or between words", name),
-           fmt::format("offset {}", info.offset));
+    refuse_tokens(path, fmt::format("the dataset '{}' of the token shard lies outside the file or between words", name),
+                  fmt::format("offset {}", info.offset));
   return {reinterpret_cast<const T*>(bytes.data() + info.offset), static_cast<size_t>(info.size())};
 }
 
@@ -72,7 +62,7 @@ TokenData TokenData::open(const std::string& path) {
   data.path_ = path;
   std::error_code error;
   if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found)
-    refuse(path, "the token file does not exist", "no such file", "", "make it with nibble tokenize");
+    refuse_tokens(path, "the token file does not exist", "no such file", "", "make it with nibble tokenize");
   data.file_ = MappedFile(path, ErrorKind::data);
   if (find_llmc_format(data.file_.bytes()) != nullptr) data.open_llmc();
   else data.open_shard();
@@ -98,26 +88,26 @@ void TokenData::open_shard() {
   offsets_ = map_vector<int64_t>(file, bytes, "document_offsets", -1, path_);
   if (offsets_.size() < 2 || offsets_.front() != 0 || offsets_.back() != tokens_ ||
       std::ranges::adjacent_find(offsets_, std::greater_equal()) != offsets_.end())
-    refuse(path_, "the document offsets of the token shard do not rise from 0 to its length",
-           fmt::format("{} offsets for {} tokens", offsets_.size(), tokens_));
+    refuse_tokens(path_, "the document offsets of the token shard do not rise from 0 to its length",
+                  fmt::format("{} offsets for {} tokens", offsets_.size(), tokens_));
   document_bytes_ = map_vector<int64_t>(file, bytes, "document_bytes", documents(), path_);
   const auto negative = std::ranges::find_if(document_bytes_, [](int64_t count) { return count < 0; });
   if (negative != document_bytes_.end())
-    refuse(path_, "a document of the token shard has a negative number of bytes", fmt::format("{}", *negative),
-           "0 or more");
+    refuse_tokens(path_, "a document of the token shard has a negative number of bytes", fmt::format("{}", *negative),
+                  "0 or more");
   if (file.contains("loss_mask")) loss_mask_ = map_vector<uint8_t>(file, bytes, "loss_mask", tokens_, path_);
   if (file.contains("tokenizer_model"))
     model_ = std::as_bytes(map_vector<uint8_t>(file, bytes, "tokenizer_model", -1, path_));
   tokenizer_.identity = file.string_attribute("/", "tokenizer");
   const std::string hash = file.string_attribute("/", "tokenizer_hash");
   const std::optional<uint64_t> parsed_hash = parse_hex(hash);
-  if (!parsed_hash) refuse(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash);
+  if (!parsed_hash) refuse_tokens(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash);
   tokenizer_.hash = *parsed_hash;
   const auto attribute = [&](const char* name, int64_t minimum, int64_t maximum) {
     const int64_t value = file.integer_attribute("/", name);
     if (value < minimum || value > maximum)
-      refuse(path_, fmt::format("the attribute {} of the token shard is out of range", name), fmt::format("{}", value),
-             fmt::format("{} to {}", minimum, maximum));
+      refuse_tokens(path_, fmt::format("the attribute {} of the token shard is out of range", name),
+                    fmt::format("{}", value), fmt::format("{} to {}", minimum, maximum));
     return value;
   };
   text_bytes_ = attribute("text_bytes", 0, std::numeric_limits<int64_t>::max());
@@ -135,15 +125,16 @@ void TokenData::open_llmc() {
   const LlmcFormat& format = *find_llmc_format(bytes);
   const std::string again = "fetch the file again, or make it again with llm.c's scripts";
   if (word_at(bytes, 1) != format.version)
-    refuse(path_, "the llm.c token file has another version", fmt::format("version {}", word_at(bytes, 1)),
-           fmt::format("version {}", format.version), again);
+    refuse_tokens(path_, "the llm.c token file has another version", fmt::format("version {}", word_at(bytes, 1)),
+                  fmt::format("version {}", format.version), again);
   wide_ = format.wide;
   tokens_ = word_at(bytes, 2);
   const uint64_t length = llmc_header + static_cast<uint64_t>(tokens_) * (wide_ ? 4 : 2);
   if (bytes.size() != length)
-    refuse(path_, bytes.size() < length ? "the llm.c token file is truncated" : "the llm.c token file is too long",
-           fmt::format("{} bytes", bytes.size()), fmt::format("{} bytes for {} tokens", length, tokens_), again);
-  if (tokens_ == 0) refuse(path_, "the llm.c token file holds no token", "0 tokens", "", again);
+    refuse_tokens(path_,
+                  bytes.size() < length ? "the llm.c token file is truncated" : "the llm.c token file is too long",
+                  fmt::format("{} bytes", bytes.size()), fmt::format("{} bytes for {} tokens", length, tokens_), again);
+  if (tokens_ == 0) refuse_tokens(path_, "the llm.c token file holds no token", "0 tokens", "", again);
   token_bytes_ = bytes.data() + llmc_header;
   hash_ = checksum(bytes);
   tokenizer_ = {.identity = format.identity,
@@ -193,35 +184,36 @@ void TokenData::find_largest_token() {
 void TokenData::require_vocabulary(int64_t model_vocabulary) const {
   const int32_t padding = tokenizer_.padding();
   if (std::max<int64_t>(largest_token_, padding) < model_vocabulary) return;
-  refuse(path_, "a token id is outside the vocabulary",
-         largest_token_ >= model_vocabulary ? fmt::format("token id {}", largest_token_)
-                                            : fmt::format("token id {}, which pads windows", padding),
-         fmt::format("0 to {}", model_vocabulary - 1),
-         fmt::format("the tokens were made with {} ({} ids): use a model with at least that vocabulary",
-                     tokenizer_.identity, tokenizer_.vocabulary));
+  refuse_tokens(path_, "a token id is outside the vocabulary",
+                largest_token_ >= model_vocabulary ? fmt::format("token id {}", largest_token_)
+                                                   : fmt::format("token id {}, which pads windows", padding),
+                fmt::format("0 to {}", model_vocabulary - 1),
+                fmt::format("the tokens were made with {} ({} ids): use a model with at least that vocabulary",
+                            tokenizer_.identity, tokenizer_.vocabulary));
 }
 
 std::unique_ptr<Tokenizer> TokenData::make_tokenizer() const {
   std::unique_ptr<Tokenizer> tokenizer =
       make_recorded_tokenizer(tokenizer_, std::string(reinterpret_cast<const char*>(model_.data()), model_.size()));
   if (!tokenizer)
-    refuse(path_, "the token file does not hold its tokenizer", tokenizer_.identity, "a shard made by nibble tokenize");
+    refuse_tokens(path_, "the token file does not hold its tokenizer", tokenizer_.identity,
+                  "a shard made by nibble tokenize");
   const TokenizerInfo& info = tokenizer->info();
   if (info.hash != tokenizer_.hash || info.vocabulary != tokenizer_.vocabulary)
-    refuse(path_, "the token file holds another tokenizer than the one it names",
-           fmt::format("{} ids, hash {}", info.vocabulary, hex(info.hash)),
-           fmt::format("{} ids, hash {} ({})", tokenizer_.vocabulary, hex(tokenizer_.hash), tokenizer_.identity),
-           "make it again with nibble tokenize");
+    refuse_tokens(path_, "the token file holds another tokenizer than the one it names",
+                  fmt::format("{} ids, hash {}", info.vocabulary, hex(info.hash)),
+                  fmt::format("{} ids, hash {} ({})", tokenizer_.vocabulary, hex(tokenizer_.hash), tokenizer_.identity),
+                  "make it again with nibble tokenize");
   return tokenizer;
 }
 
 void require_same_tokenizer(const TokenData& train, const TokenData& validation) {
   const TokenizerInfo &a = train.tokenizer(), &b = validation.tokenizer();
   if (a.hash == b.hash && a.vocabulary == b.vocabulary) return;
-  refuse(validation.path(), "training and validation tokens were made with different tokenizers",
-         fmt::format("{} ({} ids, hash {})", b.identity, b.vocabulary, hex(b.hash)),
-         fmt::format("{} ({} ids, hash {}), as in {}", a.identity, a.vocabulary, hex(a.hash), train.path()),
-         "make both with one nibble tokenize --validation, or with the same --tokenizer");
+  refuse_tokens(validation.path(), "training and validation tokens were made with different tokenizers",
+                fmt::format("{} ({} ids, hash {})", b.identity, b.vocabulary, hex(b.hash)),
+                fmt::format("{} ({} ids, hash {}), as in {}", a.identity, a.vocabulary, hex(a.hash), train.path()),
+                "make both with one nibble tokenize --validation, or with the same --tokenizer");
 }
 
 }  // namespace nibble

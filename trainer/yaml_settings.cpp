@@ -1,7 +1,10 @@
 #include "trainer/yaml_settings.hpp"
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
+
+#include <sstream>
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -92,24 +95,50 @@ class Reader {
   SettingOrigins& origins_;
 };
 
+/// Listens to a document and keeps nothing.
+class Ignore final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+/// Whether text follows the first document. YAML::LoadAll would tell too, but never ends on some broken files, of which
+/// it makes one empty document after the other.
+bool several_documents(const std::string& yaml) {
+  std::istringstream input(yaml);
+  YAML::Parser parser(input);
+  Ignore ignore;
+  return parser.HandleNextDocument(ignore) && parser.HandleNextDocument(ignore);
+}
+
 void read_yaml(std::string_view yaml, const std::string& name, Settings& settings, SettingOrigins& origins) {
-  std::vector<YAML::Node> documents;
+  // The end marker makes an open quote an error; without it yaml-cpp takes the rest of the file as its text.
+  const std::string text = std::string(yaml) + "\n...\n";
+  YAML::Node document;
+  bool several = false;
   try {
-    // The end marker makes an open quote an error; without it yaml-cpp takes the rest of the file as its text.
-    documents = YAML::LoadAll(std::string(yaml) + "\n...\n");
+    document = YAML::Load(text);
+    several = several_documents(text);
   } catch (const YAML::Exception& error) {
     refuse("not valid YAML: " + error.msg, fmt::format("{}:{}:{}", name, error.mark.line + 1, error.mark.column + 1),
            "", "key: value, sections indented by spaces or in {}",
            "close every quote and bracket; quote texts that hold any of : # * & { } [ ]");
   }
-  if (documents.size() > 1)
-    refuse("several YAML documents in one file", name, fmt::format("{} documents", documents.size()), "one",
-           "remove the lines ---");
-  if (documents.empty() || documents[0].IsNull()) return;
-  if (!documents[0].IsMap())
-    refuse("not a configuration", name + ":1:1", documents[0].IsScalar() ? "text" : "a list",
+  if (several)
+    refuse("several YAML documents in one file, or text behind a value", name, "", "one",
+           "remove the lines ---, and whatever stands before or behind the settings");
+  if (document.IsNull()) return;
+  if (!document.IsMap())
+    refuse("not a configuration", name + ":1:1", document.IsScalar() ? "text" : "a list",
            "sections and settings: model: {preset: llama-30m}", "see configs/ for examples");
-  Reader(name, settings, origins).read_map(documents[0], "");
+  Reader(name, settings, origins).read_map(document, "");
 }
 
 void apply_override(const std::string& text, Settings& settings, SettingOrigins& origins) {

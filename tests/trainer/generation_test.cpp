@@ -6,7 +6,7 @@
 #include <cmath>
 #include <map>
 
-#include "tests/model/fixtures.hpp"
+#include "model/llama.hpp"
 
 namespace nibble {
 namespace {
@@ -52,20 +52,33 @@ TEST(Sampling, IsAFunctionOfSeedAndPosition) {
   EXPECT_LT(same, 20);
 }
 
+/// A byte-level Llama with random weights of the given deviation.
+struct RandomLlama {
+  explicit RandomLlama(double deviation) {
+    initialize(stream, config, layout, 1, deviation, weights);  // fp32: the working copy is packed like the masters
+  }
+  Decoder decoder(int64_t capacity) { return {stream, config, find_recipe("fp32"), weights, capacity}; }
+
+  Stream stream{2};
+  ModelConfig config{.vocabulary = 259,
+                     .width = 64,
+                     .layers = 2,
+                     .heads = 4,
+                     .kv_heads = 4,
+                     .head_dim = 16,
+                     .ffn = 176,
+                     .context = 128};
+  ParameterLayout layout{config};
+  ParameterSet weights{layout, DType::f32, DType::f32, false, "weights"};
+  std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+};
+
 TEST(Generation, PrintsWholeCharactersAndReplacesBrokenOnes) {
-  test::ReferenceLlama llama("mha");  // random weights: random bytes, of which few are UTF-8
-  ModelConfig config = llama.config;
-  config.vocabulary = 259;
-  const ParameterLayout layout(config);
-  const ParameterSet masters(layout, DType::f32, DType::f32, false, "weights"),
-      weights(layout, DType::f32, DType::f32, true, "weights");
-  initialize(llama.stream, config, layout, 1, 0.5, masters);
-  copy_parameters(llama.stream, masters, weights);
-  Decoder decoder(llama.stream, config, find_recipe("fp32"), weights, 400);
-  const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+  RandomLlama llama(0.5);  // random bytes, of which few are UTF-8
+  Decoder decoder = llama.decoder(400);
   std::string text;
   const int64_t tokens =
-      generate(decoder, *tokenizer, "x", {}, {.tokens = 300, .temperature = 1}, [&](std::string_view piece) {
+      generate(decoder, *llama.tokenizer, "x", {}, {.tokens = 300, .temperature = 1}, [&](std::string_view piece) {
         EXPECT_EQ(find_invalid_utf8(piece), std::string_view::npos);
         text += piece;
       });
@@ -74,24 +87,17 @@ TEST(Generation, PrintsWholeCharactersAndReplacesBrokenOnes) {
 }
 
 TEST(Generation, StopsAtAnEndAndAtTheCapacity) {
-  test::ReferenceLlama llama("mha");
-  const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
-  ModelConfig config = llama.config;
-  config.vocabulary = 259;
-  const ParameterLayout layout(config);
-  const ParameterSet masters(layout, DType::f32, DType::f32, false, "weights"),
-      weights(layout, DType::f32, DType::f32, true, "weights");
-  initialize(llama.stream, config, layout, 1, 0.02, masters);
-  copy_parameters(llama.stream, masters, weights);
+  RandomLlama llama(0.02);
   const auto ignore = [](std::string_view) {};
   {
-    Decoder decoder(llama.stream, config, find_recipe("fp32"), weights, 20);
-    EXPECT_EQ(generate(decoder, *tokenizer, "abc", {}, {.tokens = 1000}, ignore), 17);  // BOS and three letters first
+    Decoder decoder = llama.decoder(20);
+    EXPECT_EQ(generate(decoder, *llama.tokenizer, "abc", {}, {.tokens = 1000}, ignore),
+              17);  // BOS and three letters first
   }
   std::vector<int64_t> all;
   for (int64_t id = 0; id < 259; ++id) all.push_back(id);
-  Decoder decoder(llama.stream, config, find_recipe("fp32"), weights, 20);
-  EXPECT_EQ(generate(decoder, *tokenizer, "abc", all, {.tokens = 1000}, ignore), 1);
+  Decoder decoder = llama.decoder(20);
+  EXPECT_EQ(generate(decoder, *llama.tokenizer, "abc", all, {.tokens = 1000}, ignore), 1);
 }
 
 }  // namespace

@@ -129,6 +129,9 @@ TEST(YamlSettings, Syntax) {
   expect_refused("optimizer: {no_decay: [*norm*]}\n", {"not valid YAML", "run.yaml:8:", "quote texts"});
   expect_refused("run.sample: \"open\nvalidation.tokens: 2\n", {"not valid YAML", "close every quote"});
   expect_refused("---\nsteps: 3\n", {"several YAML documents"});
+  expect_error(ErrorKind::configuration, {"a.yaml"}, [] {
+    parse_settings("\"*norm\", model.emb # 1\nsteps:      2861    j\n", "a.yaml");
+  });  // found by fuzzing
   expect_error(ErrorKind::configuration, {"not a configuration"}, [] { parse_settings("just text", "run.yaml"); });
   expect_error(ErrorKind::configuration, {"not a configuration"}, [] { parse_settings("- 1", "run.yaml"); });
   expect_error(ErrorKind::configuration, {"data.train is missing"}, [] { parse_settings("", "run.yaml"); });
