@@ -1,7 +1,5 @@
 #include "trainer/command_tokenize.hpp"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -10,23 +8,19 @@
 #include <vector>
 
 #include "data/token_data.hpp"
-#include "tensor/error.hpp"
+#include "tests/tensor/temporary_directory.hpp"
 
 namespace nibble {
 namespace {
 
-class TokenizeCommandTest : public ::testing::Test {
+class TokenizeCommandTest : public TemporaryDirectoryTest {
  protected:
   void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "nibble_tokenize_XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    std::ofstream text(folder_ / "in.txt");
+    TemporaryDirectoryTest::SetUp();
+    std::ofstream text(directory_ / "in.txt");
     for (int i = 0; i < 200; ++i) text << "Paragraph " << i << " of a text with some words.\n\n";
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
 
   /// Runs `nibble tokenize IN --output OUT options...`; what it printed.
   std::string run(std::vector<std::string> options) const {
@@ -55,8 +49,6 @@ class TokenizeCommandTest : public ::testing::Test {
     }
     return "nothing was refused";
   }
-
-  std::filesystem::path folder_;
 };
 
 TEST_F(TokenizeCommandTest, SplitsATextAndSaysWhatItDid) {
