@@ -99,7 +99,7 @@ void check_shape(const Settings& s, const Contradictions& found) {
     found.refuse("sequences longer than the model's context", {"model.context", "data.sequence"},
                  fmt::format("data.sequence: {}, model.context: {}", s.data.sequence, m.context),
                  "data.sequence at most model.context", "raise model.context or lower data.sequence");
-  const RopeScalingSettings& scaling = m.rope_scaling;
+  const RopeScaling& scaling = m.rope_scaling;
   if (scaling.factor > 0 && scaling.low_frequency_factor >= scaling.high_frequency_factor)
     found.refuse("RoPE scaling has no band between its frequencies",
                  {"model.rope_scaling.low_frequency_factor", "model.rope_scaling.high_frequency_factor"},
@@ -228,11 +228,7 @@ ModelConfig model_config(const Settings& settings, int64_t tokenizer_vocabulary)
   config.vocabulary = first_positive({model.vocab, preset.vocabulary, tokenizer_vocabulary});
   config.context = first_positive({model.context, settings.data.sequence});
   config.rope_theta = model.rope_theta;
-  if (model.rope_scaling.factor > 0)
-    config.rope_scaling = RopeScaling{.factor = model.rope_scaling.factor,
-                                      .low_frequency_factor = model.rope_scaling.low_frequency_factor,
-                                      .high_frequency_factor = model.rope_scaling.high_frequency_factor,
-                                      .original_context = model.rope_scaling.original_context};
+  if (model.rope_scaling.factor > 0) config.rope_scaling = model.rope_scaling;
   config.norm_epsilon = model.norm_epsilon;
   config.tied = model.tied;
   if (config.vocabulary < tokenizer_vocabulary)

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "model/config.hpp"
 #include "optim/weight_decay.hpp"
 
 namespace nibble {
@@ -26,15 +27,6 @@ struct StepsOrShare {
   bool operator==(const StepsOrShare&) const = default;
 };
 
-struct RopeScalingSettings {
-  double factor = 0;
-  double low_frequency_factor = 1;
-  double high_frequency_factor = 4;
-  int64_t original_context = 8192;
-
-  bool operator==(const RopeScalingSettings&) const = default;
-};
-
 /// Dimensions that are 0 come from the preset, or are derived from the others (trainer/resolve.hpp).
 struct ModelSettings {
   std::string preset = "none";
@@ -47,7 +39,7 @@ struct ModelSettings {
   int64_t vocab = 0;
   int64_t context = 0;
   double rope_theta = 10000;
-  RopeScalingSettings rope_scaling{};
+  RopeScaling rope_scaling{.factor = 0};  ///< factor 0: none
   double norm_epsilon = 1e-5;
   bool tied = false;
   double init_std = 0.02;
