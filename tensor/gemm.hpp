@@ -1,8 +1,7 @@
 // Matrix products: fp32, and bf16 with fp32 accumulation.
 //
-// The one door to oneDNN (2.6 and 3.x), which picks AMX, AVX-512 or AVX2 kernels at run time. Primitives are made
-// once for each shape and kept. Where the processor or the library has no bf16 GEMM, the operands are widened to
-// fp32: the products are the same (bf16 products are exact in fp32), the order of the sums is the library's.
+// Computed by Nibble's own kernels over packed operands (packed_gemm.hpp) where they are faster, else by oneDNN
+// (cpu/onednn_gemm.hpp): by processor and operand type alone, so the same machine gives the same bits.
 // Not for: quantized operands (quant/ brings them to bf16 or to a native format first).
 #pragma once
 
@@ -28,11 +27,12 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
 void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                   const Tensor& c, const Tensor& addend = {});
 
-/// "oneDNN 2.6.3, <instruction set>": part of what a run records as tuned.
-std::string gemm_library();
+/// What multiplies operands of a type, "packed FMA 16x32" or "oneDNN 2.6.3, <instruction set>": part of what a run
+/// records as tuned.
+std::string gemm_library(const Stream& stream, DType operands);
 
-/// TFLOP/s of the best of several products of 1024 x 1024 matrices: the peak that a run's progress is measured
-/// against. Takes 0.15 s.
+/// TFLOP/s that all threads reach together in this moment: the tile kernel on operands in the first cache, or, where
+/// oneDNN multiplies, the best of several products of 1024 x 1024 matrices. Takes 0.01 to 0.15 s.
 double measure_gemm_peak(Stream& stream, DType type);
 
 /// Ready primitives by shape; owned by a stream.

@@ -22,7 +22,8 @@ using u32x = uint32_t __attribute__((vector_size(64)));
 using u16x = uint16_t __attribute__((vector_size(32)));
 using f64x = double __attribute__((vector_size(128)));
 
-inline f32x splat(float value) { return f32x{} + value; }
+/// Subtracting zero changes no value, so the compiler leaves the broadcast alone (adding zero would turn -0 into 0).
+inline f32x splat(float value) { return value - f32x{}; }
 
 inline f32x load(const float* p) {
   f32x v;

@@ -19,6 +19,7 @@ enum class Isa { avx2, avx512 };
 const char* name(Isa isa);
 
 class GemmCache;
+class Profile;
 
 class Stream {
  public:
@@ -33,11 +34,15 @@ class Stream {
   int threads() const { return threads_; }
   Isa isa() const { return isa_; }
   GemmCache& gemms() { return *gemms_; }
+  /// Where kernels record their time (profile.hpp); null: nowhere.
+  Profile* profile() const { return profile_; }
+  void attach(Profile* profile) { profile_ = profile; }
 
  private:
   int threads_;
   Isa isa_;
   std::unique_ptr<GemmCache> gemms_;
+  Profile* profile_ = nullptr;
 };
 
 namespace detail {

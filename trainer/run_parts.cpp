@@ -48,7 +48,10 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
 }
 
 nlohmann::json tuning_of(const Stream& stream) {
-  return {{"threads", stream.threads()}, {"instruction_set", name(stream.isa())}, {"gemm", gemm_library()}};
+  return {{"threads", stream.threads()},
+          {"instruction_set", name(stream.isa())},
+          {"gemm_bf16", gemm_library(stream, DType::bf16)},
+          {"gemm_f32", gemm_library(stream, DType::f32)}};
 }
 
 nlohmann::json identity_of(const TokenData& data) { return {{"hash", hex(data.hash())}, {"tokens", data.tokens()}}; }

@@ -263,7 +263,7 @@ void TrainingRun::describe() const {
                   mebibytes(train_step_->weights().bytes()), mebibytes(optimizer.bytes()),
                   mebibytes(train_step_->gradient_bytes()), mebibytes(model_->activation_bytes())));
   progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
-                                 name(stream_.isa()), gemm_library(), gemm_peak_));
+                                 name(stream_.isa()), gemm_library(stream_, model_->recipe().operands), gemm_peak_));
 }
 
 std::optional<Evaluation> TrainingRun::run_validation() {

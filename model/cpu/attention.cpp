@@ -6,6 +6,7 @@
 
 #include "model/cpu/dispatch.hpp"
 #include "tensor/gemm.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -225,6 +226,12 @@ void backward_head(Stream& stream, const HeadViews& views, const Mask& mask, int
     copy_rows<T>(scratch.dquery.slice_rows(h * length, length), views.query(dqkv, kv_head * group + h, 0, length));
 }
 
+/// Of one product of all queries with the keys that they see (half of the square), such as q k^T.
+double product_operations(const AttentionShape& shape) {
+  return static_cast<double>(shape.tokens()) * static_cast<double>(shape.length + 1) *
+         static_cast<double>(shape.query_width());
+}
+
 }  // namespace
 
 AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, int threads, bool training) {
@@ -248,6 +255,7 @@ AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DT
 void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
                        std::span<const int32_t> document_starts, const AttentionScratch& scratch, const Tensor& y,
                        const Tensor& log_sum_exp) {
+  const KernelTimer timer(stream, "attention_forward", {qkv, y, log_sum_exp}, 2 * product_operations(shape));
   const int64_t blocks = (shape.length + query_block - 1) / query_block;
   with_operand_type(qkv.dtype, [&](auto type) {
     parallel_tasks(stream, shape.sequences * shape.heads * blocks, [&](int64_t task, int64_t thread) {
@@ -265,6 +273,7 @@ void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor
 void attention_backward(Stream& stream, const AttentionShape& shape, const Tensor& dy, const Tensor& qkv,
                         std::span<const int32_t> document_starts, const Tensor& y, const Tensor& log_sum_exp,
                         const AttentionScratch& scratch, const Tensor& dqkv) {
+  const KernelTimer timer(stream, "attention_backward", {dy, qkv, y, log_sum_exp, dqkv}, 5 * product_operations(shape));
   with_operand_type(qkv.dtype, [&](auto type) {
     parallel_tasks(stream, shape.sequences * shape.kv_heads, [&](int64_t task, int64_t thread) {
       const int64_t sequence = task / shape.kv_heads;

@@ -1,6 +1,7 @@
 #include "model/embedding.hpp"
 
 #include "model/cpu/dispatch.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -8,6 +9,7 @@ namespace nibble {
 using simd::for_each_group, simd::load_n, simd::store_n;
 
 void embedding_forward(Stream& stream, std::span<const int32_t> ids, const Tensor& table, const Tensor& x) {
+  const KernelTimer timer(stream, "embedding_forward", {x, Tensor(table.dtype, nullptr, x.rows, x.cols)});
   with_operand_type(table.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_for(stream, x.rows, 1, [&](int64_t begin, int64_t end) {
@@ -21,6 +23,7 @@ void embedding_forward(Stream& stream, std::span<const int32_t> ids, const Tenso
 }
 
 void embedding_backward(Stream& stream, std::span<const int32_t> ids, const Tensor& dx, const Tensor& dtable) {
+  const KernelTimer timer(stream, "embedding_backward", {dx, dx, dx});
   parallel_for(stream, dx.cols, simd::lanes, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < dx.rows; ++t) {
       const float* from = dx.row<float>(t) + begin;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "model/cpu/dispatch.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -32,6 +33,7 @@ void gradient_row(const float* e, int32_t target, float total, float scale, int6
 
 void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const int32_t> targets, float scale,
                            std::span<float> losses, const Tensor& dlogits) {
+  const KernelTimer timer(stream, "softmax_cross_entropy", {logits, dlogits});
   const int64_t vocabulary = logits.cols;
   parallel_for(stream, logits.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "model/cpu/dispatch.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -83,12 +84,14 @@ int64_t rms_norm_scratch_rows(int64_t tokens) { return (tokens + tokens_per_bloc
 
 void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
                       const Tensor& inverse_rms) {
+  const KernelTimer timer(stream, "rms_norm_forward", {x, y});
   with_operand_type(y.dtype, [&](auto type) { forward<decltype(type)>(stream, x, gain, epsilon, y, inverse_rms); });
 }
 
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
                        const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate,
                        const Tensor& scratch) {
+  const KernelTimer timer(stream, "rms_norm_backward", {dy, x, dx, dx, dx_operand});
   with_operand_type(dy.dtype, [&](auto type) {
     backward<decltype(type)>(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, accumulate, scratch);
   });

@@ -1,6 +1,7 @@
 #include "model/rope.hpp"
 
 #include "model/cpu/dispatch.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -9,6 +10,8 @@ using simd::f32x, simd::for_each_group, simd::load_n, simd::store_n;
 
 void rope(Stream& stream, const RopeTable& table, int64_t heads, int64_t head_dim, int64_t length,
           int64_t first_position, Rotation direction, const Tensor& x) {
+  const Tensor rotated = x.slice_cols(0, heads * head_dim);
+  const KernelTimer timer(stream, "rope", {rotated, rotated});
   const int64_t half = head_dim / 2;
   const float sign = direction == Rotation::forward ? 1.0f : -1.0f;
   with_operand_type(x.dtype, [&](auto type) {

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "optim/kernels.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -56,6 +57,10 @@ inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& 
 
 void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
                   std::span<const ParameterBlock> blocks, const AdamWFactors& factors) {
+  double bytes = 0;
+  for (const OptimizedParameter& parameter : parameters)  // reads four, writes four
+    bytes += static_cast<double>(7 * parameter.master.bytes() + parameter.working.bytes());
+  const KernelTimer timer(stream, "adamw", bytes);
   parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
     for (const ParameterBlock& block : blocks.subspan(begin, end - begin)) {
       const OptimizedParameter& parameter = parameters[block.parameter];

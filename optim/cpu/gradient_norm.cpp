@@ -1,10 +1,14 @@
 #include "optim/kernels.hpp"
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
 
 void gradient_square_sums(Stream& stream, std::span<const OptimizedParameter> parameters,
                           std::span<const ParameterBlock> blocks, std::span<double> sums) {
+  double bytes = 0;
+  for (const OptimizedParameter& parameter : parameters) bytes += static_cast<double>(parameter.gradient.bytes());
+  const KernelTimer timer(stream, "gradient_norm", bytes);
   parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const ParameterBlock& block = blocks[i];

@@ -2,6 +2,7 @@
 
 #include <cassert>
 
+#include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -26,6 +27,7 @@ void convert_rows(Stream& stream, const Tensor& from, const Tensor& to) {
 }  // namespace
 
 void convert(Stream& stream, const Tensor& from, const Tensor& to) {
+  const KernelTimer timer(stream, "convert", {from, to});
   assert(from.rows == to.rows && from.cols == to.cols);
   const bool narrow_in = from.dtype == DType::bf16, narrow_out = to.dtype == DType::bf16;
   if (narrow_in && narrow_out) return convert_rows<bf16, bf16>(stream, from, to);
@@ -35,6 +37,7 @@ void convert(Stream& stream, const Tensor& from, const Tensor& to) {
 }
 
 void add(Stream& stream, const Tensor& from, const Tensor& into) {
+  const KernelTimer timer(stream, "add", {from, into, into});
   assert(from.rows == into.rows && from.cols == into.cols);
   parallel_for(stream, from.rows, rows_per_task(from.cols), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

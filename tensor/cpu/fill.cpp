@@ -1,4 +1,5 @@
 #include "tensor/fill.hpp"
+#include "tensor/profile.hpp"
 
 #include <algorithm>
 #include <cassert>
@@ -6,6 +7,7 @@
 namespace nibble {
 
 void fill(Stream& stream, const Tensor& x, float value) {
+  const KernelTimer timer(stream, "fill", {x});
   const int64_t rows_at_once = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, x.cols));
   parallel_for(stream, x.rows, rows_at_once, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::fill_n(x.row<float>(i), x.cols, value);

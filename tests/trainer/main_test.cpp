@@ -3,6 +3,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "run_program.hpp"
@@ -52,6 +54,35 @@ TEST(Main, ErrorsOfACommandEndWithItsCode) {
   EXPECT_EQ(misspelt.code, 2);
   expect_said(misspelt, "nibble-main-test.yaml:2:23");
   expect_said(misspelt, "did you mean 'batch.micro'?");
+}
+
+TEST(Main, BenchStepCountsEveryKernelOfTheStep) {
+  const Ended ended = nibble(
+      "bench step --json --steps 2 --set model.preset=tiny-byte --set model.vocab=300 --set data.sequence=32 "
+      "--set batch.tokens=256 --set batch.micro=4 --set batch.lanes=1");
+  ASSERT_EQ(ended.code, 0) << ended.output;
+  const nlohmann::json answer = nlohmann::json::parse(ended.output.substr(ended.output.find('{')));
+  double operations = 0;
+  std::map<std::string, int64_t> calls;
+  for (const nlohmann::json& kernel : answer["kernels"]) {
+    operations += kernel["operations"].get<double>();
+    calls[kernel["kernel"]] = kernel["calls"];
+  }
+  // Two micro-batches; in each of tiny-byte's four layers (width 128, ffn 384) four matrices three times and
+  // attention's products 2 + 5 times over half the square, and the head three times.
+  const double matrices = 4 * (4 * 128.0 * 128 + 3 * 128 * 384) + 300 * 128;
+  const double attention = 4 * 7 * (32 + 1) * 128.0;
+  EXPECT_DOUBLE_EQ(operations, 256 * (6 * matrices + attention));
+  EXPECT_EQ(calls["adamw"], 1);
+  EXPECT_EQ(calls["attention_backward"], 2 * 4);
+  EXPECT_EQ(calls["rms_norm_forward"], 2 * (2 * 4 + 1));
+  EXPECT_GT(answer["gemm_peak_tflops"], 0.0);
+}
+
+TEST(Main, BenchStepWithoutAVocabularySaysWhatIsMissing) {
+  const Ended ended = nibble("bench step --set model.preset=tiny-byte");
+  EXPECT_EQ(ended.code, 2);
+  expect_said(ended, "model.vocab");
 }
 
 TEST(Main, PrintConfigReadsBack) {

@@ -1,0 +1,22 @@
+// The one door to oneDNN, 2.6 and 3.x, which picks AMX, AVX-512 or AVX2 kernels at run time.
+//
+// Primitives are made once for each shape and kept. Where the processor or the library has no bf16 GEMM, the operands
+// are widened to fp32: the products are the same (bf16 products are exact in fp32), the order of the sums is the
+// library's.
+#pragma once
+
+#include <string>
+
+#include "tensor/packed_gemm.hpp"
+
+namespace nibble {
+
+/// Throws Error{resource} when oneDNN fails.
+void onednn_gemm(Stream& stream, int threads, const Product& product);
+
+bool onednn_has_amx();
+
+/// "oneDNN 2.6.3, <instruction set>"
+std::string onednn_description();
+
+}  // namespace nibble

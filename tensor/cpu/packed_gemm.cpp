@@ -1,0 +1,159 @@
+#include "tensor/packed_gemm.hpp"
+
+#include <algorithm>
+
+#include "tensor/simd.hpp"
+
+namespace nibble {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// `extent` in equal parts of at most `limit`, all but the last a multiple of `step`: the length of a part.
+int64_t part_length(int64_t extent, int64_t limit, int64_t step) {
+  if (extent == 0) return step;
+  const int64_t parts = ceil_div(extent, std::max(step, limit));
+  return ceil_div(ceil_div(extent, parts), step) * step;
+}
+
+/// A part of C: rows [row, row + rows), columns [col, col + cols).
+struct Region {
+  int64_t row, rows, col, cols;
+};
+
+/// The rows [first, first + count) of op(x)'s outer axis, [depth_first, + depth) of the reduction axis.
+Tensor part(const Tensor& x, bool depth_major, int64_t first, int64_t count, int64_t depth_first, int64_t depth) {
+  return depth_major ? x.slice_rows(depth_first, depth).slice_cols(first, count)
+                     : x.slice_rows(first, count).slice_cols(depth_first, depth);
+}
+
+/// B is packed once for so many rows: a few percent of the time of their products.
+int64_t region_rows(const TileKernel& kernel) { return 4 * kernel.row_block; }
+
+/// One thread's packed blocks and partial sums.
+struct Blocks {
+  Buffer a, b, partial;
+
+  static Blocks& of_thread(const TileKernel& kernel) {
+    thread_local Blocks blocks;
+    const auto reserve = [](Buffer& buffer, size_t bytes) {
+      if (buffer.bytes() < bytes) buffer = Buffer(bytes, "GEMM blocks");
+    };
+    reserve(blocks.a, bytes_of(kernel.panel_type, kernel.row_block, kernel.depth_block));
+    reserve(blocks.b, bytes_of(kernel.panel_type, kernel.col_block, kernel.depth_block));
+    reserve(blocks.partial, bytes_of(DType::f32, region_rows(kernel), kernel.col_block));
+    return blocks;
+  }
+};
+
+template <class T>
+void copy_tile(const float* tile, int64_t tile_stride, const Tensor& to) {
+  for (int64_t i = 0; i < to.rows; ++i)
+    simd::for_each_group(to.cols, [&](int64_t j, int64_t count) {
+      simd::store_n(to.row<T>(i) + j, simd::load_n(tile + i * tile_stride + j, count), count);
+    });
+}
+
+/// A tile at the edge of C: computed whole beside it, its valid part copied.
+void multiply_at_edge(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
+                      const Tensor& target) {
+  alignas(alignment) float tile[32 * 32] = {};
+  if (start) copy_tile<float>(start.as<float>(), start.stride, Tensor(DType::f32, tile, start.rows, start.cols, 32));
+  kernel.multiply(depth, a, b, tile, 32, {DType::f32, tile, 32});
+  if (target.dtype == DType::f32) copy_tile<float>(tile, 32, target);
+  else copy_tile<bf16>(tile, 32, target);
+}
+
+/// region = start + packed a x packed b, tile by tile; start and target are views of the region.
+void multiply_blocks(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
+                     const Tensor& target) {
+  const int64_t element = static_cast<int64_t>(size_of(kernel.panel_type));
+  for (int64_t j = 0; j < target.cols; j += kernel.cols) {
+    const void* panel_b = static_cast<const char*>(b) + j * depth * element;
+    const int64_t cols = std::min(kernel.cols, target.cols - j);
+    for (int64_t i = 0; i < target.rows; i += kernel.rows) {
+      const void* panel_a = static_cast<const char*>(a) + i * depth * element;
+      const int64_t rows = std::min(kernel.rows, target.rows - i);
+      const auto tile = [&](const Tensor& x) { return x ? x.slice_rows(i, rows).slice_cols(j, cols) : Tensor(); };
+      const Tensor from = tile(start), to = tile(target);
+      if (rows == kernel.rows && cols == kernel.cols)
+        kernel.multiply(depth, panel_a, panel_b, from ? from.as<float>() : nullptr, from.stride,
+                        {to.dtype, to.data, to.stride});
+      else multiply_at_edge(kernel, depth, panel_a, panel_b, from, to);
+    }
+  }
+}
+
+/// B is packed once for each block of the depth, A by blocks of rows that stay in L2 beside it.
+void multiply_region(const TileKernel& kernel, const Product& product, const Region& region) {
+  Blocks& blocks = Blocks::of_thread(kernel);
+  const auto view = [&](const Tensor& x) {
+    return x ? x.slice_rows(region.row, region.rows).slice_cols(region.col, region.cols) : Tensor();
+  };
+  const int64_t depth = product.depth(), depth_block = part_length(depth, kernel.depth_block, kernel.depth_step),
+                row_block = part_length(region.rows, kernel.row_block, kernel.rows);
+  const Tensor target = view(product.c);
+  const Tensor partial = target.dtype == DType::f32
+                             ? target
+                             : Tensor(DType::f32, blocks.partial.data(), region.rows, region.cols, kernel.col_block);
+  Tensor start = view(product.addend);
+  int64_t first = 0;
+  do {  // a product of depth 0 still writes its addend
+    const int64_t count = std::min(depth_block, depth - first);
+    const Tensor& into = first + count == depth ? target : partial;
+    kernel.pack_cols(part(product.b, !product.transpose_b, region.col, region.cols, first, count), !product.transpose_b,
+                     blocks.b.data());
+    for (int64_t row = 0; row < region.rows; row += row_block) {
+      const int64_t rows = std::min(row_block, region.rows - row);
+      kernel.pack_rows(part(product.a, product.transpose_a, region.row + row, rows, first, count), product.transpose_a,
+                       blocks.a.data());
+      multiply_blocks(kernel, kernel.padded_depth(count), blocks.a.data(), blocks.b.data(),
+                      start ? start.slice_rows(row, rows) : Tensor(), into.slice_rows(row, rows));
+    }
+    first += count;
+    start = partial;
+  } while (first < depth);
+}
+
+/// C cut into regions of equal shape, at most region_rows x col_block.
+struct Grid {
+  int64_t rows, cols;  ///< of a region
+  int64_t row_regions, col_regions;
+
+  Grid(const TileKernel& kernel, const Tensor& c, int64_t at_least) {
+    int64_t row_limit = region_rows(kernel), col_limit = kernel.col_block;
+    const auto cut = [&] {
+      rows = part_length(c.rows, row_limit, kernel.rows);
+      cols = part_length(c.cols, col_limit, kernel.cols);
+      row_regions = ceil_div(c.rows, rows);
+      col_regions = ceil_div(c.cols, cols);
+    };
+    cut();
+    // Smaller regions pack more for the same products: below four tiles each way that is worse than an idle thread.
+    while (row_regions * col_regions < at_least && (rows >= 8 * kernel.rows || cols >= 8 * kernel.cols)) {
+      if (rows * kernel.cols > cols * kernel.rows) row_limit = rows / 2;
+      else col_limit = cols / 2;
+      cut();
+    }
+  }
+  int64_t size() const { return row_regions * col_regions; }
+  Region region(int64_t index, const Tensor& c) const {
+    const int64_t row = index % row_regions * rows, col = index / row_regions * cols;
+    return {row, std::min(rows, c.rows - row), col, std::min(cols, c.cols - col)};
+  }
+};
+
+}  // namespace
+
+void packed_gemm(Stream& stream, const TileKernel& kernel, const Product& product) {
+  const Grid grid(kernel, product.c, stream.threads() == 1 ? 1 : 2 * stream.threads());
+  parallel_tasks(stream, grid.size(),
+                 [&](int64_t task, int64_t) { multiply_region(kernel, product, grid.region(task, product.c)); });
+}
+
+void packed_gemm_in_task(const TileKernel& kernel, const Product& product) {
+  const Grid grid(kernel, product.c, 1);
+  for (int64_t i = 0; i < grid.size(); ++i) multiply_region(kernel, product, grid.region(i, product.c));
+}
+
+}  // namespace nibble

@@ -1,0 +1,46 @@
+// The innermost part of a matrix product: one tile of C from a panel of A and a panel of B.
+//
+// A panel holds a few rows of A (or columns of B) over one block of the reduction axis, in the order in which the
+// kernel reads them, widened or paired as its instructions want, and padded with zeros. A kernel is a row of data: the
+// loops around it (packed_gemm.hpp) and whoever writes panels directly know it only through this struct.
+// Scheme: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+/// Where a kernel puts its tile, rounded to the type of C.
+struct TileTarget {
+  DType dtype = DType::f32;
+  void* data = nullptr;
+  int64_t stride = 0;  ///< in elements
+};
+
+struct TileKernel {
+  const char* name;
+  DType panel_type;    ///< of a panel's elements
+  int64_t rows, cols;  ///< of the tile
+  int64_t depth_step;  ///< the depth of a panel is a multiple of it
+  // Blocks that fit the caches together: [row_block, depth_block] of A and [depth_block, col_block] of B in L2.
+  int64_t row_block, col_block, depth_block;
+
+  /// Panels of x[count, depth], or with `depth_major` of x[depth, count]: count / rows of them, the last one padded,
+  /// each rows x depth elements. x is f32 or bf16.
+  void (*pack_rows)(const Tensor& x, bool depth_major, void* panels);
+  /// The same with `cols` for B's columns.
+  void (*pack_cols)(const Tensor& x, bool depth_major, void* panels);
+  /// target[rows, cols] = start[rows, cols] + a b; start (f32) may be null: zeros.
+  void (*multiply)(int64_t depth, const void* a, const void* b, const float* start, int64_t start_stride,
+                   const TileTarget& target);
+
+  int64_t padded_depth(int64_t depth) const { return (depth + depth_step - 1) / depth_step * depth_step; }
+};
+
+/// fp32 fused multiply-add on AVX-512; bf16 operands are widened when they are packed (their products are exact).
+const TileKernel& fma_tile_kernel();
+
+}  // namespace nibble

@@ -1,0 +1,10 @@
+// nibble bench: the measurements that users want.
+#pragma once
+
+#include "trainer/command.hpp"
+
+namespace nibble {
+
+void add_bench_command(CLI::App& app);
+
+}  // namespace nibble

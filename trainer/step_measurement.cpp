@@ -1,0 +1,119 @@
+#include "trainer/step_measurement.hpp"
+
+#include <algorithm>
+
+#include "comm/exchange.hpp"
+#include "optim/weight_decay.hpp"
+#include "tensor/convert.hpp"
+#include "tensor/gemm.hpp"
+#include "tensor/random.hpp"
+#include "trainer/progress.hpp"
+#include "trainer/resolve.hpp"
+#include "trainer/run_parts.hpp"
+#include "trainer/stopwatch.hpp"
+#include "trainer/train_step.hpp"
+
+namespace nibble {
+namespace {
+
+/// Of a copy from memory to memory, the best of several.
+double measure_bandwidth(Stream& stream) {
+  constexpr int64_t rows = 1 << 10, cols = 1 << 15;  // 128 MiB each way: more than any cache gives to one process
+  const OwnedTensor from(DType::f32, rows, cols), to(DType::f32, rows, cols);
+  double best = 0;
+  for (int repeat = 0; repeat < 4; ++repeat) {
+    Stopwatch watch;
+    convert(stream, from, to);
+    if (repeat > 0) best = std::max(best, static_cast<double>(2 * from.view().bytes()) / watch.seconds() * 1e-9);
+  }
+  return best;
+}
+
+Batch random_batch(int64_t tokens, int64_t length, int64_t vocabulary) {
+  const RandomStream random(1, Purpose::sampling);
+  Batch batch{.sequences = tokens / length,
+              .length = length,
+              .inputs = {},
+              .targets = {},
+              .document_starts = {},
+              .loss_tokens = tokens};
+  const auto id = [&](int64_t i) {
+    return static_cast<int32_t>(random.word(static_cast<uint64_t>(i)) % static_cast<uint64_t>(vocabulary));
+  };
+  for (int64_t i = 0; i < tokens; ++i) {
+    batch.inputs.push_back(id(2 * i));
+    batch.targets.push_back(id(2 * i + 1));
+  }
+  return batch;
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+  return values[values.size() / 2];
+}
+
+std::vector<StepMeasurement::Kernel> slowest_first(const Profile& profile, int64_t steps) {
+  std::vector<StepMeasurement::Kernel> kernels;
+  for (const auto& [name, total] : profile.totals()) {
+    const auto n = static_cast<double>(steps);
+    kernels.push_back({name, {total.calls / steps, total.seconds / n, total.bytes / n, total.operations / n}});
+  }
+  std::sort(kernels.begin(), kernels.end(),
+            [](const auto& a, const auto& b) { return a.per_step.seconds > b.per_step.seconds; });
+  return kernels;
+}
+
+}  // namespace
+
+StepMeasurement measure_step(const Settings& settings, int64_t steps) {
+  Stream stream(static_cast<int>(settings.run.threads));
+  const ModelConfig config = model_config(settings, 0);
+  const Recipe& recipe = find_recipe(settings.precision.recipe);
+  const int64_t tokens = settings.batch.tokens, length = settings.data.sequence;
+  StepMeasurement result{.threads = stream.threads(),
+                         .gemm_library = gemm_library(stream, recipe.operands),
+                         .parameters = config.parameters(),
+                         .tokens = tokens,
+                         .operations = config.flops_per_token(length),
+                         .limits = {.bandwidth = measure_bandwidth(stream)},
+                         .kernels = {}};
+  Llama model(stream, config, recipe, llama_options(settings));
+  TrainStep train_step(
+      stream, model,
+      {.micro_batches = tokens / length / settings.batch.micro,
+       .lanes = settings.batch.lanes,
+       .clip = settings.optimizer.clip,
+       .schedule = {.kind = ScheduleKind::constant, .peak = settings.optimizer.learning_rate, .steps = steps + 1}},
+      weight_decay_mask(model.layout().parameters(), settings.optimizer.no_decay),
+      [&](std::vector<OptimizedParameter> parameters) {
+        return make_optimizer(settings.optimizer, std::move(parameters));
+      },
+      make_self_exchange());
+  initialize(stream, config, model.layout(), 1, settings.model.init_std, train_step.masters());
+  train_step.masters_changed();
+
+  const Batch batch = random_batch(tokens, length, config.vocabulary);
+  WorkProgress progress("measured", "steps");
+  Profile profile;
+  std::vector<double> peaks, all, forward_backward, optimizer;
+  train_step.run(0, batch);
+  for (int64_t step = 1; step <= steps; ++step) {
+    peaks.push_back(measure_gemm_peak(stream, recipe.operands));
+    Stopwatch watch;
+    stream.attach(&profile);
+    const StepSeconds seconds = train_step.run(step, batch).seconds;
+    all.push_back(watch.seconds());
+    stream.attach(nullptr);
+    forward_backward.push_back(seconds.forward_backward);
+    optimizer.push_back(seconds.optimizer);
+    progress.update(step, steps);
+  }
+  result.limits.products = median(peaks);
+  result.step = median(all);
+  result.forward_backward = median(forward_backward);
+  result.optimizer = median(optimizer);
+  result.kernels = slowest_first(profile, steps);
+  return result;
+}
+
+}  // namespace nibble
