@@ -25,26 +25,28 @@ struct AttentionShape {
   int64_t kv_width() const { return kv_heads * head_dim; }
 };
 
-/// Scratch memory of both passes: one part for each thread.
+/// Scratch memory of both passes.
 class AttentionScratch {
  public:
   AttentionScratch() = default;
   /// Takes its memory from `arena`; `type` is that of the operands.
   AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, int threads, bool training);
 
+  /// Of one thread.
   struct Part {
     Tensor scores;         ///< [query block, key block] f32: s, then the gradient of the probabilities
     Tensor probabilities;  ///< [query block, key block] operand type
-    Tensor dscores;        ///< [query block, key block] operand type
     Tensor output;         ///< [query block, hd] f32
-    Tensor delta;          ///< [1, group * T] f32
-    Tensor dquery;         ///< [group * T, hd] f32
+    Tensor dscores;        ///< [group, query block, key block] operand type
     Tensor dkey, dvalue;   ///< [key block, hd] f32
   };
   const Part& part(int64_t thread) const { return parts_[static_cast<size_t>(thread)]; }
+  const Tensor& delta() const { return delta_; }    ///< [H, tokens] f32
+  const Tensor& dquery() const { return dquery_; }  ///< [tokens, H hd] f32
 
  private:
   std::vector<Part> parts_;
+  Tensor delta_, dquery_;
 };
 
 /// y[tokens, H hd] from qkv[tokens, (H + 2 KV) hd] (queries, keys, values; rotated already), same type.

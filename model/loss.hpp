@@ -11,11 +11,11 @@ namespace nibble {
 
 /// Turns a chunk of logits[tokens, vocabulary] (f32) into losses in nats, loss[t] = log sum exp(logits) -
 /// logits[target], 0 where the target is -1; and, if dlogits is given (f32 or bf16; may be the logits themselves when
-/// f32), into dlogits = (softmax - onehot) scale, zero rows where the target is -1. The logits are overwritten.
+/// f32), into dlogits = (softmax - onehot) scale, zero rows where the target is -1.
 void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const int32_t> targets, float scale,
                            std::span<float> losses, const Tensor& dlogits);
 
-/// Memory for one chunk.
+/// Logits exist for one chunk of tokens at a time, their gradient for a group of chunks.
 class LossScratch {
  public:
   LossScratch() = default;
@@ -23,7 +23,7 @@ class LossScratch {
   LossScratch(Arena& arena, int64_t tokens, int64_t vocabulary, DType type, bool training);
 
   Tensor logits;   ///< [chunk, vocabulary] f32
-  Tensor dlogits;  ///< [chunk, vocabulary] operand type
+  Tensor dlogits;  ///< [group, vocabulary] operand type; the logits themselves when that is f32
   Tensor losses;   ///< [1, tokens] f32
 };
 

@@ -105,26 +105,33 @@ inline double sum(f64x v) {
   return a[0];
 }
 
+/// a b + c, rounded once: the same instruction on AVX2 and AVX-512, unlike what a contraction would make of a * b + c.
+/// The vector extension has no operator for it; the compiler makes one instruction of the loop.
+inline f32x fma(f32x a, f32x b, f32x c) {
+  f32x result;
+  for (int lane = 0; lane < lanes; ++lane) result[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+  return result;
+}
+inline f32x sqrt(f32x x) {
+  f32x root;
+  for (int lane = 0; lane < lanes; ++lane) root[lane] = __builtin_sqrtf(x[lane]);
+  return root;
+}
+
 /// e^x for x in [-87.3, 88.7], 0 below, +inf above, NaN for NaN; within 2 units in the last place.
 /// x = n ln2 + r with ln2 split in two (Cody and Waite), e^r by its Taylor polynomial of degree 7 on |r| <= ln2/2
-/// (remainder 7e-9 relative, a tenth of an ulp), and 2^n put into the exponent bits.
+/// (remainder 7e-9 relative, a tenth of an ulp), and n added to the exponent bits. Beyond the range e^r 2^n is
+/// meaningless and replaced.
 inline f32x exp(f32x x) {
   constexpr float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const f32x bounded = x < -87.33654f ? splat(-87.33654f) : (x > 88.72283f ? splat(88.72283f) : x);
-  const f32x n = (bounded * log2e + shift) - shift;
-  const f32x r = (bounded - n * ln2_high) - n * ln2_low;
+  constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, which fills the low bits
+  const f32x shifted = fma(x, splat(log2e), splat(shift));
+  const f32x n = shifted - shift;
+  const f32x r = fma(n, splat(-ln2_low), fma(n, splat(-ln2_high), x));
   f32x p = splat(1.0f / 5040);
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r * r + r + 1.0f;
-  // Two factors: 2^128 is no float, yet e^88.7 is one.
-  const i32x whole = __builtin_convertvector(n, i32x), half = whole >> 1;
-  const f32x scale1 = std::bit_cast<f32x>((half + 127) << 23), scale2 = std::bit_cast<f32x>((whole - half + 127) << 23);
-  f32x y = p * scale1 * scale2;
+  for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    p = fma(p, r, splat(coefficient));
+  f32x y = std::bit_cast<f32x>(std::bit_cast<u32x>(p) + (std::bit_cast<u32x>(shifted) << 23));
   y = x < -87.33654f ? splat(0.0f) : y;
   y = x > 88.72283f ? splat(__builtin_inff()) : y;
   return x == x ? y : x;

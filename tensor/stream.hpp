@@ -111,13 +111,14 @@ void parallel_for(Stream& stream, int64_t n, int64_t grain, Body&& body) {
   exception.rethrow();
 }
 
-/// Runs body(task, thread) for every task in [0, n), each by whichever thread is free: for tasks of unequal cost.
+/// Runs body(task, thread) for every task in [0, n), each by whichever thread is free: for tasks of unequal cost. Each
+/// thread's tasks ascend, so a task may wait for a lower one.
 /// `thread` < stream.threads() tells which scratch memory the task may use. Throws what a body throws.
 template <class Body>
 void parallel_tasks(Stream& stream, int64_t n, Body&& body) {
   const Isa isa = stream.isa();
   detail::FirstException exception;
-#pragma omp parallel for num_threads(stream.threads()) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(stream.threads()) schedule(monotonic : dynamic, 1)
   for (int64_t task = 0; task < n; ++task)
     exception.guard([&] { detail::run(isa, body, task, int64_t{omp_get_thread_num()}); });
   exception.rethrow();

@@ -1,8 +1,11 @@
 #include "model/attention.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <thread>
+#include <vector>
 
 #include "model/cpu/dispatch.hpp"
 #include "tensor/gemm.hpp"
@@ -165,65 +168,101 @@ void copy_rows(const Tensor& from, const Tensor& to) {
   }
 }
 
-void zero_rows(const Tensor& x) {
-  for (int64_t i = 0; i < x.rows; ++i) std::fill_n(x.row<float>(i), x.cols, 0.0f);
-}
+/// The order in which blocks of keys add to the gradient of a block of queries: ascending, whichever threads they run
+/// on. Tasks begin in ascending order too, so the one that is waited for is always under way.
+class KeyOrder {
+ public:
+  KeyOrder(const AttentionShape& shape, int64_t query_blocks)
+      : query_blocks_(query_blocks), done_(static_cast<size_t>(shape.sequences * shape.kv_heads * query_blocks)) {}
 
-/// All queries of one key/value head of one sequence: dk, dv, and dq of the heads that share it.
-template <class T>
-void backward_head(Stream& stream, const HeadViews& views, const Mask& mask, int64_t kv_head, const Tensor& dy,
-                   const Tensor& qkv, const Tensor& y, const Tensor& log_sum_exp, const AttentionScratch::Part& scratch,
-                   const Tensor& dqkv) {
-  const AttentionShape& shape = views.shape;
-  const int64_t group = shape.heads / shape.kv_heads, length = shape.length;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  float* delta = scratch.delta.as<float>();  // rowsum(dy * y): what the softmax's gradient subtracts
-  for (int64_t h = 0; h < group; ++h) {
-    const Tensor gradient = views.query(dy, kv_head * group + h, 0, length),
-                 output = views.query(y, kv_head * group + h, 0, length);
-    for (int64_t i = 0; i < length; ++i)
-      delta[h * length + i] = dot(gradient.row<T>(i), output.row<T>(i), shape.head_dim);
+  /// Waits until `turn` blocks of keys have been added, then adds. After a failure elsewhere nobody waits.
+  template <class Add>
+  void add(int64_t sequence_and_head, int64_t block, int64_t turn, Add&& add_block) {
+    std::atomic<int64_t>& done = done_[static_cast<size_t>(sequence_and_head * query_blocks_ + block)];
+    for (int spins = 0; done.load(std::memory_order_acquire) != turn; ++spins) {
+      if (failed_.load(std::memory_order_relaxed)) return;
+      if (spins > 1000) std::this_thread::yield();
+    }
+    add_block();
+    done.store(turn + 1, std::memory_order_release);
   }
-  const auto accumulate = [&](const Tensor& a, Transpose transpose, const Tensor& b, const Tensor& into) {
-    gemm_in_task(stream, a, transpose, b, Transpose::no, into, into);
-  };
-  zero_rows(scratch.dquery);
+  void fail() { failed_ = true; }
 
-  for (int64_t key = 0; key < length; key += key_block) {
-    const int64_t keys = std::min(key_block, length - key);
-    const Tensor dk = scratch.dkey.slice_rows(0, keys), dv = scratch.dvalue.slice_rows(0, keys);
-    zero_rows(dk);
-    zero_rows(dv);
+ private:
+  int64_t query_blocks_;
+  std::vector<std::atomic<int64_t>> done_;
+  std::atomic<bool> failed_ = false;
+};
+
+/// What the tasks of one backward pass share.
+struct Backward {
+  const AttentionShape& shape;
+  const Tensor &dy, &qkv, &log_sum_exp, &delta, &dquery, &dqkv;
+  KeyOrder order;
+};
+
+/// One block of keys of one key/value head: dk, dv, and its part of dq of the heads that share it.
+template <class T>
+void backward_keys(Stream& stream, Backward& pass, const Mask& mask, int64_t sequence, int64_t kv_head, int64_t key,
+                   const AttentionScratch::Part& scratch) {
+  const AttentionShape& shape = pass.shape;
+  const HeadViews views{shape, sequence * shape.length};
+  const int64_t group = shape.heads / shape.kv_heads, length = shape.length, keys = std::min(key_block, length - key);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  const Tensor dk = scratch.dkey.slice_rows(0, keys), dv = scratch.dvalue.slice_rows(0, keys);
+  for (const Tensor& sum : {dk, dv})
+    for (int64_t i = 0; i < keys; ++i) std::fill_n(sum.row<float>(i), shape.head_dim, 0.0f);
+
+  for (int64_t first = key / query_block * query_block; first < length; first += query_block) {
+    if (mask.first_block(first) > key) break;  // starts never decrease: no later query sees these keys
+    const int64_t count = std::min(query_block, length - first);
+    const int64_t seen = std::min(keys, first + count - key);  // the block's later keys are masked for all queries
+    const bool first_keys = mask.first_block(first) == key, last_keys = first + count <= key + keys;
+    const Tensor k = views.key(pass.qkv, kv_head, key, seen), v = views.value(pass.qkv, kv_head, key, seen);
+    const Tensor scores = scratch.scores.slice_rows(0, count).slice_cols(0, seen);
+    const Tensor probabilities = scratch.probabilities.slice_rows(0, count).slice_cols(0, seen);
+    const auto visible = [&](int64_t i) { return mask.visible(first + i, key, seen); };
+    const Tensor dk_seen = dk.slice_rows(0, seen), dv_seen = dv.slice_rows(0, seen);
     for (int64_t h = 0; h < group; ++h) {
       const int64_t head = kv_head * group + h;
-      for (int64_t first = key / query_block * query_block; first < length; first += query_block) {
-        if (mask.first_block(first) > key) break;  // starts never decrease: no later query sees these keys
-        const int64_t count = std::min(query_block, length - first);
-        const int64_t seen = std::min(keys, first + count - key);  // the block's later keys are masked for all queries
-        const Tensor q = views.query(qkv, head, first, count), gradient = views.query(dy, head, first, count);
-        const Tensor k = views.key(qkv, kv_head, key, seen), v = views.value(qkv, kv_head, key, seen);
-        const Tensor scores = scratch.scores.slice_rows(0, count).slice_cols(0, seen);
-        const Tensor probabilities = scratch.probabilities.slice_rows(0, count).slice_cols(0, seen);
-        const Tensor dscores = scratch.dscores.slice_rows(0, count).slice_cols(0, seen);
-        const float* lse = log_sum_exp.row<float>(head) + views.first_token + first;
-        const auto visible = [&](int64_t i) { return mask.visible(first + i, key, seen); };
-        gemm_in_task(stream, q, Transpose::no, k, Transpose::yes, scores);
-        for (int64_t i = 0; i < count; ++i)
-          probabilities_row(scores.row<float>(i), probabilities.row<T>(i), visible(i), seen, scale, lse[i]);
-        accumulate(probabilities, Transpose::yes, gradient, dv.slice_rows(0, seen));
-        gemm_in_task(stream, gradient, Transpose::no, v, Transpose::yes, scores);
-        for (int64_t i = 0; i < count; ++i)
-          dscores_row(scores.row<float>(i), probabilities.row<T>(i), dscores.row<T>(i), visible(i), seen, scale,
-                      delta[h * length + first + i]);
-        accumulate(dscores, Transpose::no, k, scratch.dquery.slice_rows(h * length + first, count));
-        accumulate(dscores, Transpose::yes, q, dk.slice_rows(0, seen));
-      }
+      const Tensor q = views.query(pass.qkv, head, first, count), dy = views.query(pass.dy, head, first, count);
+      const Tensor dscores = scratch.dscores.slice_rows(h * query_block, count).slice_cols(0, seen);
+      const float* lse = pass.log_sum_exp.row<float>(head) + views.first_token + first;
+      const float* delta = pass.delta.row<float>(head) + views.first_token + first;
+      gemm_in_task(stream, q, Transpose::no, k, Transpose::yes, scores);
+      for (int64_t i = 0; i < count; ++i)
+        probabilities_row(scores.row<float>(i), probabilities.row<T>(i), visible(i), seen, scale, lse[i]);
+      gemm_in_task(stream, probabilities, Transpose::yes, dy, Transpose::no, dv_seen, dv_seen);
+      gemm_in_task(stream, dy, Transpose::no, v, Transpose::yes, scores);
+      for (int64_t i = 0; i < count; ++i)
+        dscores_row(scores.row<float>(i), probabilities.row<T>(i), dscores.row<T>(i), visible(i), seen, scale,
+                    delta[i]);
+      gemm_in_task(stream, dscores, Transpose::yes, q, Transpose::no, dk_seen, dk_seen);
     }
-    copy_rows<T>(dk, views.key(dqkv, kv_head, key, keys));
-    copy_rows<T>(dv, views.value(dqkv, kv_head, key, keys));
+    const int64_t turn = (key - mask.first_block(first)) / key_block;
+    pass.order.add(sequence * shape.kv_heads + kv_head, first / query_block, turn, [&] {
+      for (int64_t h = 0; h < group; ++h) {
+        const int64_t head = kv_head * group + h;
+        const Tensor dq = views.query(pass.dquery, head, first, count);
+        gemm_in_task(stream, scratch.dscores.slice_rows(h * query_block, count).slice_cols(0, seen), Transpose::no, k,
+                     Transpose::no, dq, first_keys ? Tensor() : dq);
+        if (last_keys) copy_rows<T>(dq, views.query(pass.dqkv, head, first, count));
+      }
+    });
   }
-  for (int64_t h = 0; h < group; ++h)
-    copy_rows<T>(scratch.dquery.slice_rows(h * length, length), views.query(dqkv, kv_head * group + h, 0, length));
+  copy_rows<T>(dk, views.key(pass.dqkv, kv_head, key, keys));
+  copy_rows<T>(dv, views.value(pass.dqkv, kv_head, key, keys));
+}
+
+/// delta[H, tokens] = rowsum(dy * y) of each head: what the softmax's gradient subtracts.
+template <class T>
+void row_products(Stream& stream, const AttentionShape& shape, const Tensor& dy, const Tensor& y, const Tensor& delta) {
+  parallel_for(stream, shape.tokens(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t head = 0; head < shape.heads; ++head)
+        delta.row<float>(head)[t] =
+            dot(dy.row<T>(t) + head * shape.head_dim, y.row<T>(t) + head * shape.head_dim, shape.head_dim);
+  });
 }
 
 /// Of one product of all queries with the keys that they see (half of the square), such as q k^T.
@@ -242,14 +281,15 @@ AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DT
     part.probabilities = arena.take(type, queries, keys);
     part.output = arena.take(DType::f32, queries, shape.head_dim);
     if (training) {
-      part.dscores = arena.take(type, queries, keys);
-      part.delta = arena.take(DType::f32, 1, shape.heads / shape.kv_heads * shape.length);
-      part.dquery = arena.take(DType::f32, shape.heads / shape.kv_heads * shape.length, shape.head_dim);
+      part.dscores = arena.take(type, shape.heads / shape.kv_heads * query_block, keys);
       part.dkey = arena.take(DType::f32, keys, shape.head_dim);
       part.dvalue = arena.take(DType::f32, keys, shape.head_dim);
     }
     parts_.push_back(part);
   }
+  if (!training) return;
+  delta_ = arena.take(DType::f32, shape.heads, shape.tokens());
+  dquery_ = arena.take(DType::f32, shape.tokens(), shape.query_width());
 }
 
 void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
@@ -274,11 +314,23 @@ void attention_backward(Stream& stream, const AttentionShape& shape, const Tenso
                         std::span<const int32_t> document_starts, const Tensor& y, const Tensor& log_sum_exp,
                         const AttentionScratch& scratch, const Tensor& dqkv) {
   const KernelTimer timer(stream, "attention_backward", {dy, qkv, y, log_sum_exp, dqkv}, 5 * product_operations(shape));
+  const int64_t key_blocks = (shape.length + key_block - 1) / key_block,
+                query_blocks = (shape.length + query_block - 1) / query_block;
+  Backward pass{shape, dy, qkv, log_sum_exp, scratch.delta(), scratch.dquery(), dqkv, KeyOrder(shape, query_blocks)};
   with_operand_type(qkv.dtype, [&](auto type) {
-    parallel_tasks(stream, shape.sequences * shape.kv_heads, [&](int64_t task, int64_t thread) {
-      const int64_t sequence = task / shape.kv_heads;
-      backward_head<decltype(type)>(stream, {shape, sequence * shape.length}, mask_of(shape, document_starts, sequence),
-                                    task % shape.kv_heads, dy, qkv, y, log_sum_exp, scratch.part(thread), dqkv);
+    using T = decltype(type);
+    row_products<T>(stream, shape, dy, y, pass.delta);
+    const int64_t heads = shape.sequences * shape.kv_heads;
+    parallel_tasks(stream, heads * key_blocks, [&](int64_t task, int64_t thread) {
+      // Early keys are seen by the most queries; they go first, so that the threads end together.
+      const int64_t key = task / heads * key_block, sequence = task % heads / shape.kv_heads;
+      try {
+        backward_keys<T>(stream, pass, mask_of(shape, document_starts, sequence), sequence, task % shape.kv_heads, key,
+                         scratch.part(thread));
+      } catch (...) {
+        pass.order.fail();
+        throw;
+      }
     });
   });
 }

@@ -15,17 +15,33 @@ using simd::f32x, simd::for_each_group, simd::load_n, simd::splat, simd::store_n
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-/// (softmax - onehot) scale from e = exp(logits - maximum), whose sum is `total`. dlogits may be e itself.
+float max_of(const float* row, int64_t n) {
+  f32x largest = splat(minus_infinity);
+  for_each_group(
+      n, [&](int64_t i, int64_t count) { largest = simd::max(largest, load_n(row + i, count, minus_infinity)); });
+  return simd::max(largest);
+}
+
+/// The sum of exp(row - maximum).
+float exp_sum(const float* row, int64_t n, float maximum) {
+  f32x sums = splat(0);
+  for_each_group(
+      n, [&](int64_t i, int64_t count) { sums += simd::exp(load_n(row + i, count, minus_infinity) - maximum); });
+  return simd::sum(sums);
+}
+
+/// (softmax - onehot) scale, where the softmax is exp(logits - log_sum_exp). dlogits may be the logits.
+/// The exponentials are computed a second time: writing and reading them would take longer.
 template <class T>
-void gradient_row(const float* e, int32_t target, float total, float scale, int64_t vocabulary, T* dlogits) {
+void gradient_row(const float* logits, int32_t target, float log_sum_exp, float scale, int64_t vocabulary, T* dlogits) {
   if (target < 0) {
     std::fill_n(dlogits, vocabulary, T(0.0f));
     return;
   }
-  const float at_target = (e[target] / total - 1.0f) * scale;
-  const float factor = scale / total;
-  for_each_group(vocabulary,
-                 [&](int64_t i, int64_t count) { store_n(dlogits + i, load_n(e + i, count) * factor, count); });
+  const float at_target = (simd::exp(splat(logits[target] - log_sum_exp))[0] - 1.0f) * scale;
+  for_each_group(vocabulary, [&](int64_t i, int64_t count) {
+    store_n(dlogits + i, simd::exp(load_n(logits + i, count) - log_sum_exp) * scale, count);
+  });
   dlogits[target] = T(at_target);
 }
 
@@ -39,22 +55,12 @@ void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const
     for (int64_t t = begin; t < end; ++t) {
       float* row = logits.row<float>(t);
       const int32_t target = targets[static_cast<size_t>(t)];
-      f32x largest = splat(minus_infinity);
-      for_each_group(vocabulary, [&](int64_t i, int64_t count) {
-        largest = simd::max(largest, load_n(row + i, count, minus_infinity));
-      });
-      const float maximum = simd::max(largest), target_logit = target < 0 ? 0.0f : row[target];
-      f32x sums = splat(0);
-      for_each_group(vocabulary, [&](int64_t i, int64_t count) {
-        const f32x e = simd::exp(load_n(row + i, count, minus_infinity) - maximum);
-        sums += e;
-        store_n(row + i, e, count);
-      });
-      const float total = simd::sum(sums);
-      losses[static_cast<size_t>(t)] = target < 0 ? 0.0f : maximum + std::log(total) - target_logit;
+      const float maximum = max_of(row, vocabulary);
+      const float log_sum_exp = maximum + std::log(exp_sum(row, vocabulary, maximum));
+      losses[static_cast<size_t>(t)] = target < 0 ? 0.0f : log_sum_exp - row[target];
       if (!dlogits) continue;
-      if (dlogits.dtype == DType::f32) gradient_row(row, target, total, scale, vocabulary, dlogits.row<float>(t));
-      else gradient_row(row, target, total, scale, vocabulary, dlogits.row<bf16>(t));
+      if (dlogits.dtype == DType::f32) gradient_row(row, target, log_sum_exp, scale, vocabulary, dlogits.row<float>(t));
+      else gradient_row(row, target, log_sum_exp, scale, vocabulary, dlogits.row<bf16>(t));
     }
   });
 }

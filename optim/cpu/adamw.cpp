@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
@@ -9,13 +8,6 @@ namespace nibble {
 namespace {
 
 using simd::f32x;
-
-// The vector extension has no operator for it; the compiler makes one instruction of the loop.
-inline f32x sqrt(f32x x) {
-  f32x root;
-  for (int lane = 0; lane < simd::lanes; ++lane) root[lane] = std::sqrt(x[lane]);
-  return root;
-}
 
 // Calls body(offset, count, working) for the parts of a block that are consecutive in the working copy too.
 template <class T, class Body>
@@ -44,7 +36,7 @@ inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& 
       f32x m = simd::load_n(first_moment + i, count);
       m = m + factors.one_minus_beta1 * (g - m);
       const f32x v = simd::load_n(second_moment + i, count) * factors.beta2 + factors.one_minus_beta2 * g * g;
-      w = w - factors.step_size * m / (sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon);
+      w = w - factors.step_size * m / (simd::sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon);
       simd::store_n(first_moment + i, m, count);
       simd::store_n(second_moment + i, v, count);
       simd::store_n(master + i, w, count);
