@@ -238,8 +238,10 @@ TEST_F(TrainingRunTest, ARunInterruptedBeforeItsFirstStepHasOneRowForStepZero) {
   TrainingRun(settings("whole"), {}).run();
   {
     TrainingRun run(settings("cut"), {});
-    std::thread signal([] {  // during the measurement of the GEMM peak, which comes before the first validation
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    std::thread signal([] {  // as soon as the run listens, before its first step
+      struct sigaction action {};
+      do sigaction(SIGTERM, nullptr, &action);
+      while (action.sa_handler == SIG_DFL);
       std::raise(SIGTERM);
     });
     EXPECT_EQ(run.run(), TrainingRun::Outcome::interrupted);
