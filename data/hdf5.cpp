@@ -34,6 +34,8 @@ class Handle {
   Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)), close_(other.close_) {}
   operator hid_t() const { return id_; }
   bool valid() const { return id_ >= 0; }
+  /// For what is only complete, and can only fail, when it is closed. Whether that went well.
+  bool finish() { return close_(std::exchange(id_, H5I_INVALID_HID)) >= 0; }
 
  private:
   hid_t id_;
@@ -49,6 +51,12 @@ std::string reason() {
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, keep_last, &text);
   H5Eclear2(H5E_DEFAULT);
+  // "file write failed: time = ..., error message = 'No space left on device', buf = ...": what the system said.
+  constexpr std::string_view mark = "error message = '";
+  if (const size_t begin = text.find(mark); begin != std::string::npos) {
+    const size_t first = begin + mark.size(), end = text.find('\'', first);
+    return text.substr(first, end == std::string::npos ? end : end - first);
+  }
   return text;
 }
 
@@ -98,6 +106,10 @@ std::vector<hsize_t> extents(hid_t space) {
 }  // namespace
 
 File::File(std::string path, ErrorKind kind) : path_(std::move(path)), kind_(kind) {
+  // HDF5 keeps the identifier of a file whose last write failed, and its handler at the end of the process would use it
+  // after its memory is gone. Every file of ours is closed before.
+  static const bool no_handler = H5dont_atexit() >= 0;
+  static_cast<void>(no_handler);
   // Nibble reports errors itself; HDF5 would print its stack.
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
@@ -123,7 +135,10 @@ void File::fail(std::string what, const std::string& object, std::string seen, s
                .what = std::move(what),
                .where = object.empty() ? path_ : fmt::format("{}, object '{}'", path_, object),
                .seen = std::move(seen),
-               .allowed = std::move(allowed)});
+               .allowed = std::move(allowed),
+               .next = kind_ == ErrorKind::resource
+                           ? "check free space, quota and permissions there, or choose another directory"
+                           : "the file is damaged or of another kind: fetch or make it again"});
 }
 
 File File::create(const std::string& path, ErrorKind kind, int64_t user_block) {
@@ -211,7 +226,7 @@ void File::transfer(const std::string& name, int64_t first, const Tensor& tensor
          shape_text(tensor.dtype, tensor.rows, tensor.cols) + (whole ? "" : fmt::format(" from {}", first)));
   if (tensor.size() == 0) return;
 
-  const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
   const Handle in_file(H5Dget_space(dataset), H5Sclose);
   const hsize_t file_start[2] = {static_cast<hsize_t>(first), 0};
   const hsize_t file_count[2] = {static_cast<hsize_t>(count), static_cast<hsize_t>(info.cols())};
@@ -228,7 +243,9 @@ void File::transfer(const std::string& name, int64_t first, const Tensor& tensor
   if (status >= 0)
     status = writing ? H5Dwrite(dataset, type, in_memory, in_file, H5P_DEFAULT, tensor.data)
                      : H5Dread(dataset, type, in_memory, in_file, H5P_DEFAULT, tensor.data);
-  if (status < 0) fail(writing ? "cannot write the dataset" : "cannot read the dataset", name);
+  // Small datasets are written when they are closed: on a full disk this is where it shows.
+  if (status < 0 || (writing && !dataset.finish()))
+    fail(writing ? "cannot write the dataset" : "cannot read the dataset", name);
 }
 
 DatasetInfo File::describe(const std::string& name) {

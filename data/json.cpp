@@ -18,13 +18,19 @@ json parse_json(std::string_view text, const std::string& where, ErrorKind kind)
         throw Error({.kind = kind,
                      .what = "JSON is nested too deeply",
                      .where = where,
-                     .allowed = fmt::format("{} levels", deepest)});
+                     .seen = fmt::format("more than {} levels", deepest),
+                     .allowed = fmt::format("at most {}", deepest),
+                     .next = damaged_or_foreign});
     }
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
     if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second)
-      throw Error(
-          {.kind = kind, .what = "a key stands twice in one JSON object", .where = where, .seen = excerpt(parsed)});
+      throw Error({.kind = kind,
+                   .what = "a key stands twice in one JSON object",
+                   .where = where,
+                   .seen = excerpt(parsed),
+                   .allowed = "each key once",
+                   .next = damaged_or_foreign});
     return true;
   };
   try {
@@ -34,7 +40,8 @@ json parse_json(std::string_view text, const std::string& where, ErrorKind kind)
                  .what = "not valid JSON",
                  .where = where,
                  .seen = error.what(),
-                 .next = "the file is damaged or of another kind: fetch or make it again"});
+                 .allowed = "one JSON value in UTF-8",
+                 .next = damaged_or_foreign});
   }
 }
 

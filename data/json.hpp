@@ -11,6 +11,9 @@
 
 namespace nibble {
 
+/// The next step for a file whose contents cannot be.
+inline constexpr const char* damaged_or_foreign = "the file is damaged or of another kind: fetch or make it again";
+
 /// Parses a whole text. Throws Error{kind} with the position for anything but JSON in UTF-8, for a key that stands
 /// twice in one object, and for more than 64 levels.
 nlohmann::json parse_json(std::string_view text, const std::string& where, ErrorKind kind);

@@ -7,6 +7,7 @@
 #include "data/hdf5.hpp"
 #include "data/shard_format.hpp"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 
 namespace nibble {
 namespace {
@@ -24,6 +25,11 @@ constexpr LlmcFormat llmc_formats[] = {
     {20240801, 7, true, "llm.c:llama3", 128256, 128000, 128001},  // <|begin_of_text|>, <|end_of_text|>
 };
 constexpr size_t llmc_header = 256 * sizeof(int32_t);
+
+/// What stands behind a right checksum and still cannot be: another program wrote it.
+[[noreturn]] void refuse_contents(const std::string& path, std::string what, std::string seen, std::string allowed) {
+  refuse_tokens(path, std::move(what), std::move(seen), std::move(allowed), "make the file again with nibble tokenize");
+}
 
 uint32_t word_at(std::span<const std::byte> file, size_t index) {
   uint32_t word = 0;
@@ -44,14 +50,16 @@ std::span<const T> map_vector(hdf5::File& file, std::span<const std::byte> bytes
   const hdf5::DatasetInfo info = file.describe(name);
   const bool typed = info.dtype == dtype_of<T> && info.shape.size() == 1;
   if (!typed || (expected >= 0 && info.size() != expected))
-    refuse_tokens(path, fmt::format("the dataset '{}' of the token shard has another type or length", name),
-                  fmt::format("{} [{}]", nibble::name(info.dtype), info.size()));
+    refuse_contents(path, fmt::format("the dataset '{}' of the token shard has another type or length", name),
+                    fmt::format("{} [{}]", nibble::name(info.dtype), fmt::join(info.shape, ", ")),
+                    fmt::format("{} [{}]", nibble::name(dtype_of<T>), expected < 0 ? "N" : fmt::to_string(expected)));
   if (info.size() == 0) return {};
   const bool inside = info.offset >= 0 && static_cast<size_t>(info.offset) <= bytes.size() &&
                       static_cast<size_t>(info.size()) <= (bytes.size() - static_cast<size_t>(info.offset)) / sizeof(T);
   if (!inside || static_cast<size_t>(info.offset) % alignof(T) != 0)
-    refuse_tokens(path, fmt::format("the dataset '{}' of the token shard lies outside the file or between words", name),
-                  fmt::format("offset {}", info.offset));
+    refuse_contents(
+        path, fmt::format("the dataset '{}' of the token shard lies outside the file or between words", name),
+        fmt::format("offset {}", info.offset), fmt::format("a multiple of {} below {}", alignof(T), bytes.size()));
   return {reinterpret_cast<const T*>(bytes.data() + info.offset), static_cast<size_t>(info.size())};
 }
 
@@ -62,7 +70,8 @@ TokenData TokenData::open(const std::string& path) {
   data.path_ = path;
   std::error_code error;
   if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found)
-    refuse_tokens(path, "the token file does not exist", "no such file", "", "make it with nibble tokenize");
+    refuse_tokens(path, "the token file does not exist", "no such file",
+                  "a file made by nibble tokenize, or an llm.c .bin file", "make it with nibble tokenize");
   data.file_ = MappedFile(path, ErrorKind::data);
   if (find_llmc_format(data.file_.bytes()) != nullptr) data.open_llmc();
   else data.open_shard();
@@ -88,26 +97,29 @@ void TokenData::open_shard() {
   offsets_ = map_vector<int64_t>(file, bytes, "document_offsets", -1, path_);
   if (offsets_.size() < 2 || offsets_.front() != 0 || offsets_.back() != tokens_ ||
       std::ranges::adjacent_find(offsets_, std::greater_equal()) != offsets_.end())
-    refuse_tokens(path_, "the document offsets of the token shard do not rise from 0 to its length",
-                  fmt::format("{} offsets for {} tokens", offsets_.size(), tokens_));
+    refuse_contents(path_, "the document offsets of the token shard do not rise from 0 to its length",
+                    fmt::format("{} offsets", offsets_.size()),
+                    fmt::format("offsets from 0 to {}, each above the one before", tokens_));
   document_bytes_ = map_vector<int64_t>(file, bytes, "document_bytes", documents(), path_);
   const auto negative = std::ranges::find_if(document_bytes_, [](int64_t count) { return count < 0; });
   if (negative != document_bytes_.end())
-    refuse_tokens(path_, "a document of the token shard has a negative number of bytes", fmt::format("{}", *negative),
-                  "0 or more");
+    refuse_contents(path_, "a document of the token shard has a negative number of bytes", fmt::format("{}", *negative),
+                    "0 or more");
   if (file.contains("loss_mask")) loss_mask_ = map_vector<uint8_t>(file, bytes, "loss_mask", tokens_, path_);
   if (file.contains("tokenizer_model"))
     model_ = std::as_bytes(map_vector<uint8_t>(file, bytes, "tokenizer_model", -1, path_));
   tokenizer_.identity = file.string_attribute("/", "tokenizer");
   const std::string hash = file.string_attribute("/", "tokenizer_hash");
   const std::optional<uint64_t> parsed_hash = parse_hex(hash);
-  if (!parsed_hash) refuse_tokens(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash);
+  if (!parsed_hash)
+    refuse_contents(path_, "the attribute tokenizer_hash of the token shard is not a hash", hash,
+                    "16 hexadecimal digits");
   tokenizer_.hash = *parsed_hash;
   const auto attribute = [&](const char* name, int64_t minimum, int64_t maximum) {
     const int64_t value = file.integer_attribute("/", name);
     if (value < minimum || value > maximum)
-      refuse_tokens(path_, fmt::format("the attribute {} of the token shard is out of range", name),
-                    fmt::format("{}", value), fmt::format("{} to {}", minimum, maximum));
+      refuse_contents(path_, fmt::format("the attribute {} of the token shard is out of range", name),
+                      fmt::format("{}", value), fmt::format("{} to {}", minimum, maximum));
     return value;
   };
   text_bytes_ = attribute("text_bytes", 0, std::numeric_limits<int64_t>::max());

@@ -75,8 +75,8 @@ Stored stored_tensors(const Manifest& manifest) {
   return stored;
 }
 
-[[noreturn]] void refuse(const fs::path& checkpoint, const std::string& tensor, std::string what, std::string seen = {},
-                         std::string allowed = {}) {
+[[noreturn]] void refuse(const fs::path& checkpoint, const std::string& tensor, std::string what, std::string seen,
+                         std::string allowed) {
   throw Error({.kind = ErrorKind::checkpoint,
                .what = std::move(what),
                .where = fmt::format("{}: {}", checkpoint.string(), tensor),
@@ -85,9 +85,11 @@ Stored stored_tensors(const Manifest& manifest) {
                .next = "the checkpoint is of another run: use the configuration beside it (config.yaml of its run)"});
 }
 
-const ManifestTensor& find(const fs::path& checkpoint, const Stored& stored, const std::string& name) {
-  const auto found = stored.find(name);
-  if (found == stored.end()) refuse(checkpoint, name, "the checkpoint lacks state that this run needs");
+const ManifestTensor& find(const fs::path& checkpoint, const Stored& stored, const ManifestTensor& needed) {
+  const auto found = stored.find(needed.name);
+  if (found == stored.end())
+    refuse(checkpoint, needed.name, "the checkpoint lacks state that this run needs",
+           fmt::format("{} entries, none of this name", stored.size()), to_string(needed));
   return found->second;
 }
 
@@ -169,15 +171,16 @@ VerifiedCheckpoint open_checkpoint(const fs::path& path) {
 void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state) {
   Stored stored = stored_tensors(checkpoint.manifest);
   for (const StateList::Entry& entry : state.entries()) {
-    const ManifestTensor& tensor = find(checkpoint.path, stored, entry.name);
-    if (tensor != describe(entry))
+    const ManifestTensor expected = describe(entry), &tensor = find(checkpoint.path, stored, expected);
+    if (tensor != expected)
       refuse(checkpoint.path, entry.name, "state of another element type or shape", to_string(tensor),
-             to_string(describe(entry)));
+             to_string(expected));
     stored.erase(entry.name);
   }
   if (!stored.empty())
     refuse(checkpoint.path, stored.begin()->first, "the checkpoint holds state that this run has no use for",
-           fmt::format("{} entries too many", stored.size()));
+           fmt::format("{}; {} too many", to_string(stored.begin()->second), stored.size()),
+           fmt::format("the {} entries of this run", state.entries().size()));
   hdf5::File file = open_state(checkpoint);
   for (const StateList::Entry& entry : state.entries()) file.read(entry.name, entry.tensor);
 }
@@ -187,7 +190,7 @@ ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const
   const Stored stored = stored_tensors(checkpoint.manifest);
   for (const ParameterInfo& info : layout.parameters()) {
     const ManifestTensor expected{weights_prefix + info.name, DType::f32, info.rows, info.cols};
-    const ManifestTensor& tensor = find(checkpoint.path, stored, expected.name);
+    const ManifestTensor& tensor = find(checkpoint.path, stored, expected);
     if (tensor != expected)
       refuse(checkpoint.path, expected.name, "weights of another element type or shape", to_string(tensor),
              to_string(expected));

@@ -15,7 +15,8 @@ JsonFields::JsonFields(const json& object, std::string where, ErrorKind kind)
                  .what = "expected a JSON object",
                  .where = where_,
                  .seen = excerpt(object),
-                 .allowed = "{...}"});
+                 .allowed = "{...}",
+                 .next = damaged_or_foreign});
 }
 
 bool JsonFields::has(const std::string& key) const {
@@ -25,7 +26,7 @@ bool JsonFields::has(const std::string& key) const {
 
 const json& JsonFields::at(const std::string& key) const {
   const auto found = object_.find(key);
-  if (found == object_.end()) refuse(key, "a field is missing", "");
+  if (found == object_.end()) refuse(key, "a field is missing", fmt::format("an object with the field \"{}\"", key));
   return *found;
 }
 
@@ -77,9 +78,9 @@ void JsonFields::refuse(const std::string& key, std::string what, std::string al
   throw Error({.kind = kind_,
                .what = std::move(what),
                .where = fmt::format("{}: \"{}\"", where_, key),
-               .seen = found == object_.end() ? "" : excerpt(*found),
+               .seen = found == object_.end() ? "no such field" : excerpt(*found),
                .allowed = std::move(allowed),
-               .next = std::move(next)});
+               .next = next.empty() ? damaged_or_foreign : std::move(next)});
 }
 
 }  // namespace nibble

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -97,6 +98,7 @@ int main(int argc, char** argv) {
   using nibble::Error;
   using nibble::ErrorKind;
   nibble::limit_spinning(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file above `ulimit -f` is then an error with a message, as on a full disk
   try {
     return nibble::run(argc, argv);
   } catch (const Error& error) {

@@ -7,6 +7,7 @@
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
+#include "trainer/directory.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/json_fields.hpp"
 
@@ -18,6 +19,7 @@ using nlohmann::json;
 
 constexpr const char* file_name = "manifest.json";
 constexpr const char* another = "choose another checkpoint (--resume takes the newest valid one)";
+constexpr const char* a_checkpoint = "a folder such as RUN/checkpoints/step_00000500";
 
 /// A configuration text that is not UTF-8 must not prevent a save: such bytes become U+FFFD.
 std::string dump(const json& object, int indent) {
@@ -129,12 +131,20 @@ void write_manifest(const fs::path& checkpoint, const Manifest& manifest) {
 
 Manifest read_manifest(const fs::path& checkpoint) {
   const fs::path path = checkpoint / file_name;
+  if (!exists(checkpoint, ErrorKind::checkpoint))
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = "there is no such checkpoint",
+                 .where = checkpoint.string(),
+                 .seen = "no such folder",
+                 .allowed = a_checkpoint,
+                 .next = another});
   std::error_code error;
-  if (fs::is_directory(checkpoint, error) && !fs::exists(path, error))
+  if (fs::is_directory(checkpoint, error) && !exists(path, ErrorKind::checkpoint))
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "not a checkpoint: there is no manifest",
                  .where = checkpoint.string(),
-                 .allowed = "a folder such as RUN/checkpoints/step_00000500",
+                 .seen = fmt::format("no {}", file_name),
+                 .allowed = a_checkpoint,
                  .next = another});
   json object = parse_json(read_file(path, ErrorKind::checkpoint), path.string(), ErrorKind::checkpoint);
   const JsonFields fields(object, path.string(), ErrorKind::checkpoint);
@@ -153,6 +163,13 @@ Manifest read_manifest(const fs::path& checkpoint) {
 
 void verify_files(const fs::path& checkpoint, const Manifest& manifest) {
   for (const ManifestFile& file : manifest.files) {
+    if (!exists(checkpoint / file.name, ErrorKind::checkpoint))
+      throw Error({.kind = ErrorKind::checkpoint,
+                   .what = "a file of the checkpoint is missing",
+                   .where = (checkpoint / file.name).string(),
+                   .seen = "no such file",
+                   .allowed = fmt::format("{}, {} bytes", file.name, file.bytes),
+                   .next = another});
     const MappedFile mapped(checkpoint / file.name, ErrorKind::checkpoint);
     if (mapped.bytes().size() != file.bytes)
       throw Error({.kind = ErrorKind::checkpoint,

@@ -25,6 +25,7 @@ using nlohmann::json;
 constexpr uint64_t longest_header = 100'000'000;
 constexpr size_t longest_name = 1024;
 constexpr uint64_t length_bytes = 8;
+constexpr const char* another_model = "the file is of another model: choose the right one";
 
 struct DTypeName {
   std::string_view name;
@@ -79,6 +80,17 @@ bool is_written_before(const SafetensorsItem& a, const SafetensorsItem& b) {
                .seen = std::move(seen),
                .allowed = std::move(allowed),
                .next = "the file is damaged or not a safetensors file: fetch or export it again"});
+}
+
+/// Of a sound file, but not what the caller's model has there.
+[[noreturn]] void refuse_shape(const std::filesystem::path& path, const std::string& tensor,
+                               const std::vector<int64_t>& seen, std::string allowed) {
+  throw Error({.kind = ErrorKind::checkpoint,
+               .what = "a tensor has another shape",
+               .where = fmt::format("{}: tensor {}", path.string(), tensor),
+               .seen = to_string(seen),
+               .allowed = std::move(allowed),
+               .next = another_model});
 }
 
 bool is_sane(const std::string& name) {
@@ -246,19 +258,33 @@ void SafetensorsFile::parse_header() {
     entries_.emplace(name, std::move(entry));
   }
 
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  for (const auto& [name, entry] : entries_) ranges.emplace_back(entry.begin, entry.end);
+  std::vector<std::pair<std::pair<uint64_t, uint64_t>, std::string>> ranges;
+  for (const auto& [name, entry] : entries_) ranges.push_back({{entry.begin, entry.end}, name});
   std::ranges::sort(ranges);
   uint64_t covered = 0;
-  for (const auto& [begin, end] : ranges) {
+  std::string before;  // the tensor that ends there
+  for (const auto& [range, name] : ranges) {
+    const auto [begin, end] = range;
     if (begin != covered)
       refuse(path, begin > covered ? "bytes of the data belong to no tensor" : "two tensors overlap",
-             fmt::format("a tensor at byte {}", begin), fmt::format("the next one at byte {}", covered));
+             fmt::format("it begins at byte {}", begin),
+             before.empty() ? "the first tensor at byte 0" : fmt::format("at byte {}, where {} ends", covered, before),
+             name);
     covered = end;
+    before = name;
   }
   if (covered != data_.size())
     refuse(path, "the data is longer than its tensors", fmt::format("{} bytes", data_.size()),
            fmt::format("{} bytes", covered));
+}
+
+std::string SafetensorsFile::names() const {
+  constexpr size_t shown = 4;
+  std::vector<std::string_view> first;
+  for (auto entry = entries_.begin(); entry != entries_.end() && first.size() < shown; ++entry)
+    first.push_back(entry->first);
+  return fmt::format("{} tensors: {}{}", entries_.size(), fmt::join(first, ", "),
+                     entries_.size() > shown ? ", ..." : "");
 }
 
 const SafetensorsEntry& SafetensorsFile::entry(const std::string& name) const {
@@ -267,7 +293,9 @@ const SafetensorsEntry& SafetensorsFile::entry(const std::string& name) const {
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "a tensor is missing",
                  .where = fmt::format("{}: tensor {}", path().string(), name),
-                 .next = "the file is of another model: choose the right one"});
+                 .seen = names(),
+                 .allowed = "a file with this tensor",
+                 .next = another_model});
   return found->second;
 }
 
@@ -278,17 +306,15 @@ std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const
 
 void SafetensorsFile::read(const std::string& name, const Tensor& into) const {
   const SafetensorsEntry& found = entry(name);
-  if (found.rows() != into.rows)
-    refuse(path(), "a tensor has another shape", to_string(found.shape), fmt::format("[{}, {}]", into.rows, into.cols),
-           name);
+  if (found.rows() != into.rows) refuse_shape(path(), name, found.shape, fmt::format("[{}, {}]", into.rows, into.cols));
   read_rows(name, 0, into);
 }
 
 void SafetensorsFile::read_rows(const std::string& name, int64_t first, const Tensor& into) const {
   const SafetensorsEntry& found = entry(name);
   if (found.cols() != into.cols || first < 0 || first > found.rows() - into.rows)
-    refuse(path(), "a tensor has another shape", to_string(found.shape),
-           fmt::format("rows {} to {} of {} elements", first, first + into.rows, into.cols), name);
+    refuse_shape(path(), name, found.shape,
+                 fmt::format("rows {} to {} of {} elements", first, first + into.rows, into.cols));
   if (into.size() == 0) return;
   const uint64_t row_bytes = (found.end - found.begin) / static_cast<uint64_t>(found.rows());
   const std::byte* source = data_.data() + found.begin + static_cast<uint64_t>(first) * row_bytes;

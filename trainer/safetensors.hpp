@@ -56,6 +56,8 @@ class SafetensorsFile {
 
  private:
   void parse_header();
+  /// How many tensors there are and the names of the first, for messages.
+  std::string names() const;
 
   MappedFile file_;
   std::span<const std::byte> data_;

@@ -5,6 +5,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <sstream>
+#include <system_error>
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -95,37 +96,65 @@ class Reader {
   SettingOrigins& origins_;
 };
 
-/// Listens to a document and keeps nothing.
-class Ignore final : public YAML::EventHandler {
+// The complete configuration with all its comments has 8 KB and three levels. What is far beyond was not written as
+// one, and yaml-cpp would take memory and stack for it before the first unknown key is seen.
+constexpr size_t most_bytes = size_t{1} << 18;
+constexpr int most_levels = 16;
+
+[[noreturn]] void refuse_size(const std::string& name, uint64_t bytes) {
+  refuse("too large for a configuration", name, fmt::format("{} bytes", bytes),
+         fmt::format("at most {} bytes", most_bytes),
+         "check the path: token files and texts are named in it, not held");
+}
+
+/// Listens to a document, keeps nothing, and refuses it where it is nested too deeply.
+class Levels final : public YAML::EventHandler {
  public:
+  explicit Levels(const std::string& name) : name_(name) {}
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
   void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
   void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
-  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
-  void OnSequenceEnd() override {}
-  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
-  void OnMapEnd() override {}
+  void OnSequenceStart(const YAML::Mark& at, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+    descend(at);
+  }
+  void OnSequenceEnd() override { --level_; }
+  void OnMapStart(const YAML::Mark& at, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+    descend(at);
+  }
+  void OnMapEnd() override { --level_; }
+
+ private:
+  void descend(const YAML::Mark& at) {
+    if (++level_ > most_levels)
+      refuse("lists or sections nested too deeply", fmt::format("{}:{}:{}", name_, at.line + 1, at.column + 1),
+             fmt::format("more than {} levels", most_levels), fmt::format("at most {}; settings need 3", most_levels),
+             "check the brackets and the indentation");
+  }
+
+  const std::string& name_;
+  int level_ = 0;
 };
 
 /// Whether text follows the first document. YAML::LoadAll would tell too, but never ends on some broken files, of which
 /// it makes one empty document after the other.
-bool several_documents(const std::string& yaml) {
+bool several_documents(const std::string& yaml, const std::string& name) {
   std::istringstream input(yaml);
   YAML::Parser parser(input);
-  Ignore ignore;
-  return parser.HandleNextDocument(ignore) && parser.HandleNextDocument(ignore);
+  Levels levels(name);
+  return parser.HandleNextDocument(levels) && parser.HandleNextDocument(levels);
 }
 
 void read_yaml(std::string_view yaml, const std::string& name, Settings& settings, SettingOrigins& origins) {
+  if (yaml.size() > most_bytes) refuse_size(name, yaml.size());
   // The end marker makes an open quote an error; without it yaml-cpp takes the rest of the file as its text.
   const std::string text = std::string(yaml) + "\n...\n";
   YAML::Node document;
   bool several = false;
   try {
+    several = several_documents(text, name);
     document = YAML::Load(text);
-    several = several_documents(text);
   } catch (const YAML::Exception& error) {
     refuse("not valid YAML: " + error.msg, fmt::format("{}:{}:{}", name, error.mark.line + 1, error.mark.column + 1),
            "", "key: value, sections indented by spaces or in {}",
@@ -172,6 +201,9 @@ Settings parse_settings(std::string_view yaml, const std::string& name, const st
 }
 
 Settings load_settings(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+  std::error_code error;  // read_file has the message for what cannot be read
+  const uint64_t bytes = std::filesystem::is_regular_file(file, error) ? std::filesystem::file_size(file, error) : 0;
+  if (!error && bytes > most_bytes) refuse_size(file.string(), bytes);
   return parse_settings(read_file(file, ErrorKind::configuration), file.string(), overrides);
 }
 

@@ -1,7 +1,9 @@
 #include "data/hdf5.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <fstream>
 #include <numeric>
 
@@ -185,6 +187,27 @@ TEST_F(Hdf5Test, ErrorsNameTheFileAndTheObject) {
   EXPECT_NE(error_of([&] { file.read("weight", Tensor(three, 1, 3)); }).seen.find("f32 [1, 2]"), std::string::npos);
   EXPECT_THROW(file.read("weight", Tensor(two, 1, 2)), Error);
   EXPECT_THROW(file.write("other", std::vector<float>{1}), Error);
+}
+
+TEST_F(Hdf5Test, AWriteThatDoesNotReachTheDiskIsAnErrorOfThatWrite) {
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  for (const int64_t elements : {500, 1'000'000}) {  // HDF5 holds small datasets back
+    hdf5::File file = hdf5::File::create(path(), ErrorKind::resource);
+    file.create_dataset("x", DType::f32, {elements});
+    const OwnedTensor tensor(DType::f32, 1, elements);
+    const rlimit small{.rlim_cur = 2500, .rlim_max = before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const ErrorDetail error = error_of([&] { file.write_range("x", 0, tensor.view()); });
+    setrlimit(RLIMIT_FSIZE, &before);
+    EXPECT_EQ(error.kind, ErrorKind::resource) << elements;
+    EXPECT_EQ(error.what, "cannot write the dataset") << elements;
+    EXPECT_NE(error.where.find(path()), std::string::npos) << elements;
+    EXPECT_EQ(error.seen, "File too large") << elements;
+    EXPECT_NE(error.next.find("free space"), std::string::npos) << elements;
+  }
+  signal(SIGXFSZ, handler);
 }
 
 TEST_F(Hdf5Test, OpensOnlyTheFileThatWasVerified) {

@@ -271,7 +271,7 @@ TEST_F(CheckpointTest, FlippedBytesOfTheStateAreRefused) {
   write(path, "");
   EXPECT_EQ(load_error(path.parent_path(), state_.list).what, "the file is empty");
   fs::remove(path);
-  EXPECT_EQ(load_error(path.parent_path(), state_.list).what, "cannot open the file");
+  EXPECT_EQ(load_error(path.parent_path(), state_.list).what, "a file of the checkpoint is missing");
   EXPECT_EQ(state_.bytes(), before);
 }
 

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "expect_error.hpp"
 
 namespace nibble {
@@ -135,6 +138,49 @@ TEST(YamlSettings, Syntax) {
   expect_error(ErrorKind::configuration, {"not a configuration"}, [] { parse_settings("just text", "run.yaml"); });
   expect_error(ErrorKind::configuration, {"not a configuration"}, [] { parse_settings("- 1", "run.yaml"); });
   expect_error(ErrorKind::configuration, {"data.train is missing"}, [] { parse_settings("", "run.yaml"); });
+}
+
+std::string repeated(const std::string& text, int times) {
+  std::string result;
+  for (int i = 0; i < times; ++i) result += text;
+  return result;
+}
+
+TEST(YamlSettings, AbsurdDepth) {
+  // Far deeper than any stack would bear, in each of the ways in which YAML nests.
+  constexpr int levels = 100'000;
+  expect_refused("optimizer: {no_decay: " + repeated("[", levels), {"nested too deeply", "run.yaml:8:", "at most 16"});
+  expect_refused("a: " + repeated("{a: ", levels / 2), {"nested too deeply", "run.yaml:8:"});
+  expect_refused(repeated("- ", levels), {"not valid YAML", "run.yaml:8:"});
+  expect_refused("a:\n" + repeated("- ", levels), {"nested too deeply", "run.yaml:9:31"});
+  expect_refused("a:\n " + repeated("? ", levels), {"nested too deeply", "run.yaml:9:"});
+  std::string steps;
+  for (int level = 0; level < 500; ++level) steps += std::string(static_cast<size_t>(level), ' ') + "a:\n";
+  expect_refused(steps, {"nested too deeply", "run.yaml:24:17"});
+  EXPECT_EQ(with("run: {checkpoint: {every: 5}}\n").run.checkpoint.every, 5);
+}
+
+TEST(YamlSettings, AbsurdSize) {
+  constexpr int most = 1 << 18;
+  expect_refused(repeated("# much ado\n", most / 11), {"too large for a configuration", "run.yaml", "at most 262144"});
+  const int room = most - static_cast<int>(std::string(base).size());
+  EXPECT_EQ(with(repeated("#", room)).steps, 100);  // to the last byte
+  // What fits and is not sensible is refused in time too.
+  expect_refused("optimizer: {no_decay: [" + repeated("a,", room / 2 - 20) + "[]]}\n", {"an entry that is no text"});
+  expect_refused(repeated("a: 1\n", room / 5), {"unknown setting 'a'", "run.yaml:8:1"});
+  expect_refused("run.sample: " + repeated("&", room - 20), {"run.yaml:8:"});
+  expect_refused("run.sample: \"" + repeated("\\", (room - 20) / 2 * 2), {"not valid YAML"});
+  expect_refused("a: &a [1, 2]\n" + repeated("b: &b [*a, *a, *a, *a]\n", 10'000), {"unknown setting 'a'"});
+  expect_refused("model.from: &a [*a]\n", {"model.from"});
+}
+
+TEST(YamlSettings, AFileTooLargeForMemoryIsNotRead) {
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "nibble-absurd.yaml";
+  std::ofstream(file) << base;
+  std::filesystem::resize_file(file, uint64_t{1} << 42);
+  expect_error(ErrorKind::configuration, {"too large for a configuration", "nibble-absurd.yaml", "4398046511104 bytes"},
+               [&] { load_settings(file); });
+  std::filesystem::remove(file);
 }
 
 TEST(YamlSettings, OverridesWithoutAValue) {
