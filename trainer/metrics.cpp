@@ -72,17 +72,23 @@ std::vector<Json> kept_rows(const std::filesystem::path& file, int64_t next_step
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
+    bool flat = true;  // nlohmann-json writes nested values by recursion, which a file must not drive
+    const auto stay_flat = [&](int depth, Json::parse_event_t event, Json&) {
+      flat = flat &&
+             (depth == 0 || (event != Json::parse_event_t::object_start && event != Json::parse_event_t::array_start));
+      return flat;
+    };
     Json row = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                           text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+                           text.begin() + static_cast<std::ptrdiff_t>(end), stay_flat, false);
     ++number;
     const bool last = end + 1 >= text.size();
-    const bool complete = row.is_object() && row.contains("step") && row["step"].is_number_integer();
+    const bool complete = flat && row.is_object() && row.contains("step") && row["step"].is_number_integer();
     if (!complete && !last)
       throw Error({.kind = ErrorKind::checkpoint,
                    .what = "a damaged line among the run's metrics",
                    .where = fmt::format("{}:{}", file.string(), number),
                    .seen = text.substr(begin, std::min<size_t>(end - begin, 80)),
-                   .allowed = "a JSON object with a step",
+                   .allowed = "a JSON object with a step, of numbers and texts",
                    .next = "repair or delete this line, then resume again"});
     if (complete && row["step"].get<int64_t>() < next_step) rows.push_back(std::move(row));
     begin = end + 1;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "data/tokenizer.hpp"
 #include "trainer/nearest.hpp"
 #include "trainer/settings_table.hpp"
 #include "trainer/units.hpp"
@@ -83,6 +84,12 @@ void assign_choice(const Setting& setting, Settings& settings, std::string_view 
   member<std::string>(setting, settings) = text;
 }
 
+/// Texts go into config.yaml and have to come back from it; YAML holds UTF-8, and the system's paths end at a zero byte.
+void check_text(std::string_view text) {
+  if (find_invalid_utf8(text) != std::string_view::npos) throw ValueError{"not UTF-8"};
+  if (text.find('\0') != std::string_view::npos) throw ValueError{"a zero byte in a text"};
+}
+
 std::string quoted(const std::string& text) {
   YAML::Emitter out;
   out << YAML::DoubleQuoted << text;
@@ -135,6 +142,7 @@ void assign(const Setting& setting, Settings& settings, std::string_view text) {
       return;
     case SettingType::text:
     case SettingType::path:
+      check_text(text);
       member<std::string>(setting, settings) = text;
       return;
   }
@@ -143,6 +151,7 @@ void assign(const Setting& setting, Settings& settings, std::string_view text) {
 void assign_list(const Setting& setting, Settings& settings, const std::vector<std::string>& entries) {
   if (setting.type != SettingType::list) throw ValueError{"a list where one value belongs"};
   if (std::ranges::find(entries, "") != entries.end()) throw ValueError{"an empty entry"};
+  for (const std::string& entry : entries) check_text(entry);
   member<std::vector<std::string>>(setting, settings) = entries;
 }
 

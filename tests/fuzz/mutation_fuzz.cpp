@@ -1,151 +1,177 @@
-// Mutated files against every reader of foreign input: a reader returns or throws Error; anything else is a defect.
+// Our own driver of the fuzzing: replays a reader's corpus, then mutations of it. Each input runs in a process that may
+// crash, hang or ask for too much memory: all of these are findings, whose input is kept and the rest goes on.
 //
-// Usage: mutation_fuzz SECONDS [SEED]. Deterministic but for where the time ends; a finding prints its seed and leaves
-// the file. Run with the sanitize preset (launch/test --all). Not for: files behind a checksum that matches, which only
-// Nibble itself writes.
+// mutation_fuzz --corpus DIR [--reader NAME] [--inputs N | --seconds S] [--seed N] [--findings DIR]
+// Input N of a reader is the same on every machine: --seed N --inputs 1 repeats it.
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <functional>
-#include <string>
-#include <vector>
+#include <limits>
+#include <new>
+#include <utility>
 
-#include "data/documents.hpp"
-#include "data/token_data.hpp"
-#include "data/tokenize.hpp"
-#include "tensor/error.hpp"
 #include "tensor/files.hpp"
-#include "tensor/random.hpp"
-#include "trainer/checkpoint.hpp"
-#include "trainer/huggingface_config.hpp"
-#include "trainer/safetensors.hpp"
-#include "trainer/yaml_settings.hpp"
+#include "tests/fuzz/mutation.hpp"
+#include "tests/fuzz/readers.hpp"
+#include "trainer/directory.hpp"
 
-namespace nibble {
+namespace nibble::fuzz {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// Random numbers of one mutation.
-class Dice {
- public:
-  explicit Dice(uint64_t seed) : random_(seed, Purpose::sampling) {}
-  uint64_t below(uint64_t bound) { return bound == 0 ? 0 : random_.word(drawn_++) % bound; }
+constexpr unsigned longest_seconds = 60;             // for one input, with sanitizers on a busy machine
+constexpr uint64_t most_memory = uint64_t{4} << 30;  // xz and Zstandard may ask for 1 GiB each
+constexpr uint64_t batch = 2000;                     // inputs of a process
 
- private:
-  RandomStream random_;
-  uint64_t drawn_ = 0;
+struct Arguments {
+  std::string corpus, reader, findings = "fuzz-findings";
+  uint64_t inputs = 0, seed = 1;
+  double seconds = 0;
 };
 
-/// One to eight edits: bits, bytes, numbers at their limits, pieces cut, doubled or moved, the end lost.
-std::string mutate(std::string bytes, Dice& dice) {
-  static const std::vector<std::string> words = {"\xff\xff\xff\xff\xff\xff\xff\x7f", std::string(8, '\0'), "-1", "1e999", "[[[[",
-                                                 "{\"a\":", "\"", "9223372036854775807", "null", "\n", "\x80", ": *a"};
-  const uint64_t edits = 1 + dice.below(8);
-  for (uint64_t edit = 0; edit < edits && !bytes.empty(); ++edit) {
-    const size_t at = dice.below(bytes.size()), length = 1 + dice.below(std::min<size_t>(64, bytes.size() - at));
-    switch (dice.below(6)) {
-      case 0: bytes[at] = static_cast<char>(bytes[at] ^ (1 << dice.below(8))); break;
-      case 1: bytes[at] = static_cast<char>(dice.below(256)); break;
-      case 2: bytes.erase(at, length); break;
-      case 3: bytes.insert(at, bytes.substr(dice.below(bytes.size()), length)); break;
-      case 4: bytes.insert(at, words[dice.below(words.size())]); break;
-      default: bytes.resize(at); break;
+struct Counts {
+  uint64_t next = 0;  ///< the input that is being read
+  uint64_t taken = 0, refused = 0, findings = 0;
+  bool reading = false;  ///< else it is between two inputs, or at its end
+};
+
+using MakeInput = std::function<std::string(uint64_t)>;
+
+void keep(const Arguments& arguments, const Reader& reader, uint64_t number, const std::string& input,
+          const std::string& why) {
+  const fs::path path = fs::path(arguments.findings) / fmt::format("{}-{}", reader.name, number);
+  create_folder_of(path);
+  write_file_atomically(path, input);
+  fmt::print("FINDING {} input {}: {}\n  kept in {}\n", reader.name, number, why.substr(0, 300), path.string());
+  std::fflush(stdout);
+}
+
+/// Reads inputs up to `end`; the counts are shared with the process that waits.
+void read_inputs(const Arguments& arguments, const Reader& reader, const MakeInput& make, uint64_t end,
+                 Counts& counts) {
+  for (; counts.next < end; ++counts.next) {
+    const std::string input = make(counts.next);
+    alarm(longest_seconds);
+    counts.reading = true;
+    try {
+      ++(fuzz_one(reader, {reinterpret_cast<const uint8_t*>(input.data()), input.size()}) ? counts.taken
+                                                                                          : counts.refused);
+    } catch (const std::exception& error) {
+      ++counts.findings;
+      keep(arguments, reader, counts.next, input, error.what());
     }
+    counts.reading = false;
   }
-  return bytes;
+  alarm(0);
 }
 
-struct Target {
-  std::string name;
-  fs::path seed;  ///< a good file
-  std::function<void(const fs::path&)> read;
-};
-
-void read_documents(const fs::path& path) {
-  DocumentReader reader({path.string()}, {});
-  for (Document document; reader.next(document);) {
+/// Reads inputs [counts.next, end) in processes of their own.
+void run(const Arguments& arguments, const Reader& reader, const MakeInput& make, uint64_t end, Counts& counts) {
+  while (counts.next < end) {
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+#ifndef __SANITIZE_ADDRESS__  // whose shadow is larger than any limit
+      const rlimit limit{most_memory, most_memory};
+      setrlimit(RLIMIT_AS, &limit);
+#endif
+      read_inputs(arguments, reader, make, std::min(end, counts.next + batch), counts);
+      std::exit(0);  // with the leaks that a sanitizer has found
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
+    ++counts.findings;
+    const std::string why = !WIFSIGNALED(status)          ? "the process ended itself"
+                            : WTERMSIG(status) == SIGALRM ? fmt::format("no end within {} s", longest_seconds)
+                                                          : fmt::format("signal {}", WTERMSIG(status));
+    if (!std::exchange(counts.reading, false)) {
+      fmt::print("FINDING {} before input {}: at the end of a process: {}\n", reader.name, counts.next, why);
+      continue;
+    }
+    keep(arguments, reader, counts.next, make(counts.next), why);
+    ++counts.next;
   }
 }
 
-/// Good files of every kind, made by Nibble or taken from the tests' fixtures.
-std::vector<Target> targets(const fs::path& work) {
-  const fs::path fixtures = NIBBLE_TEST_DATA;
-  const auto write = [&](const char* name, const std::string& text) {
-    write_file_atomically(work / name, text);
-    return work / name;
-  };
-  const fs::path lines = write("seed.jsonl", "{\"text\": \"one \\u00e9\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n");
-  const fs::path shard = work / "seed.h5";
-  tokenize({.inputs = {write("seed.txt", "some text that becomes tokens\n").string()}, .output = shard.string()}, *make_byte_tokenizer());
-  std::string llmc(1024 + 40, '\1');
-  const int32_t header[] = {20240520, 1, 20};
-  std::fill_n(llmc.begin(), 1024, '\0');
-  std::copy_n(reinterpret_cast<const char*>(header), sizeof header, llmc.begin());
-
-  const auto open_tokens = [](const fs::path& path) { TokenData::open(path.string()); };
-  const auto open_config = [](const fs::path& path) {
-    const fs::path folder = path.parent_path() / "model";
-    fs::create_directories(folder);
-    fs::copy_file(path, folder / "config.json", fs::copy_options::overwrite_existing);
-    read_huggingface_config(folder);
-  };
-  return {{"jsonl", lines, read_documents},
-          {"token shard", shard, open_tokens},
-          {"llm.c", write("seed.bin", llmc), open_tokens},
-          {"settings", fixtures.parent_path() / "configs/llama-30m.yaml", [](const fs::path& path) { load_settings(path); }},
-          {"config.json", fixtures / "model/data/llama/mha/config.json", open_config},
-          {"safetensors", fixtures / "trainer/data/safetensors/mixed.safetensors",
-           [](const fs::path& path) {
-             const SafetensorsFile file(path);
-             for (const auto& [name, entry] : file.entries()) file.bytes(name);
-           }},
-          {"SentencePiece", fixtures / "data/data/small.model", [](const fs::path& path) { make_tokenizer(path.string())->encode("a b"); }}};
+std::vector<std::string> read_corpus(const fs::path& folder) {
+  std::vector<fs::path> paths = list_directory(folder, ErrorKind::configuration);
+  std::ranges::sort(paths);
+  std::vector<std::string> files;
+  for (const fs::path& path : paths) files.push_back(read_file(path, ErrorKind::configuration));
+  if (files.empty())
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "the corpus of a reader is empty",
+                 .where = folder.string(),
+                 .next = "give the folder tests/fuzz/corpus"});
+  return files;
 }
 
-/// Whether the reader kept its word.
-bool survives(const Target& target, const fs::path& path, uint64_t seed) {
-  try {
-    target.read(path);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::internal) return true;
-    fmt::print("{}: seed {}: {}\n", target.name, seed, error.what());
-    return false;
-  } catch (const std::exception& error) {
-    fmt::print("{}: seed {}: not an Error: {}\n", target.name, seed, error.what());
-    return false;
-  }
-  return true;
-}
+/// Replays the corpus and reads mutations; the counts of both.
+Counts fuzz(const Arguments& arguments, const Reader& reader, double seconds) {
+  const std::vector<std::string> corpus = read_corpus(fs::path(arguments.corpus) / reader.name);
+  void* shared = mmap(nullptr, sizeof(Counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) throw std::bad_alloc();
+  Counts& counts = *new (shared) Counts;
+  run(
+      arguments, reader, [&](uint64_t number) { return corpus[number]; }, corpus.size(), counts);
 
-int run(double seconds, uint64_t seed) {
-  std::string name = (fs::temp_directory_path() / "nibble_fuzz_XXXXXX").string();
-  if (!mkdtemp(name.data())) return 1;
-  const fs::path work = name;
-  const std::vector<Target> all = targets(work);
+  counts.next = arguments.seed;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  uint64_t files = 0, failures = 0;
-  for (; std::chrono::steady_clock::now() < end; ++seed)
-    for (const Target& target : all) {
-      Dice dice(seed);
-      const fs::path path = work / ("mutated" + target.seed.extension().string());
-      write_file_atomically(path, mutate(read_file(target.seed, ErrorKind::data), dice));
-      ++files;
-      if (survives(target, path, seed)) continue;
-      ++failures;
-      fs::copy_file(path, fmt::format("{}.{}", path.string(), seed), fs::copy_options::overwrite_existing);
-    }
-  fmt::print("fuzz: {} passed, {} failed\n", files - failures, failures);
-  if (failures == 0) fs::remove_all(work);
-  return failures == 0 ? 0 : 1;
+  const MakeInput mutated = [&](uint64_t number) { return mutate(corpus, number); };
+  if (seconds > 0)
+    while (std::chrono::steady_clock::now() < end) run(arguments, reader, mutated, counts.next + 100, counts);
+  else run(arguments, reader, mutated, arguments.seed + arguments.inputs, counts);
+  const Counts result = counts;
+  munmap(shared, sizeof(Counts));
+  return result;
+}
+
+int run_all(const Arguments& arguments) {
+  std::vector<const Reader*> chosen;
+  for (const Reader& reader : readers())
+    if (arguments.reader.empty()) chosen.push_back(&reader);
+  if (!arguments.reader.empty()) chosen.push_back(&find_reader(arguments.reader));
+  Counts total;
+  for (const Reader* reader : chosen) {
+    const auto begin = std::chrono::steady_clock::now();
+    const Counts counts = fuzz(arguments, *reader, arguments.seconds / static_cast<double>(chosen.size()));
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    fmt::print("{:18} taken {:7}  refused {:7}  findings {:3}  {:6.1f} s\n", reader->name, counts.taken, counts.refused,
+               counts.findings, taken.count());
+    total.taken += counts.taken;
+    total.refused += counts.refused;
+    total.findings += counts.findings;
+  }
+  fmt::print("fuzz: {} inputs, {} findings\n", total.taken + total.refused + total.findings, total.findings);
+  return total.findings == 0 ? 0 : 1;
 }
 
 }  // namespace
-}  // namespace nibble
+}  // namespace nibble::fuzz
 
 int main(int argc, char** argv) {
-  return nibble::run(argc > 1 ? std::atof(argv[1]) : 10, argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1);
+  nibble::fuzz::Arguments arguments;
+  CLI::App app("Reads damaged input with every reader.");
+  app.add_option("--corpus", arguments.corpus, "folder with a folder of files for each reader")->required();
+  app.add_option("--reader", arguments.reader, "one reader instead of all");
+  app.add_option("--inputs", arguments.inputs, "mutations for each reader, after its corpus");
+  app.add_option("--seconds", arguments.seconds, "time for mutations, shared by the readers, instead of their number");
+  app.add_option("--seed", arguments.seed, "number of the first mutation");
+  app.add_option("--findings", arguments.findings, "folder for the inputs that a reader did not survive");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return nibble::fuzz::run_all(arguments);
+  } catch (const nibble::Error& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return error.exit_code();
+  }
 }

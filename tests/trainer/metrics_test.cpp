@@ -124,6 +124,14 @@ TEST_F(Metrics, DamageBeforeTheLastLineIsRefused) {
                [&] { MetricsWriter::resume(directory_, columns_, 5); });
 }
 
+TEST_F(Metrics, NestedValuesAreDamage) {
+  MetricsWriter::create(directory_, columns_);
+  constexpr size_t levels = 400'000;  // deeper than any stack
+  append("{\"step\":1,\"loss\":" + std::string(levels, '[') + std::string(levels, ']') + "}\n{\"step\":2}\n");
+  expect_error(ErrorKind::checkpoint, {"a damaged line", "metrics.jsonl:1", "of numbers and texts"},
+               [&] { MetricsWriter::resume(directory_, columns_, 5); });
+}
+
 TEST_F(Metrics, ANewRunDoesNotOverwriteAnother) {
   MetricsWriter::create(directory_, columns_);
   expect_error(ErrorKind::configuration, {"already holds a run", "--resume"},

@@ -111,6 +111,14 @@ TEST(YamlSettings, Ranges) {
   expect_refused("run.threads: 2e15\n", {"out of range"});
 }
 
+TEST(YamlSettings, TextsThatConfigYamlCannotHold) {
+  expect_refused("run.sample: \"caf\xe9\"\n", {"bad value of run.sample: not UTF-8", "run.yaml:8:13"});
+  expect_refused("optimizer.no_decay: [a, \"\xff\"]\n", {"optimizer.no_decay: not UTF-8", "run.yaml:8:"});
+  expect_refused("data.validation: \"a\\0b\"\n", {"data.validation: a zero byte", "run.yaml:8:18"});
+  expect_override_refused("run.directory=\xc3(", {"run.directory: not UTF-8"});
+  EXPECT_EQ(with("run.sample: \"caf\xc3\xa9 \\xe9\"\n").run.sample, "caf\xc3\xa9 \xc3\xa9");
+}
+
 TEST(YamlSettings, UnitsThatAreNone) {
   expect_refused("validation: {tokens: 3q}\n", {"unknown unit 'q'", "0.75B"});
   expect_refused("run.checkpoint.interval: 30m\n", {"unknown unit 'm'", "30min"});
