@@ -143,7 +143,8 @@ void ShardWriter::finish() {
     throw Error({.kind = ErrorKind::resource,
                  .what = "cannot write the token shard's header",
                  .where = path_,
-                 .seen = std::strerror(errno)});
+                 .seen = std::strerror(errno),
+                 .next = "free disk space or choose another --output"});
   file_.commit();
 }
 

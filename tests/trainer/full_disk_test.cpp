@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <functional>
@@ -17,6 +18,7 @@
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "trainer/checkpoint.hpp"
+#include "trainer/huggingface.hpp"
 #include "trainer/metrics.hpp"
 #include "trainer/run_directory.hpp"
 
@@ -113,6 +115,49 @@ TEST_F(FullDisk, EveryFileOfACheckpointMayBeTheOneThatIsCut) {
     expect_only(run, older);
   }
   EXPECT_TRUE(cut.contains("rank_0000.h5"));
+}
+
+TEST_F(FullDisk, TokensAndExportsAreThereWholeOrNotAtAll) {
+  const fs::path text = directory_ / "text.txt", folder = directory_ / "out";
+  write(text, std::string(5000, 'x'));
+  fs::create_directories(folder);
+  const ModelConfig config{
+      .vocabulary = 99, .width = 8, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 4, .ffn = 12, .context = 32};
+  const ParameterLayout layout(config);
+  const ParameterSet weights(layout, DType::f32, DType::f32, false, "weights");
+  const std::pair<const char*, std::function<void()>> writers[] = {
+      {"tokens.h5",
+       [&] {
+         tokenize({.inputs = {text.string()}, .output = (folder / "tokens.h5").string()}, *make_byte_tokenizer());
+       }},
+      {"model", [&] { export_huggingface(folder / "model", config, layout, weights, {.overwrite = true}); }}};
+  for (const auto& [name, write_it] : writers) {
+    write_it();
+    fs::last_write_time(folder / name, fs::last_write_time(folder / name) - std::chrono::hours(24));
+    const fs::file_time_type old = fs::last_write_time(folder / name);
+    int refused = 0;
+    for (uint64_t limit = 0;; limit += 500) {
+      ErrorDetail error;
+      {
+        const FileSizeLimit small(limit);
+        try {
+          write_it();
+        } catch (const Error& caught) {
+          error = caught.detail();
+        }
+      }
+      EXPECT_EQ(names_in(folder), std::vector<std::string>{name}) << limit;
+      if (error.what.empty()) break;
+      ++refused;
+      EXPECT_EQ(error.kind, ErrorKind::resource) << limit;
+      EXPECT_NE(error.where.find(folder.string()), std::string::npos) << error.where;
+      EXPECT_FALSE(error.seen.empty() || error.next.empty()) << Error(error).what();
+      EXPECT_EQ(fs::last_write_time(folder / name), old) << "not the old one";
+    }
+    EXPECT_GT(refused, 5);
+    EXPECT_NE(fs::last_write_time(folder / name), old) << "not the new one";
+    fs::remove_all(folder / name);
+  }
 }
 
 TEST_F(FullDisk, MetricsAreRepairedOnResume) {
