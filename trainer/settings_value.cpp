@@ -84,7 +84,8 @@ void assign_choice(const Setting& setting, Settings& settings, std::string_view 
   member<std::string>(setting, settings) = text;
 }
 
-/// Texts go into config.yaml and have to come back from it; YAML holds UTF-8, and the system's paths end at a zero byte.
+/// Texts go into config.yaml and have to come back from it; YAML holds UTF-8, and the system's paths end at a zero
+/// byte.
 void check_text(std::string_view text) {
   if (find_invalid_utf8(text) != std::string_view::npos) throw ValueError{"not UTF-8"};
   if (text.find('\0') != std::string_view::npos) throw ValueError{"a zero byte in a text"};

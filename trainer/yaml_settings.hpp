@@ -14,8 +14,8 @@
 namespace nibble {
 
 /// Reads `file`, applies `overrides` ("a.b=c", the later wins) and checks the whole (validate in trainer/resolve.hpp).
-/// Throws Error{configuration}: unreadable file, more than 256 KiB or 16 levels, YAML syntax, unknown or repeated key, wrong type, unit or range,
-/// contradictory settings.
+/// Throws Error{configuration}: unreadable file, more than 256 KiB or 16 levels, YAML syntax, unknown or repeated key,
+/// wrong type, unit or range, contradictory settings.
 Settings load_settings(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
 /// The same from text; `name` stands for the file in messages.
