@@ -27,6 +27,7 @@ struct TileKernel {
   int64_t depth_step;  ///< the depth of a panel is a multiple of it
   // Blocks that fit the caches together: [row_block, depth_block] of A and [depth_block, col_block] of B in L2.
   int64_t row_block, col_block, depth_block;
+  int64_t region_rows;  ///< a block of B is packed once for so many rows at most
 
   /// Panels of x[count, depth], or with `depth_major` of x[depth, count]: count / rows of them, the last one padded,
   /// each rows x depth elements. x is f32 or bf16.
@@ -36,11 +37,16 @@ struct TileKernel {
   /// target[rows, cols] = start[rows, cols] + a b; start (f32) may be null: zeros.
   void (*multiply)(int64_t depth, const void* a, const void* b, const float* start, int64_t start_stride,
                    const TileTarget& target);
+  /// Around a thread's calls of multiply: what the processor must be told; may be null.
+  void (*enter)() = nullptr;
+  void (*leave)() = nullptr;
 
   int64_t padded_depth(int64_t depth) const { return (depth + depth_step - 1) / depth_step * depth_step; }
 };
 
 /// fp32 fused multiply-add on AVX-512; bf16 operands are widened when they are packed (their products are exact).
 const TileKernel& fma_tile_kernel();
+/// bf16 on AMX; null where there is none.
+const TileKernel* amx_tile_kernel();
 
 }  // namespace nibble

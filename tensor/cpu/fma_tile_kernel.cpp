@@ -117,6 +117,7 @@ const TileKernel& fma_tile_kernel() {
                                      .row_block = 384,
                                      .col_block = 512,
                                      .depth_block = 256,
+                                     .region_rows = 1536,
                                      .pack_rows = pack_panels<tile_rows>,
                                      .pack_cols = pack_panels<tile_cols>,
                                      .multiply = multiply};

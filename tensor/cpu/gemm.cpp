@@ -46,8 +46,9 @@ const TileKernel* tile_kernel(const Stream& stream, DType operands) {
   static const Wish wished = wish();
   static const bool leave_bf16 = bf16_instructions_pay();
   if (stream.isa() < Isa::avx512 || wished == Wish::onednn) return nullptr;
-  if (operands == DType::bf16 && leave_bf16 && wished != Wish::packed) return nullptr;
-  return &fma_tile_kernel();
+  if (operands == DType::f32) return &fma_tile_kernel();
+  if (leave_bf16 && wished != Wish::packed) return nullptr;
+  return amx_tile_kernel() ? amx_tile_kernel() : &fma_tile_kernel();
 }
 
 void check(const Product& product) {

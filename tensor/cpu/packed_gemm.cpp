@@ -27,9 +27,6 @@ Tensor part(const Tensor& x, bool depth_major, int64_t first, int64_t count, int
                      : x.slice_rows(first, count).slice_cols(depth_first, depth);
 }
 
-/// B is packed once for so many rows: a few percent of the time of their products.
-int64_t region_rows(const TileKernel& kernel) { return 4 * kernel.row_block; }
-
 /// One thread's packed blocks and partial sums.
 struct Blocks {
   Buffer a, b, partial;
@@ -41,7 +38,7 @@ struct Blocks {
     };
     reserve(blocks.a, bytes_of(kernel.panel_type, kernel.row_block, kernel.depth_block));
     reserve(blocks.b, bytes_of(kernel.panel_type, kernel.col_block, kernel.depth_block));
-    reserve(blocks.partial, bytes_of(DType::f32, region_rows(kernel), kernel.col_block));
+    reserve(blocks.partial, bytes_of(DType::f32, kernel.region_rows, kernel.col_block));
     return blocks;
   }
 };
@@ -98,6 +95,7 @@ void multiply_region(const TileKernel& kernel, const Product& product, const Reg
                              : Tensor(DType::f32, blocks.partial.data(), region.rows, region.cols, kernel.col_block);
   Tensor start = view(product.addend);
   int64_t first = 0;
+  if (kernel.enter) kernel.enter();
   do {  // a product of depth 0 still writes its addend
     const int64_t count = std::min(depth_block, depth - first);
     const Tensor& into = first + count == depth ? target : partial;
@@ -113,6 +111,7 @@ void multiply_region(const TileKernel& kernel, const Product& product, const Reg
     first += count;
     start = partial;
   } while (first < depth);
+  if (kernel.leave) kernel.leave();
 }
 
 /// C cut into regions of equal shape, at most region_rows x col_block.
@@ -121,7 +120,7 @@ struct Grid {
   int64_t row_regions, col_regions;
 
   Grid(const TileKernel& kernel, const Tensor& c, int64_t at_least) {
-    int64_t row_limit = region_rows(kernel), col_limit = kernel.col_block;
+    int64_t row_limit = kernel.region_rows, col_limit = kernel.col_block;
     const auto cut = [&] {
       rows = part_length(c.rows, row_limit, kernel.rows);
       cols = part_length(c.cols, col_limit, kernel.cols);
