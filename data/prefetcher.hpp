@@ -17,9 +17,11 @@ namespace nibble {
 
 class Prefetcher {
  public:
+  static constexpr size_t default_depth = 2;
+
   /// Makes batches `produce(first)`, `produce(first + 1)`, ... and keeps up to `depth` of them ready.
   /// `produce` runs in the prefetcher's thread.
-  Prefetcher(std::function<Batch(int64_t index)> produce, int64_t first, size_t depth = 2);
+  Prefetcher(std::function<Batch(int64_t index)> produce, int64_t first, size_t depth = default_depth);
   /// Waits for the batch that is being made, then ends the thread.
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "model/embedding.hpp"
@@ -30,6 +31,11 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Recipe& recipe, co
     linears_.push_back({operator_of(layout_.qkv(layer)), operator_of(layout_.output(layer)),
                         operator_of(layout_.gate_up(layer)), operator_of(layout_.down(layer))});
   arena_ = Arena("activations", [this](Arena& arena) { lay_out(arena); });
+  scratch_ = Arena("scratch of attention and loss", [this](Arena& arena) {
+    attention_scratch_ =
+        AttentionScratch(arena, attention_shape_, recipe_.operands, stream_.threads(), options_.training);
+    loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, recipe_.operands, options_.training);
+  });
 }
 
 void Llama::lay_out(Arena& arena) {
@@ -44,8 +50,6 @@ void Llama::lay_out(Arena& arena) {
   for (size_t i = 0; i < (keep_all ? linears_.size() : 1); ++i) saved_.push_back(take_block_saved(arena, linears_[i]));
   normed_final_ = arena.take(operands, tokens(), config_.width);
   inverse_rms_final_ = arena.take(DType::f32, 1, tokens());
-  attention_scratch_ = AttentionScratch(arena, attention_shape_, operands, stream_.threads(), options_.training);
-  loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, operands, options_.training);
   if (!options_.training) return;
   dresidual_ = arena.take(DType::f32, tokens(), config_.width);
   dresidual_operand_ = arena.take(operands, tokens(), config_.width);
@@ -81,6 +85,18 @@ Llama::BlockSaved Llama::take_block_saved(Arena& arena, const BlockLinears& line
   saved.to_gate_up.input = saved.normed_ffn;
   saved.to_down.input = activation_;
   return saved;
+}
+
+size_t Llama::gemm_scratch_bytes() const {
+  int64_t weights = 0, features = config_.width;  // of the largest matrix; of the widest activation
+  for (const BufferInfo& info : layout_.buffers()) {
+    weights = std::max(weights, info.rows * info.cols);
+    if (info.kind == ParameterKind::projection) features = std::max({features, info.rows, info.cols});
+  }
+  const int64_t activations = tokens() * features,
+                logits = std::max(loss_scratch_.logits.size(), loss_scratch_.dlogits.size());
+  return nibble::gemm_scratch_bytes(stream_, recipe_.operands, std::max(activations, logits),
+                                    std::max(weights, activations), activations);
 }
 
 ParameterSet Llama::make_weights() const { return {layout_, recipe_.operands, DType::f32, true, "weights"}; }

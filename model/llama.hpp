@@ -60,6 +60,8 @@ class Llama {
   int64_t length() const { return options_.length; }
   int64_t tokens() const { return options_.sequences * options_.length; }
   size_t activation_bytes() const { return arena_.bytes(); }
+  /// What the products of a pass take beside their operands, at most (gemm_scratch_bytes).
+  size_t gemm_scratch_bytes() const;
 
   /// A set of weights of the type that this model multiplies: GEMM operands of the recipe's type, gains f32.
   ParameterSet make_weights() const;
@@ -126,7 +128,7 @@ class Llama {
   RopeTable rope_;
   std::vector<BlockLinears> linears_;
 
-  Arena arena_;
+  Arena arena_, scratch_;
   std::vector<BlockSaved> saved_;  ///< one for each block, or one for all
   std::vector<Tensor> residual_;  ///< f32: the stream before each block and after the last; two in turn if not training
   Tensor normed_scratch_;

@@ -16,6 +16,7 @@
 #include <new>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace nibble {
 namespace {
@@ -272,6 +273,24 @@ std::string read_file(const fs::path& path, ErrorKind kind) {
   }
   contents.resize(filled);
   return contents;
+}
+
+FileChecksum checksum_file(const fs::path& path, ErrorKind kind) {
+  Descriptor file;
+  open_regular(file, path, kind);
+  FileChecksum result;
+  Checksum sum;
+  std::vector<std::byte> piece(size_t{1} << 20);
+  while (true) {
+    const ssize_t count = ::read(file.number, piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(kind, "cannot read the file", path, errno);
+    if (count == 0) break;
+    sum.update(std::span(piece).first(static_cast<size_t>(count)));
+    result.bytes += static_cast<uint64_t>(count);
+  }
+  result.value = sum.value();
+  return result;
 }
 
 MappedFile::MappedFile(const fs::path& path, ErrorKind kind) : path_(path) {

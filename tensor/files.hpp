@@ -125,6 +125,14 @@ inline void write_file_atomically(const std::filesystem::path& path, std::string
 /// The whole file, which may be empty. Throws Error{kind}: missing, a directory, no permission, unreadable.
 std::string read_file(const std::filesystem::path& path, ErrorKind kind);
 
+struct FileChecksum {
+  uint64_t bytes = 0, value = 0;
+};
+
+/// XXH3 of a whole file, which is read piece by piece: a mapped one would count as the process's memory until its end.
+/// Throws Error{kind} as read_file does.
+FileChecksum checksum_file(const std::filesystem::path& path, ErrorKind kind);
+
 /// A file mapped into memory for reading. The file must not be shortened while it is mapped.
 class MappedFile {
  public:

@@ -27,6 +27,10 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
 void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                   const Tensor& c, const Tensor& addend = {});
 
+/// What products take beside their operands and keep for the next ones, at most, where no a, b and c of `operands` has
+/// more elements than these: packed blocks, copies of what must be widened, the library's working memory.
+size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c);
+
 /// What multiplies operands of a type, "packed FMA 16x32" or "oneDNN 2.6.3, <instruction set>": part of what a run
 /// records as tuned.
 std::string gemm_library(const Stream& stream, DType operands);

@@ -22,6 +22,9 @@ struct Product {
   int64_t depth() const { return transpose_a ? a.rows : a.cols; }
 };
 
+/// What each thread that multiplies keeps for its blocks.
+size_t packed_gemm_scratch_bytes(const TileKernel& kernel);
+
 /// With all threads of the stream.
 void packed_gemm(Stream& stream, const TileKernel& kernel, const Product& product);
 /// On the calling thread.

@@ -8,6 +8,26 @@
 #include "tensor/error.hpp"
 
 namespace nibble {
+namespace {
+
+constexpr size_t huge_page = size_t{2} << 20;
+
+/// Zero pages on a huge page's boundary; null if the system refuses. `bytes` is a multiple of a huge page.
+/// MAP_NORESERVE: what a run needs is weighed as a whole (trainer/memory.hpp), so that the answer is a table; the
+/// kernel would refuse single mappings, and let the sum of many pass.
+void* map_zeros(size_t bytes) {
+  void* mapping =
+      mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  char* const begin = static_cast<char*>(mapping);
+  const size_t before = (huge_page - reinterpret_cast<uintptr_t>(begin) % huge_page) % huge_page;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + bytes, huge_page - before);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);  // a hint: failure costs speed only
+  return begin + before;
+}
+
+}  // namespace
 
 size_t bytes_of(DType type, int64_t rows, int64_t cols) {
   int64_t elements = 0;
@@ -21,18 +41,29 @@ size_t bytes_of(DType type, int64_t rows, int64_t cols) {
 
 Buffer::Buffer(size_t bytes, const std::string& purpose) : bytes_(bytes) {
   if (bytes == 0) return;
-  constexpr size_t huge_page = size_t{2} << 20;
-  const size_t align = bytes >= 4 * huge_page ? huge_page : alignment;
-  const size_t rounded = (bytes + align - 1) / align * align;
-  memory_.reset(std::aligned_alloc(align, rounded));
-  if (!memory_)
+  // From 8 MiB on, so that rounding up to huge pages wastes little.
+  const bool mapped = bytes >= 4 * huge_page;
+  const size_t unit = mapped ? huge_page : alignment;
+  MemoryAccount& account = memory_account(purpose);
+  void* memory = nullptr;
+  size_t reserved = 0;
+  if (bytes <= SIZE_MAX - 2 * unit) {
+    reserved = (bytes + unit - 1) / unit * unit;
+    memory = mapped ? map_zeros(reserved) : std::aligned_alloc(alignment, reserved);
+  }
+  if (!memory)
     throw Error({.kind = ErrorKind::resource,
                  .what = "no memory left" + (purpose.empty() ? std::string() : " for " + purpose),
                  .seen = std::to_string(bytes >> 20) + " MiB asked for"});
-  if (align == huge_page) madvise(memory_.get(), rounded, MADV_HUGEPAGE);  // a hint: failure costs speed only
-  std::memset(memory_.get(), 0, bytes);
+  if (!mapped) std::memset(memory, 0, reserved);
+  account += reserved;
+  memory_ = {memory, Free{reserved, mapped, &account}};
 }
 
-void Buffer::Free::operator()(void* pointer) const { std::free(pointer); }
+void Buffer::Free::operator()(void* pointer) const {
+  *account -= reserved;
+  if (mapped) munmap(pointer, reserved);
+  else std::free(pointer);
+}
 
 }  // namespace nibble

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "tensor/dtype.hpp"
+#include "tensor/memory.hpp"
 
 namespace nibble {
 
@@ -70,8 +71,11 @@ constexpr int64_t padded_stride(DType type, int64_t cols) {
 /// rows x cols elements in bytes. Throws Error{resource} when that is more than any memory.
 size_t bytes_of(DType type, int64_t rows, int64_t cols);
 
-/// Owning, 64-byte aligned, zero-initialised memory; large buffers ask for huge pages.
-/// Throws Error{resource} when the system has no memory left.
+/// Owning, 64-byte aligned memory that reads as zero, entered in the ledger (tensor/memory.hpp) under its purpose.
+///
+/// A large buffer costs address space only: its pages, huge ones where the system has them, come with the first write
+/// and lie near the thread that writes. Until then all of them are one page of zeros, so reading them measures a cache.
+/// Throws Error{resource} when the system has no memory or no addresses left.
 class Buffer {
  public:
   Buffer() = default;
@@ -82,6 +86,9 @@ class Buffer {
 
  private:
   struct Free {
+    size_t reserved;  ///< bytes, whole pages if mapped
+    bool mapped;
+    MemoryAccount* account;
     void operator()(void* pointer) const;
   };
   std::unique_ptr<void, Free> memory_;

@@ -151,8 +151,8 @@ fs::path save_checkpoint(const fs::path& run_directory, const CheckpointHeader& 
 
   Manifest manifest{.header = header, .ranks = 1, .files = {}, .tensors = {}};
   for (const std::string& file : files) {
-    const MappedFile written(folder.path() / file, ErrorKind::resource);
-    manifest.files.push_back({file, written.bytes().size(), checksum(written.bytes())});
+    const FileChecksum written = checksum_file(folder.path() / file, ErrorKind::resource);
+    manifest.files.push_back({file, written.bytes, written.value});
   }
   for (const StateList::Entry& entry : state.entries()) manifest.tensors.push_back(describe(entry));
   write_manifest(folder.path(), manifest);

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "optim/adamw.hpp"
+#include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
@@ -45,6 +46,25 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                                                       .beta2 = settings.beta2,
                                                                       .epsilon = settings.epsilon,
                                                                       .weight_decay = settings.weight_decay});
+}
+
+RunParts make_run_parts(Stream& stream, const Settings& settings, const ModelConfig& config, int64_t steps,
+                        const MakeExchange& make_exchange) {
+  RunParts parts;
+  parts.model =
+      std::make_unique<Llama>(stream, config, find_recipe(settings.precision.recipe), llama_options(settings));
+  parts.step = std::make_unique<TrainStep>(
+      stream, *parts.model,
+      TrainStepOptions{.micro_batches = settings.batch.tokens / (settings.data.sequence * settings.batch.micro),
+                       .lanes = settings.batch.lanes,
+                       .clip = settings.optimizer.clip,
+                       .schedule = schedule_settings(settings, steps)},
+      weight_decay_mask(parts.model->layout().parameters(), settings.optimizer.no_decay),
+      [&settings](std::vector<OptimizedParameter> parameters) {
+        return make_optimizer(settings.optimizer, std::move(parameters));
+      },
+      make_exchange());
+  return parts;
 }
 
 nlohmann::json tuning_of(const Stream& stream) {

@@ -1,6 +1,7 @@
 // From settings to the options of the parts that they configure.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "optim/schedule.hpp"
 #include "trainer/run_directory.hpp"
 #include "trainer/settings.hpp"
+#include "trainer/train_step.hpp"
 
 namespace nibble {
 
@@ -22,6 +24,19 @@ LlamaOptions llama_options(const Settings& settings);
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                           std::vector<OptimizedParameter> parameters);
+
+using MakeExchange = std::function<std::unique_ptr<GradientExchange>()>;
+
+/// What a run trains and trains with. The memory of large parts is not touched before something is written there.
+struct RunParts {
+  std::unique_ptr<Llama> model;
+  std::unique_ptr<TrainStep> step;
+};
+
+/// `steps` of the whole run. `stream` must outlive the parts. Throws Error{configuration} for an impossible shape,
+/// Error{resource} when the system has no addresses left.
+RunParts make_run_parts(Stream& stream, const Settings& settings, const ModelConfig& config, int64_t steps,
+                        const MakeExchange& make_exchange);
 
 /// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library.
 nlohmann::json tuning_of(const Stream& stream);

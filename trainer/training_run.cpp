@@ -4,7 +4,6 @@
 
 #include <utility>
 
-#include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
@@ -40,6 +39,7 @@ const std::vector<std::string> metric_columns = {"step",
                                                  "seconds_checkpoint",
                                                  "validation_loss",
                                                  "validation_bits_per_byte",
+                                                 "peak_resident_bytes",
                                                  "retuned"};
 
 void add_validation(MetricRow& row, const Evaluation& evaluation) {
@@ -137,6 +137,7 @@ void TrainingRun::refuse_another_run(const CheckpointHeader& header) {
 }
 
 void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
+  const size_t program = resident_memory().all;
   std::optional<LoadedModel> start;
   if (!checkpoint && !settings_.model.from.empty()) {
     start = load_model(settings_.model.from, DType::f32);
@@ -155,18 +156,12 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
 
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
-  model_ = std::make_unique<Llama>(stream_, config, find_recipe(settings_.precision.recipe), llama_options(settings_));
-  train_step_ = std::make_unique<TrainStep>(
-      stream_, *model_,
-      TrainStepOptions{.micro_batches = sequences_per_step_ / settings_.batch.micro,
-                       .lanes = settings_.batch.lanes,
-                       .clip = settings_.optimizer.clip,
-                       .schedule = schedule_settings(settings_, total_steps_)},
-      weight_decay_mask(model_->layout().parameters(), settings_.optimizer.no_decay),
-      [this](std::vector<OptimizedParameter> parameters) {
-        return make_optimizer(settings_.optimizer, std::move(parameters));
-      },
-      options_.make_exchange());
+  AvailableMemory most = options_.memory();
+  most.bytes += resident_memory().anonymous;  // weights to start from are in it, and given back before the first step
+  memory_ = require_memory(stream_, settings_, config, options_.make_exchange, program, most, checkpoint.has_value());
+  RunParts parts = make_run_parts(stream_, settings_, config, total_steps_, options_.make_exchange);
+  model_ = std::move(parts.model);
+  train_step_ = std::move(parts.step);
   if (checkpoint) return;
   if (start) copy_parameters(stream_, start->weights, train_step_->masters());
   else
@@ -216,6 +211,10 @@ void TrainingRun::begin_directory(bool resumed) {
   nlohmann::json tuning = tuning_;
   for (const auto& [library, version] : versions()) tuning["versions"][library] = version;
   write_file_atomically(run / "tuning.json", tuning.dump(2) + "\n");
+  write_file_atomically(
+      run / "memory.json",
+      nlohmann::json{{"rows", memory_.table}, {"token_files", memory_.token_files}, {"peak", memory_.peak()}}.dump(2) +
+          "\n");
 }
 
 void TrainingRun::save() {
@@ -246,7 +245,6 @@ double TrainingRun::peak_share_of(double tokens_per_second) const {
 
 void TrainingRun::describe() const {
   const ModelConfig& config = model_->config();
-  const auto mebibytes = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
   progress_->message(fmt::format("model    {:.2f}M parameters, {} layers of width {}, vocabulary {}, {}",
                                  static_cast<double>(config.parameters()) * 1e-6, config.layers, config.width,
                                  config.vocabulary, settings_.precision.recipe));
@@ -256,12 +254,7 @@ void TrainingRun::describe() const {
                                  settings_.batch.tokens,
                                  static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
                                  run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
-  StateList optimizer;
-  train_step_->state(optimizer);
-  progress_->message(
-      fmt::format("memory   weights {:.0f} MiB, masters and moments {:.0f}, gradients {:.0f}, activations {:.0f}",
-                  mebibytes(train_step_->weights().bytes()), mebibytes(optimizer.bytes()),
-                  mebibytes(train_step_->gradient_bytes()), mebibytes(model_->activation_bytes())));
+  progress_->message("memory   " + memory_text(memory_, "\n         "));
   progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
                                  name(stream_.isa()), gemm_library(stream_, model_->recipe().operands), gemm_peak_));
 }
@@ -338,6 +331,7 @@ void TrainingRun::train_one_step() {
                    {"seconds_optimizer", result.seconds.optimizer},
                    {"seconds_validation", seconds_validation},
                    {"seconds_checkpoint", seconds_saving},
+                   {"peak_resident_bytes", static_cast<int64_t>(resident_memory().peak)},
                    {"retuned", retuned_}};
   if (evaluation) add_validation(row, *evaluation);
   metrics_->write(row);
@@ -375,6 +369,8 @@ TrainingRun::Outcome TrainingRun::run() {
       [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); }, step_);
   while (step_ < total_steps_ && !InterruptScope::requested()) train_one_step();
   if (saved_step_ != step_) save();
+  progress_->message(fmt::format("memory   {} resident at its peak, {} foreseen", format_bytes(resident_memory().peak),
+                                 format_bytes(memory_.peak())));
   progress_->finish();
   return step_ < total_steps_ ? Outcome::interrupted : Outcome::finished;
 }

@@ -14,6 +14,7 @@
 #include "trainer/metrics.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/run_lock.hpp"
+#include "trainer/run_memory.hpp"
 #include "trainer/settings.hpp"
 #include "trainer/stopwatch.hpp"
 #include "trainer/train_step.hpp"
@@ -24,7 +25,9 @@ struct TrainingRunOptions {
   bool resume = false;  ///< go on from the newest valid checkpoint of the run's directory, if it has one
   bool retune = false;  ///< accept that instruction set, threads or libraries differ from the checkpoint's
   /// Replaces the exchange of a single process; for tests.
-  std::function<std::unique_ptr<GradientExchange>()> make_exchange = make_self_exchange;
+  MakeExchange make_exchange = make_self_exchange;
+  /// Replaces what the machine has; for tests.
+  std::function<AvailableMemory()> memory = [] { return available_memory(); };
 };
 
 class TrainingRun {
@@ -67,6 +70,7 @@ class TrainingRun {
   Settings settings_;
   TrainingRunOptions options_;
   Stream stream_;
+  RunMemory memory_;  ///< foreseen
   nlohmann::json tuning_;
   std::unique_ptr<RunLock> lock_;
   std::optional<TokenData> train_data_, validation_data_;

@@ -96,6 +96,12 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
   run(stream, 1, {a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend});
 }
 
+size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c) {
+  const TileKernel* kernel = tile_kernel(stream, operands);
+  return kernel ? static_cast<size_t>(stream.threads()) * packed_gemm_scratch_bytes(*kernel)
+                : onednn_scratch_bytes(stream.threads(), operands, a, b, c);
+}
+
 std::string gemm_library(const Stream& stream, DType operands) {
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? kernel->name : onednn_description();

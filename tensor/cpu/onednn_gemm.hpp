@@ -14,6 +14,9 @@ namespace nibble {
 /// Throws Error{resource} when oneDNN fails.
 void onednn_gemm(Stream& stream, int threads, const Product& product);
 
+/// As gemm_scratch_bytes.
+size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c);
+
 bool onednn_has_amx();
 
 /// "oneDNN 2.6.3, <instruction set>"

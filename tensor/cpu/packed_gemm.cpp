@@ -36,10 +36,20 @@ struct Blocks {
     const auto reserve = [](Buffer& buffer, size_t bytes) {
       if (buffer.bytes() < bytes) buffer = Buffer(bytes, "GEMM blocks");
     };
-    reserve(blocks.a, bytes_of(kernel.panel_type, kernel.row_block, kernel.depth_block));
-    reserve(blocks.b, bytes_of(kernel.panel_type, kernel.col_block, kernel.depth_block));
-    reserve(blocks.partial, bytes_of(DType::f32, kernel.region_rows, kernel.col_block));
+    reserve(blocks.a, a_bytes(kernel));
+    reserve(blocks.b, b_bytes(kernel));
+    reserve(blocks.partial, partial_bytes(kernel));
     return blocks;
+  }
+
+  static size_t a_bytes(const TileKernel& kernel) {
+    return bytes_of(kernel.panel_type, kernel.row_block, kernel.depth_block);
+  }
+  static size_t b_bytes(const TileKernel& kernel) {
+    return bytes_of(kernel.panel_type, kernel.col_block, kernel.depth_block);
+  }
+  static size_t partial_bytes(const TileKernel& kernel) {
+    return bytes_of(DType::f32, kernel.region_rows, kernel.col_block);
   }
 };
 
@@ -143,6 +153,10 @@ struct Grid {
 };
 
 }  // namespace
+
+size_t packed_gemm_scratch_bytes(const TileKernel& kernel) {
+  return Blocks::a_bytes(kernel) + Blocks::b_bytes(kernel) + Blocks::partial_bytes(kernel);
+}
 
 void packed_gemm(Stream& stream, const TileKernel& kernel, const Product& product) {
   const Grid grid(kernel, product.c, stream.threads() == 1 ? 1 : 2 * stream.threads());

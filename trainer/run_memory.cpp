@@ -1,0 +1,132 @@
+#include "trainer/run_memory.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "data/prefetcher.hpp"
+#include "tensor/error.hpp"
+#include "tensor/gemm.hpp"
+
+namespace nibble {
+namespace {
+
+/// Memory that parts take when they first work and that is no part's own: compiled GEMM kernels, HDF5's caches, stacks
+/// of threads, the pages of code that a step reaches. Measured at 30M to 0.5B parameters: 20 to 30 MiB.
+constexpr size_t working_program = size_t{24} << 20;
+
+/// Those that are ready, the one that is being made and the one that is trained on.
+size_t batch_bytes(const Settings& settings) {
+  constexpr int64_t arrays = 3;  // inputs, targets, document starts
+  return bytes_of(DType::i32, settings.batch.tokens, arrays * (static_cast<int64_t>(Prefetcher::default_depth) + 2));
+}
+
+size_t file_bytes(const std::string& path) {
+  std::error_code failure;
+  const std::uintmax_t size = path.empty() ? 0 : std::filesystem::file_size(path, failure);
+  return failure ? 0 : size;
+}
+
+std::vector<std::pair<std::string, size_t>> largest_first(const MemoryTable& table) {
+  std::vector<std::pair<std::string, size_t>> rows(table.begin(), table.end());
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  return rows;
+}
+
+std::string largest_rows(const MemoryTable& table) {
+  constexpr size_t count = 5;
+  std::string text;
+  for (const auto& [purpose, bytes] : largest_first(table)) {
+    if (std::ranges::count(text, ',') + 1 == count) break;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", purpose, format_bytes(bytes));
+  }
+  return text;
+}
+
+/// A setting that takes less memory, and what changes beside it.
+struct Remedy {
+  const char* text;
+  void (*apply)(Settings& settings);
+  bool identity;  ///< a resumed run cannot have another value
+};
+constexpr Remedy remedies[] = {
+    {"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }, false},
+    {"batch.micro=1", [](Settings& settings) { settings.batch.micro = 1; }, true},
+    {"batch.lanes=1", [](Settings& settings) { settings.batch.lanes = 1; }, true},
+};
+
+/// What the settings take as each remedy is added to those before, until they fit.
+template <class Foresee>
+std::string advice(Settings settings, size_t needed, size_t most, bool resumed, Foresee&& foresee) {
+  std::string text;
+  for (const Remedy& remedy : remedies) {
+    if (resumed && remedy.identity) continue;
+    Settings smaller = settings;
+    remedy.apply(smaller);
+    const size_t less = total(foresee(smaller).table);
+    if (less >= needed) continue;
+    text += fmt::format("{}{} takes {}", text.empty() ? "" : "; with ", remedy.text, format_bytes(less));
+    if (less <= most) return text;
+    needed = less;
+    settings = smaller;
+  }
+  return text + (text.empty() ? "" : "; ") + "choose a smaller model, or end what else fills the memory";
+}
+
+[[noreturn]] void refuse(const RunMemory& memory, const AvailableMemory& most, std::string next) {
+  throw Error(
+      {.kind = ErrorKind::resource,
+       .what = "the run needs more memory than there is",
+       .seen = fmt::format("{}: {}", format_bytes(total(memory.table)), largest_rows(memory.table)),
+       .allowed = fmt::format("{}, with what this process holds already ({})", format_bytes(most.bytes), most.limit),
+       .next = std::move(next)});
+}
+
+}  // namespace
+
+RunMemory foresee_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
+                         const MakeExchange& make_exchange, size_t resident) {
+  constexpr int64_t any_steps = 1;
+  const MemoryTable before = held_memory();
+  const RunParts parts = make_run_parts(stream, settings, config, any_steps, make_exchange);
+  RunMemory memory{held_memory_since(before), file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
+  memory.table["batches"] = batch_bytes(settings);
+  memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
+  memory.table["GEMM scratch"] = parts.model->gemm_scratch_bytes();
+  return memory;
+}
+
+RunMemory require_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
+                         const MakeExchange& make_exchange, size_t resident, const AvailableMemory& most,
+                         bool resumed) {
+  // Building the parts writes the table of rotations and a list of micro-batches, which takes less than the batches.
+  RunMemory first;
+  first.table["batches"] = batch_bytes(settings);
+  first.table["RoPE table"] = bytes_of(DType::f32, settings.data.sequence, config.head_dim);
+  if (total(first.table) > most.bytes) refuse(first, most, "lower batch.tokens or data.sequence");
+
+  const auto foresee = [&](const Settings& changed) {
+    return foresee_memory(stream, changed, config, make_exchange, resident);
+  };
+  RunMemory memory = foresee(settings);
+  const size_t needed = total(memory.table);
+  if (needed > most.bytes) refuse(memory, most, advice(settings, needed, most.bytes, resumed, foresee));
+  return memory;
+}
+
+std::string memory_text(const RunMemory& memory, const std::string& line_break) {
+  std::vector<std::pair<std::string, size_t>> rows = largest_first(memory.table);
+  rows.emplace_back("token files, mapped", memory.token_files);
+  rows.emplace_back("at its peak", memory.peak());
+  size_t widest = 0;
+  for (const auto& row : rows) widest = std::max(widest, row.first.size());
+  std::string text;
+  for (const auto& [purpose, bytes] : rows)
+    text += fmt::format("{}{:<{}}  {:>10}", text.empty() ? "" : line_break, purpose, widest, format_bytes(bytes));
+  return text;
+}
+
+}  // namespace nibble

@@ -1,0 +1,41 @@
+// What a run is going to take of the machine's memory, by purpose, and the refusal of one that cannot fit.
+//
+// Linux gives addresses without memory behind them and kills a process that then touches too many of them; so a run is
+// weighed when its settings are known, before its first page is touched.
+// Not for: what the machine has (trainer/memory.hpp).
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "tensor/memory.hpp"
+#include "trainer/memory.hpp"
+#include "trainer/run_parts.hpp"
+#include "trainer/settings.hpp"
+
+namespace nibble {
+
+/// A run's memory when it is largest.
+struct RunMemory {
+  MemoryTable table;
+  size_t token_files = 0;  ///< mapped: resident too, but the system takes it back where memory is short; in no row
+
+  /// The foreseen peak of the resident set.
+  size_t peak() const { return total(table) + token_files; }
+};
+
+/// The parts that the settings make of a model of that shape are built for a moment, without touching their memory; to
+/// them come batches, what the GEMM takes while it works, and the program itself: `resident` bytes, the token files
+/// with it, before it has parts. Throws what building the parts throws.
+RunMemory foresee_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
+                         const MakeExchange& make_exchange, size_t resident);
+
+/// The same, if `most` is enough for it. Throws Error{resource} if not, with the largest rows and with what smaller
+/// settings would take; a resumed run can change fewer of them.
+RunMemory require_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
+                         const MakeExchange& make_exchange, size_t resident, const AvailableMemory& most, bool resumed);
+
+/// The rows, the largest first, with the sum last; each begins a new line with `line_break`.
+std::string memory_text(const RunMemory& memory, const std::string& line_break);
+
+}  // namespace nibble
