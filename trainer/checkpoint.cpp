@@ -12,6 +12,7 @@
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/huggingface_config.hpp"
+#include "trainer/memory.hpp"
 
 namespace nibble {
 namespace {
@@ -197,6 +198,7 @@ ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const
   }
   hdf5::File file = open_state(checkpoint);
   ParameterSet weights(layout, matrix, DType::f32, true, "weights");
+  require_held_memory();
   for (size_t i = 0; i < weights.size(); ++i) {
     const std::string name = weights_prefix + layout.parameters()[i].name;
     if (weights[i].dtype == DType::f32) file.read(name, weights[i]);

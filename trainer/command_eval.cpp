@@ -9,6 +9,7 @@
 
 #include "quant/recipe.hpp"
 #include "trainer/evaluation.hpp"
+#include "trainer/memory.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/run_parts.hpp"
 
@@ -50,6 +51,7 @@ void run_eval(const Arguments& arguments) {
   const Loader loader(data, window_options(arguments, loaded));
   const int64_t sequence = loader.sequence();
   Llama model(stream, loaded.config, recipe, {.sequences = arguments.micro, .length = sequence, .training = false});
+  require_held_memory();
   WorkProgress progress("evaluated", "windows");
   const Evaluation result = evaluate(model, loaded.weights, loader, arguments.tokens,
                                      [&](int64_t done, int64_t of) { progress.update(done, of); });

@@ -9,6 +9,7 @@
 
 #include "quant/recipe.hpp"
 #include "tensor/error.hpp"
+#include "trainer/memory.hpp"
 #include "trainer/run_parts.hpp"
 
 namespace nibble {
@@ -50,6 +51,7 @@ void print_generated(const LoadedModel& loaded, const Recipe& recipe, int thread
   Stream stream(threads);
   const int64_t capacity = std::min(loaded.config.context, prompt_tokens + sampling.tokens);
   Decoder decoder(stream, loaded.config, recipe, loaded.weights, capacity);
+  require_held_memory();
   fmt::print("{}", prompt);
   generate(decoder, *loaded.tokenizer, prompt, loaded.tokens.ends, sampling, [](std::string_view text) {
     fmt::print("{}", text);

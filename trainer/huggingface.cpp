@@ -12,6 +12,7 @@
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/json_fields.hpp"
+#include "trainer/memory.hpp"
 #include "trainer/safetensors.hpp"
 
 namespace nibble {
@@ -220,6 +221,7 @@ ParameterSet import_huggingface(const fs::path& directory, const ParameterLayout
   check_names_and_shapes(files, layout);
   if (!has_head(layout) && files.contains(head_name)) check_tied_head(files);
   ParameterSet weights(layout, matrix, DType::f32, true, "weights");
+  require_held_memory();
   const std::vector<ParameterInfo>& parameters = layout.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Tensor& tensor = weights[i];

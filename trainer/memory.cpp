@@ -9,6 +9,8 @@
 #include <optional>
 #include <vector>
 
+#include "tensor/error.hpp"
+
 namespace nibble {
 namespace {
 
@@ -65,6 +67,16 @@ void limit_by_groups(const fs::path& root, const GroupFiles& files, const std::s
   }
 }
 
+/// "weights 1.50 GiB, activations 3.0 MiB".
+std::string largest_rows(const MemoryTable& table) {
+  constexpr ptrdiff_t most_rows = 5;
+  const MemoryRows rows = largest_first(table);
+  std::string text;
+  for (auto row = rows.begin(); row != rows.end() && row - rows.begin() < most_rows; ++row)
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", row->first, format_bytes(row->second));
+  return text;
+}
+
 }  // namespace
 
 ResidentMemory resident_memory() {
@@ -98,6 +110,30 @@ AvailableMemory available_memory(const fs::path& root) {
 std::string format_bytes(size_t bytes) {
   const double mebibytes = static_cast<double>(bytes) / (1 << 20);
   return mebibytes < 1024 ? fmt::format("{:.1f} MiB", mebibytes) : fmt::format("{:.2f} GiB", mebibytes / 1024);
+}
+
+MemoryRows largest_first(const MemoryTable& table) {
+  MemoryRows rows(table.begin(), table.end());
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  return rows;
+}
+
+void require_fits(const std::string& what, const MemoryTable& table, const AvailableMemory& most,
+                  const std::function<std::string()>& next) {
+  if (total(table) <= most.bytes) return;
+  throw Error({.kind = ErrorKind::resource,
+               .what = what + " needs more memory than there is",
+               .seen = fmt::format("{}: {}", format_bytes(total(table)), largest_rows(table)),
+               .allowed = fmt::format("{}, what this process holds already included ({})", format_bytes(most.bytes),
+                                      most.limit),
+               .next = next()});
+}
+
+void require_held_memory() {
+  AvailableMemory most = available_memory();
+  most.bytes += resident_memory().anonymous;
+  require_fits("the model", held_memory(), most,
+               [] { return "choose a smaller model or less at once, or end what else fills the memory"; });
 }
 
 }  // namespace nibble

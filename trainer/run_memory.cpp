@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <utility>
-#include <vector>
 
 #include "data/prefetcher.hpp"
 #include "tensor/error.hpp"
@@ -30,23 +28,7 @@ size_t file_bytes(const std::string& path) {
   return failure ? 0 : size;
 }
 
-std::vector<std::pair<std::string, size_t>> largest_first(const MemoryTable& table) {
-  std::vector<std::pair<std::string, size_t>> rows(table.begin(), table.end());
-  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
-  return rows;
-}
-
-std::string largest_rows(const MemoryTable& table) {
-  constexpr size_t count = 5;
-  std::string text;
-  for (const auto& [purpose, bytes] : largest_first(table)) {
-    if (std::ranges::count(text, ',') + 1 == count) break;
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", purpose, format_bytes(bytes));
-  }
-  return text;
-}
-
-/// A setting that takes less memory, and what changes beside it.
+/// Settings that take less memory.
 struct Remedy {
   const char* text;
   void (*apply)(Settings& settings);
@@ -54,8 +36,10 @@ struct Remedy {
 };
 constexpr Remedy remedies[] = {
     {"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }, false},
-    {"batch.micro=1", [](Settings& settings) { settings.batch.micro = 1; }, true},
     {"batch.lanes=1", [](Settings& settings) { settings.batch.lanes = 1; }, true},
+    // More micro-batches can fill more lanes, and each of these has a gradient.
+    {"batch.micro=1 and batch.lanes=1", [](Settings& settings) { settings.batch.micro = settings.batch.lanes = 1; },
+     true},
 };
 
 /// What the settings take as each remedy is added to those before, until they fit.
@@ -76,15 +60,6 @@ std::string advice(Settings settings, size_t needed, size_t most, bool resumed, 
   return text + (text.empty() ? "" : "; ") + "choose a smaller model, or end what else fills the memory";
 }
 
-[[noreturn]] void refuse(const RunMemory& memory, const AvailableMemory& most, std::string next) {
-  throw Error(
-      {.kind = ErrorKind::resource,
-       .what = "the run needs more memory than there is",
-       .seen = fmt::format("{}: {}", format_bytes(total(memory.table)), largest_rows(memory.table)),
-       .allowed = fmt::format("{}, with what this process holds already ({})", format_bytes(most.bytes), most.limit),
-       .next = std::move(next)});
-}
-
 }  // namespace
 
 RunMemory foresee_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
@@ -103,22 +78,21 @@ RunMemory require_memory(Stream& stream, const Settings& settings, const ModelCo
                          const MakeExchange& make_exchange, size_t resident, const AvailableMemory& most,
                          bool resumed) {
   // Building the parts writes the table of rotations and a list of micro-batches, which takes less than the batches.
-  RunMemory first;
-  first.table["batches"] = batch_bytes(settings);
-  first.table["RoPE table"] = bytes_of(DType::f32, settings.data.sequence, config.head_dim);
-  if (total(first.table) > most.bytes) refuse(first, most, "lower batch.tokens or data.sequence");
+  const MemoryTable first = {{"batches", batch_bytes(settings)},
+                             {"RoPE table", bytes_of(DType::f32, settings.data.sequence, config.head_dim)}};
+  require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
   const auto foresee = [&](const Settings& changed) {
     return foresee_memory(stream, changed, config, make_exchange, resident);
   };
   RunMemory memory = foresee(settings);
-  const size_t needed = total(memory.table);
-  if (needed > most.bytes) refuse(memory, most, advice(settings, needed, most.bytes, resumed, foresee));
+  require_fits("the run", memory.table, most,
+               [&] { return advice(settings, total(memory.table), most.bytes, resumed, foresee); });
   return memory;
 }
 
 std::string memory_text(const RunMemory& memory, const std::string& line_break) {
-  std::vector<std::pair<std::string, size_t>> rows = largest_first(memory.table);
+  MemoryRows rows = largest_first(memory.table);
   rows.emplace_back("token files, mapped", memory.token_files);
   rows.emplace_back("at its peak", memory.peak());
   size_t widest = 0;

@@ -1,0 +1,151 @@
+// The foreseen memory of a run: its rows, computed by hand and held to the ledger; and runs that are refused for it.
+#include "trainer/run_memory.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/tokenize.hpp"
+#include "tensor/files.hpp"
+#include "tests/tensor/temporary_directory.hpp"
+#include "tests/trainer/expect_error.hpp"
+#include "trainer/resolve.hpp"
+#include "trainer/training_run.hpp"
+#include "trainer/yaml_settings.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr size_t mebibyte = size_t{1} << 20;
+
+class RunMemoryTest : public TemporaryDirectoryTest {
+ protected:
+  void SetUp() override {
+    TemporaryDirectoryTest::SetUp();
+    write(directory_ / "text.txt", std::string(3000, 'x'));
+    tokenize({.inputs = {path("text.txt")}, .output = path("train.h5")}, *make_byte_tokenizer());
+  }
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+
+  /// 51312 parameters; rows of bf16 are padded.
+  Settings settings(const std::vector<std::string>& overrides = {}) const {
+    return parse_settings(
+        "model: {width: 48, layers: 2, heads: 3, ffn: 80, vocab: 300}\n"
+        "data: {train: " +
+            path("train.h5") +
+            ", sequence: 32}\n"
+            "batch: {tokens: 256, micro: 2, lanes: 4}\n"
+            "steps: 2\n"
+            "run: {directory: " +
+            path("run") + ", threads: 2}\n",
+        "test.yaml", overrides);
+  }
+  static RunMemory foresee(const Settings& settings, size_t resident = 0) {
+    Stream stream(2);
+    return foresee_memory(stream, settings, model_config(settings, 257), make_self_exchange, resident);
+  }
+  /// A run on a machine that has so much beyond what this process holds.
+  void run_with(const Settings& settings, size_t bytes, bool resume = false) const {
+    TrainingRun(settings, {.resume = resume, .memory = [&] { return AvailableMemory{bytes, "the test"}; }}).run();
+  }
+};
+
+TEST_F(RunMemoryTest, RowsByHand) {
+  const RunMemory memory = foresee(settings());
+  // Two matrices of 300 x 48, five gains, and in each of two blocks 144 x 48, 48 x 48, 160 x 48, 48 x 80.
+  constexpr size_t parameters = 2 * 300 * 48 + 5 * 48 + 2 * (144 * 48 + 48 * 48 + 160 * 48 + 48 * 80);
+  EXPECT_EQ(memory.table.at("master weights"), 4 * parameters);
+  EXPECT_EQ(memory.table.at("optimizer moments"), 8 * parameters);
+  EXPECT_EQ(memory.table.at("gradients"), 3 * 4 * parameters) << "four lanes of one micro-batch: 1 + log2(4) slots";
+  // Rows of 48 and 80 bf16 take 128 and 192 bytes; gains are f32.
+  EXPECT_EQ(memory.table.at("weights"), (2 * 300 + 2 * (144 + 48 + 160)) * 128 + 2 * 48 * 192 + 5 * 4 * 48u);
+  EXPECT_EQ(memory.table.at("RoPE table"), 2 * 4 * 32 * 8u);
+  EXPECT_EQ(memory.table.at("batches"), 4 * 3 * 4 * 256u) << "two ready, one in the making, one in use; three arrays";
+  EXPECT_EQ(memory.token_files, std::filesystem::file_size(path("train.h5")));
+  EXPECT_EQ(memory.peak(), total(memory.table) + memory.token_files);
+}
+
+TEST_F(RunMemoryTest, FollowsTheSettings) {
+  const auto row = [&](const std::string& purpose, const std::vector<std::string>& overrides) {
+    return foresee(settings(overrides)).table.at(purpose);
+  };
+  EXPECT_EQ(3 * row("gradients", {"batch.lanes=1"}), row("gradients", {}));
+  EXPECT_LT(row("activations", {"model.recompute=block"}), row("activations", {}));
+  EXPECT_LT(row("activations", {"batch.micro=1"}), row("activations", {}));
+  EXPECT_EQ(row("batches", {"batch.tokens=512"}), 2 * row("batches", {}));
+  const size_t file = std::filesystem::file_size(path("train.h5")),
+               program = foresee(settings()).table.at("program and libraries");
+  EXPECT_EQ(foresee(settings(), file + mebibyte).table.at("program and libraries"), program + mebibyte);
+}
+
+TEST_F(RunMemoryTest, IsWhatARunHolds) {
+  for (const char* recompute : {"none", "block"}) {
+    const MemoryTable before = held_memory();
+    TrainingRun run(settings({std::string("model.recompute=") + recompute, "run.directory=" + path(recompute)}), {});
+    MemoryTable held = held_memory_since(before);
+    MemoryTable foreseen;
+    const nlohmann::json recorded = nlohmann::json::parse(read_file(path(recompute) + "/memory.json", ErrorKind::data));
+    for (const auto& [purpose, bytes] : recorded["rows"].items()) foreseen[purpose] = bytes.get<size_t>();
+    EXPECT_EQ(recorded["peak"].get<size_t>(), total(foreseen) + recorded["token_files"].get<size_t>());
+    const size_t scratch = foreseen.at("GEMM scratch");
+    for (const char* no_part : {"GEMM scratch", "batches", "program and libraries"}) foreseen.erase(no_part);
+    EXPECT_EQ(held, foreseen);
+
+    EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
+    held = held_memory_since(before);
+    EXPECT_LE(held["GEMM scratch"] + held["widened GEMM operands"], scratch);
+    held.erase("GEMM scratch");
+    held.erase("widened GEMM operands");
+    EXPECT_EQ(held, foreseen) << "a step took memory that nobody foresaw";
+  }
+}
+
+TEST_F(RunMemoryTest, TooLargeARunIsRefusedBeforeAnythingIsWritten) {
+  const Settings large = settings({"model.width=3072", "model.ffn=8192", "model.layers=28", "model.heads=24"});
+  const size_t before = resident_memory().peak;
+  expect_error(ErrorKind::resource,
+               {"the run needs more memory than there is", "optimizer moments 2", "gradients", "master weights",
+                "the test", "model.recompute=block takes", "batch.lanes=1 takes", "choose a smaller model"},
+               [&] { run_with(large, 1024 * mebibyte); });
+  EXPECT_LT(resident_memory().peak, before + 100 * mebibyte) << "weighed without being touched";
+  EXPECT_FALSE(std::filesystem::exists(path("run")));
+}
+
+TEST_F(RunMemoryTest, TheAdviceFits) {
+  const Settings wide = settings({"batch.micro=64", "batch.tokens=8192", "model.ffn=4096"});
+  const Settings kept = settings({"batch.micro=64", "batch.tokens=8192", "model.ffn=4096", "model.recompute=block"});
+  // A process that holds no memory itself, so that the sum alone decides.
+  Stream stream(2);
+  const auto weigh = [&](const Settings& tried, size_t most) {
+    return require_memory(stream, tried, model_config(tried, 257), make_self_exchange, 0, {most, "the test"}, false);
+  };
+  const size_t needed = total(foresee(wide).table), less = total(foresee(kept).table);
+  ASSERT_LT(less, needed);
+  EXPECT_EQ(weigh(wide, needed).table, foresee(wide).table);
+  expect_error(ErrorKind::resource, {"next:    model.recompute=block takes " + format_bytes(less)},
+               [&] { weigh(wide, needed - 1); });
+  EXPECT_NO_THROW(weigh(kept, less));
+  expect_error(ErrorKind::resource, {"; with batch.micro=1 and batch.lanes=1 takes "}, [&] { weigh(kept, less / 2); });
+}
+
+TEST_F(RunMemoryTest, ABatchBeyondMemoryIsRefusedBeforeItsListIsMade) {
+  expect_error(ErrorKind::resource, {"batches", "lower batch.tokens or data.sequence"},
+               [&] { run_with(settings({"batch.tokens=" + std::to_string(int64_t{1} << 40)}), 1024 * mebibyte); });
+}
+
+TEST_F(RunMemoryTest, AResumedRunIsToldOnlyWhatItMayChange) {
+  Stream stream(2);
+  const auto next = [&](bool resumed) {
+    return error_of([&] {
+             require_memory(stream, settings(), model_config(settings(), 257), make_self_exchange, 0,
+                            {mebibyte, "the test"}, resumed);
+           })
+        .next;
+  };
+  EXPECT_NE(next(false).find("batch.lanes=1"), std::string::npos);
+  EXPECT_NE(next(true).find("model.recompute=block"), std::string::npos);
+  EXPECT_EQ(next(true).find("batch."), std::string::npos);
+}
+
+}  // namespace
+}  // namespace nibble
