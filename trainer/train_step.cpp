@@ -25,8 +25,6 @@ TrainStep::TrainStep(Stream& stream, Llama& model, const TrainStepOptions& optio
 
 void TrainStep::masters_changed() { refresh_working_copies(stream_, parameters_); }
 
-size_t TrainStep::gradient_bytes() const { return gradients_.size() * gradients_.front().bytes(); }
-
 double TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale) {
   const auto tokens = static_cast<size_t>(model_.tokens());
   std::vector<double> losses(gradients_.size());  // by slot: summed in the tree of the gradients

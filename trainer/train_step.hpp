@@ -56,8 +56,6 @@ class TrainStep {
   /// Runs step `step` (counted from 0) on a batch of micro_batches x the model's sequences.
   StepResult run(int64_t step, const Batch& batch);
 
-  size_t gradient_bytes() const;
-
   /// Weights, optimizer, linear operators, exchange, and the number of updates.
   void state(StateList& list);
 

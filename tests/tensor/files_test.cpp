@@ -129,6 +129,18 @@ TEST_F(FilesTest, EmptyFilesAreReadButNotMapped) {
   EXPECT_EQ(error_of([&] { MappedFile(directory_ / "empty", ErrorKind::data); }).what, "the file is empty");
 }
 
+TEST_F(FilesTest, AFileIsSummedAsItsBytesAre) {
+  for (const size_t size : {size_t{0}, size_t{5}, size_t{1} << 20, (size_t{5} << 19) + 3}) {
+    std::string bytes(size, 'a');
+    for (size_t i = 0; i < size; i += 1000) bytes[i] = static_cast<char>(i / 1000);
+    write(directory_ / "file", bytes);
+    const FileChecksum sum = checksum_file(directory_ / "file", ErrorKind::data);
+    EXPECT_EQ(sum.bytes, size);
+    EXPECT_EQ(sum.value, checksum(bytes_of(bytes)));
+  }
+  EXPECT_EQ(error_of([&] { checksum_file(directory_ / "none", ErrorKind::checkpoint); }).kind, ErrorKind::checkpoint);
+}
+
 TEST_F(FilesTest, AMappedFileMovesWithItsBytes) {
   write(directory_ / "file", "contents");
   MappedFile first(directory_ / "file", ErrorKind::data);
