@@ -28,7 +28,8 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
                   const Tensor& c, const Tensor& addend = {});
 
 /// What products take beside their operands and keep for the next ones, at most, where no a, b and c of `operands` has
-/// more elements than these: packed blocks, copies of what must be widened, the library's working memory.
+/// more elements than these, or than measure_gemm_peak's: packed blocks, copies of what must be widened, the library's
+/// working memory.
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c);
 
 /// What multiplies operands of a type, "packed FMA 16x32" or "oneDNN 2.6.3, <instruction set>": part of what a run

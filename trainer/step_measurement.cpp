@@ -5,6 +5,7 @@
 #include "comm/exchange.hpp"
 #include "optim/weight_decay.hpp"
 #include "tensor/convert.hpp"
+#include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
 #include "trainer/progress.hpp"
@@ -20,6 +21,7 @@ namespace {
 double measure_bandwidth(Stream& stream) {
   constexpr int64_t rows = 1 << 10, cols = 1 << 15;  // 128 MiB each way: more than any cache gives to one process
   const OwnedTensor from(DType::f32, rows, cols), to(DType::f32, rows, cols);
+  fill(stream, from, 1.0f);  // pages that nobody wrote are one page of zeros
   double best = 0;
   for (int repeat = 0; repeat < 4; ++repeat) {
     Stopwatch watch;

@@ -96,10 +96,14 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
   run(stream, 1, {a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend});
 }
 
+/// Of the products by which oneDNN's peak is measured.
+static constexpr int64_t measured_size = 1024;
+
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c) {
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? static_cast<size_t>(stream.threads()) * packed_gemm_scratch_bytes(*kernel)
-                : onednn_scratch_bytes(stream.threads(), operands, a, b, c);
+                : onednn_scratch_bytes(stream.threads(), operands, std::max(a, measured_size * measured_size),
+                                       std::max(b, measured_size * measured_size), c);
 }
 
 std::string gemm_library(const Stream& stream, DType operands) {
@@ -145,7 +149,7 @@ double measure_tile_peak(Stream& stream, const TileKernel& kernel) {
 
 double measure_gemm_peak(Stream& stream, DType type) {
   if (const TileKernel* kernel = tile_kernel(stream, type)) return measure_tile_peak(stream, *kernel) * 1e-12;
-  constexpr int64_t size = 1024;
+  constexpr int64_t size = measured_size;
   const OwnedTensor a(type, size, size), b(type, size, size), c(DType::f32, size, size);
   return 2.0 * size * size * size / fastest(0.15, [&] { gemm(stream, a, Transpose::no, b, Transpose::yes, c); }) *
          1e-12;

@@ -93,9 +93,10 @@ TEST_F(RunMemoryTest, IsWhatARunHolds) {
 
     EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
     held = held_memory_since(before);
-    EXPECT_LE(held["GEMM scratch"] + held["widened GEMM operands"], scratch);
+    EXPECT_LE(held["GEMM scratch"] + held["widened GEMM operands"] + held["GEMM blocks"], scratch);
     held.erase("GEMM scratch");
     held.erase("widened GEMM operands");
+    held.erase("GEMM blocks");
     EXPECT_EQ(held, foreseen) << "a step took memory that nobody foresaw";
   }
 }
