@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "trainer/memory.hpp"
 #include "trainer/step_measurement.hpp"
 #include "trainer/yaml_settings.hpp"
 
@@ -56,6 +57,8 @@ void print_json(const StepMeasurement& m) {
       {"gemm_library", m.gemm_library},
       {"gemm_peak_tflops", m.limits.products},
       {"memory_gb_per_second", m.limits.bandwidth},
+      {"memory_foreseen_bytes", m.memory_foreseen},
+      {"memory_peak_bytes", m.memory_peak},
       {"parameters", m.parameters},
       {"tokens", m.tokens},
       {"step_seconds", m.step},
@@ -78,6 +81,8 @@ void print_table(const StepMeasurement& m) {
              m.gemm_library, m.limits.products, m.limits.bandwidth);
   fmt::print("model                 {:.2f}M parameters, {} tokens a step\n", static_cast<double>(m.parameters) * 1e-6,
              m.tokens);
+  fmt::print("memory                {} resident at its peak, {} foreseen\n", format_bytes(m.memory_peak),
+             format_bytes(m.memory_foreseen));
   fmt::print("step                  {:.1f} ms: {}\n", m.step * 1e3, rate(m.tokens_per_second()));
   fmt::print("forward and backward  {:.1f} ms: {}\n", m.forward_backward * 1e3,
              rate(m.tokens_per_second_without_optimizer()));

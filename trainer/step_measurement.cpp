@@ -3,16 +3,16 @@
 #include <algorithm>
 
 #include "comm/exchange.hpp"
-#include "optim/weight_decay.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
+#include "trainer/memory.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/resolve.hpp"
+#include "trainer/run_memory.hpp"
 #include "trainer/run_parts.hpp"
 #include "trainer/stopwatch.hpp"
-#include "trainer/train_step.hpp"
 
 namespace nibble {
 namespace {
@@ -79,19 +79,11 @@ StepMeasurement measure_step(const Settings& settings, int64_t steps) {
                          .operations = config.flops_per_token(length),
                          .limits = {.bandwidth = measure_bandwidth(stream)},
                          .kernels = {}};
-  Llama model(stream, config, recipe, llama_options(settings));
-  TrainStep train_step(
-      stream, model,
-      {.micro_batches = tokens / length / settings.batch.micro,
-       .lanes = settings.batch.lanes,
-       .clip = settings.optimizer.clip,
-       .schedule = {.kind = ScheduleKind::constant, .peak = settings.optimizer.learning_rate, .steps = steps + 1}},
-      weight_decay_mask(model.layout().parameters(), settings.optimizer.no_decay),
-      [&](std::vector<OptimizedParameter> parameters) {
-        return make_optimizer(settings.optimizer, std::move(parameters));
-      },
-      make_self_exchange());
-  initialize(stream, config, model.layout(), 1, settings.model.init_std, train_step.masters());
+  const RunMemory memory =
+      require_memory(stream, settings, config, make_self_exchange, resident_memory().all, available_memory(), false);
+  const RunParts parts = make_run_parts(stream, settings, config, steps + 1, make_self_exchange);
+  TrainStep& train_step = *parts.step;
+  initialize(stream, config, parts.model->layout(), 1, settings.model.init_std, train_step.masters());
   train_step.masters_changed();
 
   const Batch batch = random_batch(tokens, length, config.vocabulary);
@@ -110,6 +102,8 @@ StepMeasurement measure_step(const Settings& settings, int64_t steps) {
     optimizer.push_back(seconds.optimizer);
     progress.update(step, steps);
   }
+  result.memory_foreseen = memory.peak();
+  result.memory_peak = resident_memory().peak;
   result.limits.products = median(peaks);
   result.step = median(all);
   result.forward_backward = median(forward_backward);

@@ -25,6 +25,7 @@ struct StepMeasurement {
   int64_t tokens = 0;     ///< of a step
   double operations = 0;  ///< of a token
   MachineLimits limits;
+  size_t memory_foreseen = 0, memory_peak = 0;  ///< bytes resident
   // Medians over the steps, seconds.
   double step = 0, forward_backward = 0, optimizer = 0;
   struct Kernel {
@@ -39,7 +40,7 @@ struct StepMeasurement {
 };
 
 /// Runs `steps` steps of the settings' model and batch, after one that is not counted.
-/// Throws Error{configuration} for an impossible shape, Error{resource} if memory does not suffice.
+/// Throws Error{configuration} for an impossible shape, Error{resource} for one that does not fit the memory.
 StepMeasurement measure_step(const Settings& settings, int64_t steps);
 
 }  // namespace nibble

@@ -77,6 +77,7 @@ TEST(Main, BenchStepCountsEveryKernelOfTheStep) {
   EXPECT_EQ(calls["attention_backward"], 2 * 4);
   EXPECT_EQ(calls["rms_norm_forward"], 2 * (2 * 4 + 1));
   EXPECT_GT(answer["gemm_peak_tflops"], 0.0);
+  EXPECT_GT(answer["memory_peak_bytes"], answer["memory_foreseen_bytes"].get<double>() / 2);
 }
 
 TEST(Main, BenchStepWithoutAVocabularySaysWhatIsMissing) {
