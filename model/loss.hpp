@@ -1,4 +1,5 @@
-// Cross-entropy fused with the head, over chunks of tokens: the full logits are never stored.
+// Cross-entropy fused with the head, over chunks of tokens: the full fp32 logits are never stored, their gradient is
+// in the operands' type, at most 256 MiB at a time.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,9 @@
 // Matrix products: fp32, and bf16 with fp32 accumulation.
 //
 // Computed by Nibble's own kernels over packed operands (packed_gemm.hpp) where they are faster, else by oneDNN
-// (cpu/onednn_gemm.hpp): by processor and operand type alone, so the same machine gives the same bits.
+// (cpu/onednn_gemm.hpp). Processor, instruction set, operand type and shape decide, so a run that goes on elsewhere may
+// round otherwise, and one that goes on here does not. With NIBBLE_GEMM=packed or onednn in the environment the one or
+// the other multiplies wherever it can: for comparisons.
 // Not for: quantized operands (quant/ brings them to bf16 or to a native format first).
 #pragma once
 
@@ -19,7 +21,8 @@ enum class Transpose : bool { no, yes };
 ///
 /// a and b are both f32 (then c is f32) or both bf16 (then c is f32 or bf16). `addend` is absent (default), c itself
 /// (then c must be f32: c += a b), or another f32 matrix. Entered by the main thread; uses the stream's threads.
-/// Errors: Error{internal} when shapes or types do not fit, Error{resource} when oneDNN fails.
+/// Errors: Error{internal} when shapes or types do not fit, Error{resource} when oneDNN fails, Error{configuration} for
+/// an unknown or unavailable NIBBLE_GEMM.
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
           const Tensor& c, const Tensor& addend = {});
 

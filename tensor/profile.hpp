@@ -43,18 +43,22 @@ class Profile {
   std::map<std::string, KernelTotal, std::less<>> totals_;
 };
 
-/// Times one kernel call while it lives. `kernel` is only read if the stream has a profile.
+/// Times one kernel call while it lives; kernels that it calls count in it. `kernel` is only read if the stream has a
+/// profile.
 class KernelTimer {
  public:
   KernelTimer(Stream& stream, std::string_view kernel, std::initializer_list<Tensor> moved, double operations = 0)
       : KernelTimer(stream, kernel, bytes_of(moved), operations) {}
   KernelTimer(Stream& stream, std::string_view kernel, double bytes, double operations = 0)
-      : profile_(stream.profile()), kernel_(kernel), bytes_(bytes), operations_(operations) {
-    if (profile_) begin_ = Clock::now();
+      : stream_(stream), profile_(stream.profile()), kernel_(kernel), bytes_(bytes), operations_(operations) {
+    if (!profile_) return;
+    stream_.attach(nullptr);
+    begin_ = Clock::now();
   }
   ~KernelTimer() {
-    if (profile_)
-      profile_->add(kernel_, std::chrono::duration<double>(Clock::now() - begin_).count(), bytes_, operations_);
+    if (!profile_) return;
+    profile_->add(kernel_, std::chrono::duration<double>(Clock::now() - begin_).count(), bytes_, operations_);
+    stream_.attach(profile_);
   }
   KernelTimer(const KernelTimer&) = delete;
   KernelTimer& operator=(const KernelTimer&) = delete;
@@ -66,6 +70,7 @@ class KernelTimer {
     for (const Tensor& tensor : tensors) bytes += static_cast<double>(tensor.bytes());
     return bytes;
   }
+  Stream& stream_;
   Profile* profile_;
   std::string_view kernel_;
   double bytes_, operations_;

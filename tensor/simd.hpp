@@ -12,6 +12,9 @@
 
 #include "tensor/dtype.hpp"
 
+// Every function here: a call that passes vectors from code for AVX-512 to code for AVX2 would pass them wrongly.
+#define NIBBLE_INLINE [[gnu::always_inline]] inline
+
 namespace nibble::simd {
 
 inline constexpr int64_t lanes = 16;
@@ -23,22 +26,22 @@ using u16x = uint16_t __attribute__((vector_size(32)));
 using f64x = double __attribute__((vector_size(128)));
 
 /// Subtracting zero changes no value, so the compiler leaves the broadcast alone (adding zero would turn -0 into 0).
-inline f32x splat(float value) { return value - f32x{}; }
+NIBBLE_INLINE f32x splat(float value) { return value - f32x{}; }
 
-inline f32x load(const float* p) {
+NIBBLE_INLINE f32x load(const float* p) {
   f32x v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-inline void store(float* p, f32x v) { std::memcpy(p, &v, sizeof v); }
+NIBBLE_INLINE void store(float* p, f32x v) { std::memcpy(p, &v, sizeof v); }
 
-inline f32x load(const bf16* p) {
+NIBBLE_INLINE f32x load(const bf16* p) {
   u16x half;
   std::memcpy(&half, p, sizeof half);
   return std::bit_cast<f32x>(__builtin_convertvector(half, u32x) << 16);
 }
 /// Round to nearest even; a NaN becomes the quiet NaN 0x7fff or 0xffff.
-inline void store(bf16* p, f32x v) {
+NIBBLE_INLINE void store(bf16* p, f32x v) {
   const u32x u = std::bit_cast<u32x>(v);
   const u32x rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const u32x bits = v == v ? rounded : (u >> 16) | 0x7fffu;
@@ -48,14 +51,14 @@ inline void store(bf16* p, f32x v) {
 
 /// The first `count` < 16 elements; the other lanes are `fill`.
 template <class T>
-f32x load_part(const T* p, int64_t count, float fill = 0.0f) {
+NIBBLE_INLINE f32x load_part(const T* p, int64_t count, float fill = 0.0f) {
   T block[lanes];
   for (T& element : block) element = T(fill);
   std::memcpy(static_cast<void*>(block), p, static_cast<size_t>(count) * sizeof(T));
   return load(block);
 }
 template <class T>
-void store_part(T* p, f32x v, int64_t count) {
+NIBBLE_INLINE void store_part(T* p, f32x v, int64_t count) {
   T block[lanes];
   store(block, v);
   std::memcpy(static_cast<void*>(p), block, static_cast<size_t>(count) * sizeof(T));
@@ -64,40 +67,40 @@ void store_part(T* p, f32x v, int64_t count) {
 /// Calls body(offset, count) for each group of 16 elements; count < 16 only in the last.
 /// Pair it with `load_n` / `store_n`, which are plain accesses when the group is full.
 template <class Body>
-inline void for_each_group(int64_t n, Body&& body) {
+NIBBLE_INLINE void for_each_group(int64_t n, Body&& body) {
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) body(i, lanes);
   if (i < n) body(i, n - i);
 }
 template <class T>
-inline f32x load_n(const T* p, int64_t count, float fill = 0.0f) {
+NIBBLE_INLINE f32x load_n(const T* p, int64_t count, float fill = 0.0f) {
   return count == lanes ? load(p) : load_part(p, count, fill);
 }
 template <class T>
-inline void store_n(T* p, f32x v, int64_t count) {
+NIBBLE_INLINE void store_n(T* p, f32x v, int64_t count) {
   if (count == lanes) store(p, v);
   else store_part(p, v, count);
 }
 
-inline f32x max(f32x a, f32x b) { return a > b ? a : b; }
+NIBBLE_INLINE f32x max(f32x a, f32x b) { return a > b ? a : b; }
 
 /// Lanes 0+8, 1+9, ... then 0+4, ..., 0+2, 0+1: a fixed binary tree.
-inline float sum(f32x v) {
+NIBBLE_INLINE float sum(f32x v) {
   float a[lanes];
   store(a, v);
   for (int width = 8; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) a[i] += a[i + width];
   return a[0];
 }
-inline float max(f32x v) {
+NIBBLE_INLINE float max(f32x v) {
   float a[lanes];
   store(a, v);
   for (int width = 8; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
   return a[0];
 }
-inline f64x widen(f32x v) { return __builtin_convertvector(v, f64x); }
-inline double sum(f64x v) {
+NIBBLE_INLINE f64x widen(f32x v) { return __builtin_convertvector(v, f64x); }
+NIBBLE_INLINE double sum(f64x v) {
   double a[lanes];
   std::memcpy(a, &v, sizeof v);
   for (int width = 8; width > 0; width /= 2)
@@ -107,12 +110,12 @@ inline double sum(f64x v) {
 
 /// a b + c, rounded once: the same instruction on AVX2 and AVX-512, unlike what a contraction would make of a * b + c.
 /// The vector extension has no operator for it; the compiler makes one instruction of the loop.
-inline f32x fma(f32x a, f32x b, f32x c) {
+NIBBLE_INLINE f32x fma(f32x a, f32x b, f32x c) {
   f32x result;
   for (int lane = 0; lane < lanes; ++lane) result[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
   return result;
 }
-inline f32x sqrt(f32x x) {
+NIBBLE_INLINE f32x sqrt(f32x x) {
   f32x root;
   for (int lane = 0; lane < lanes; ++lane) root[lane] = __builtin_sqrtf(x[lane]);
   return root;
@@ -122,7 +125,7 @@ inline f32x sqrt(f32x x) {
 /// x = n ln2 + r with ln2 split in two (Cody and Waite), e^r by its Taylor polynomial of degree 7 on |r| <= ln2/2
 /// (remainder 7e-9 relative, a tenth of an ulp), and n added to the exponent bits. Beyond the range e^r 2^n is
 /// meaningless and replaced.
-inline f32x exp(f32x x) {
+NIBBLE_INLINE f32x exp(f32x x) {
   constexpr float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, which fills the low bits
   const f32x shifted = fma(x, splat(log2e), splat(shift));
@@ -138,6 +141,8 @@ inline f32x exp(f32x x) {
 }
 
 /// 1 / (1 + e^-x)
-inline f32x sigmoid(f32x x) { return 1.0f / (1.0f + exp(-x)); }
+NIBBLE_INLINE f32x sigmoid(f32x x) { return 1.0f / (1.0f + exp(-x)); }
 
 }  // namespace nibble::simd
+
+#undef NIBBLE_INLINE

@@ -24,7 +24,8 @@ class Profile;
 class Stream {
  public:
   /// `threads` 0: all cores the process may use. Sets the size of the OpenMP team; entered by one thread only.
-  /// The environment variable NIBBLE_ISA (avx2, avx512) lowers the instruction set of the element-wise kernels.
+  /// The environment variable NIBBLE_ISA (avx2, avx512) lowers the instruction set of all kernels of our own; the
+  /// packed GEMM needs avx512 (gemm.hpp).
   /// Throws Error{resource} on a processor without AVX2 and Error{configuration} for an unknown NIBBLE_ISA.
   explicit Stream(int threads = 0);
   ~Stream();

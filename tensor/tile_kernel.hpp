@@ -1,7 +1,7 @@
 // The innermost part of a matrix product: one tile of C from a panel of A and a panel of B.
 //
 // A panel holds a few rows of A (or columns of B) over one block of the reduction axis, in the order in which the
-// kernel reads them, widened or paired as its instructions want, and padded with zeros. A kernel is a row of data: the
+// kernel reads them, widened or paired as its instructions want, and padded. A kernel is a row of data: the
 // loops around it (packed_gemm.hpp) and whoever writes panels directly know it only through this struct.
 // Scheme: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008.
 #pragma once
@@ -29,8 +29,9 @@ struct TileKernel {
   int64_t row_block, col_block, depth_block;
   int64_t region_rows;  ///< a block of B is packed once for so many rows at most
 
-  /// Panels of x[count, depth], or with `depth_major` of x[depth, count]: count / rows of them, the last one padded,
-  /// each rows x depth elements. x is f32 or bf16.
+  /// Panels of x[count, depth], or with `depth_major` of x[depth, count]: count / rows of them, rounded up, each of
+  /// rows x padded_depth(depth) elements. Beyond the depth stand zeros, beyond the count anything: it reaches only
+  /// those parts of a tile that nobody reads. x is f32 or bf16, and bf16 if the panels are.
   void (*pack_rows)(const Tensor& x, bool depth_major, void* panels);
   /// The same with `cols` for B's columns.
   void (*pack_cols)(const Tensor& x, bool depth_major, void* panels);
@@ -44,8 +45,9 @@ struct TileKernel {
   int64_t padded_depth(int64_t depth) const { return (depth + depth_step - 1) / depth_step * depth_step; }
 };
 
-/// fp32 fused multiply-add on AVX-512; bf16 operands are widened when they are packed (their products are exact).
-const TileKernel& fma_tile_kernel();
+/// fp32 fused multiply-add on AVX-512; bf16 operands are widened when they are packed (their products are exact). Null
+/// where the build is for another processor family.
+const TileKernel* fma_tile_kernel();
 /// bf16 on AMX; null where there is none.
 const TileKernel* amx_tile_kernel();
 

@@ -118,7 +118,8 @@ void add_bench_command(CLI::App& app) {
   command->require_subcommand(1);
   CLI::App* step = command->add_subcommand("step", "A training step, kernel by kernel, beside the machine's limits");
   const auto arguments = std::make_shared<Arguments>();
-  step->add_option("file", arguments->file, "settings of a run; default: llama-30m, 4 sequences of 512")
+  step->add_option("file", arguments->file,
+                   "settings of a run, with model.vocab; default: llama-30m, 4 sequences of 512")
       ->type_name("FILE.yaml");
   step->add_option("--set", arguments->overrides, "a setting, over what the file says; may be given again")
       ->type_name("KEY=VALUE")

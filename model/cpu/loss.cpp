@@ -30,19 +30,30 @@ float exp_sum(const float* row, int64_t n, float maximum) {
   return simd::sum(sums);
 }
 
-/// (softmax - onehot) scale, where the softmax is exp(logits - log_sum_exp). dlogits may be the logits.
+/// (softmax - onehot) scale, where the softmax is exp(logits - maximum) / total. dlogits may be the logits.
 /// The exponentials are computed a second time: writing and reading them would take longer.
 template <class T>
-void gradient_row(const float* logits, int32_t target, float log_sum_exp, float scale, int64_t vocabulary, T* dlogits) {
-  if (target < 0) {
-    std::fill_n(dlogits, vocabulary, T(0.0f));
-    return;
-  }
-  const float at_target = (simd::exp(splat(logits[target] - log_sum_exp))[0] - 1.0f) * scale;
+void gradient_row(const float* logits, int32_t target, float maximum, float total, float scale, int64_t vocabulary,
+                  T* dlogits) {
+  const float at_target = (simd::exp(splat(logits[target] - maximum))[0] / total - 1.0f) * scale;
+  const float factor = scale / total;
   for_each_group(vocabulary, [&](int64_t i, int64_t count) {
-    store_n(dlogits + i, simd::exp(load_n(logits + i, count) - log_sum_exp) * scale, count);
+    store_n(dlogits + i, simd::exp(load_n(logits + i, count) - maximum) * factor, count);
   });
   dlogits[target] = T(at_target);
+}
+
+/// One token: its loss, and its gradient if `dlogits` is not null.
+template <class T>
+float token_loss(const float* logits, int32_t target, float scale, int64_t vocabulary, T* dlogits) {
+  if (target < 0) {
+    if (dlogits) std::fill_n(dlogits, vocabulary, T(0.0f));
+    return 0;
+  }
+  const float maximum = max_of(logits, vocabulary), total = exp_sum(logits, vocabulary, maximum);
+  const float loss = maximum + std::log(total) - logits[target];
+  if (dlogits) gradient_row(logits, target, maximum, total, scale, vocabulary, dlogits);
+  return loss;
 }
 
 }  // namespace
@@ -51,17 +62,13 @@ void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const
                            std::span<float> losses, const Tensor& dlogits) {
   const KernelTimer timer(stream, "softmax_cross_entropy", {logits, dlogits});
   const int64_t vocabulary = logits.cols;
-  parallel_for(stream, logits.rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      float* row = logits.row<float>(t);
-      const int32_t target = targets[static_cast<size_t>(t)];
-      const float maximum = max_of(row, vocabulary);
-      const float log_sum_exp = maximum + std::log(exp_sum(row, vocabulary, maximum));
-      losses[static_cast<size_t>(t)] = target < 0 ? 0.0f : log_sum_exp - row[target];
-      if (!dlogits) continue;
-      if (dlogits.dtype == DType::f32) gradient_row(row, target, log_sum_exp, scale, vocabulary, dlogits.row<float>(t));
-      else gradient_row(row, target, log_sum_exp, scale, vocabulary, dlogits.row<bf16>(t));
-    }
+  with_operand_type(dlogits ? dlogits.dtype : DType::f32, [&](auto type) {
+    using T = decltype(type);
+    parallel_for(stream, logits.rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        losses[static_cast<size_t>(t)] = token_loss(logits.row<float>(t), targets[static_cast<size_t>(t)], scale,
+                                                    vocabulary, dlogits ? dlogits.row<T>(t) : nullptr);
+    });
   });
 }
 

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
+#pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")  // clang: CMakeLists.txt
 #include "tensor/cpu/transpose.hpp"
 
 namespace nibble {

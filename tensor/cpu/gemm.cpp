@@ -26,29 +26,36 @@ bool bf16_instructions_pay() {
 #endif
 }
 
-/// The environment variable NIBBLE_GEMM, for comparisons: "packed" or "onednn" for everything.
+/// The environment variable NIBBLE_GEMM, for comparisons: which kernels multiply wherever they can.
 enum class Wish { none, packed, onednn };
-Wish wish() {
+Wish wish(const Stream& stream) {
   const char* text = std::getenv("NIBBLE_GEMM");
   if (!text) return Wish::none;
-  if (std::string_view(text) == "packed") return Wish::packed;
+  const bool can_pack = stream.isa() >= Isa::avx512;
+  if (can_pack && std::string_view(text) == "packed") return Wish::packed;
   if (std::string_view(text) == "onednn") return Wish::onednn;
   throw Error({.kind = ErrorKind::configuration,
-               .what = "unknown GEMM",
+               .what = "unknown or unavailable GEMM",
                .where = "environment variable NIBBLE_GEMM",
                .seen = text,
-               .allowed = "packed, onednn",
+               .allowed = can_pack ? "packed, onednn" : "onednn (packed needs AVX-512)",
                .next = "unset NIBBLE_GEMM"});
 }
 
 /// Nibble's own kernel for operands of a type, or null where oneDNN multiplies.
 const TileKernel* tile_kernel(const Stream& stream, DType operands) {
-  static const Wish wished = wish();
   static const bool leave_bf16 = bf16_instructions_pay();
+  const Wish wished = wish(stream);
   if (stream.isa() < Isa::avx512 || wished == Wish::onednn) return nullptr;
-  if (operands == DType::f32) return &fma_tile_kernel();
+  if (operands == DType::f32) return fma_tile_kernel();
   if (leave_bf16 && wished != Wish::packed) return nullptr;
-  return amx_tile_kernel() ? amx_tile_kernel() : &fma_tile_kernel();
+  return amx_tile_kernel() ? amx_tile_kernel() : fma_tile_kernel();
+}
+
+/// The same for a product. With fewer rows than a tile has (a decoder's), packing all of B costs more than the product.
+const TileKernel* tile_kernel(const Stream& stream, const Product& product) {
+  const TileKernel* kernel = tile_kernel(stream, product.a.dtype);
+  return kernel && product.c.rows >= kernel->rows ? kernel : nullptr;
 }
 
 void check(const Product& product) {
@@ -68,7 +75,7 @@ void check(const Product& product) {
 
 void run(Stream& stream, int threads, const Product& product) {
   check(product);
-  const TileKernel* kernel = tile_kernel(stream, product.a.dtype);
+  const TileKernel* kernel = tile_kernel(stream, product);
   if (!kernel) onednn_gemm(stream, threads, product);
   else if (threads == 1) packed_gemm_in_task(*kernel, product);
   else packed_gemm(stream, *kernel, product);
@@ -130,14 +137,22 @@ double fastest(double budget, Run&& run) {
   return best;
 }
 
+/// Zeros would take less power, and with it more clock.
+OwnedTensor ones(DType type, int64_t rows, int64_t cols) {
+  OwnedTensor x(type, rows, cols);
+  if (type == DType::bf16) std::fill_n(x.view().as<bf16>(), x.view().size(), bf16(1.0f));
+  else std::fill_n(x.view().as<float>(), x.view().size(), 1.0f);
+  return x;
+}
+
 /// Every thread multiplies the same two panels, which stay in its L1 cache.
 double measure_tile_peak(Stream& stream, const TileKernel& kernel) {
   constexpr int64_t repeats = 64;
   const int64_t depth = kernel.padded_depth(256);
   const double seconds = fastest(0.01, [&] {
     parallel_tasks(stream, stream.threads(), [&](int64_t, int64_t) {
-      const OwnedTensor a(kernel.panel_type, kernel.rows, depth), b(kernel.panel_type, kernel.cols, depth),
-          c(DType::f32, kernel.rows, kernel.cols);
+      const OwnedTensor a = ones(kernel.panel_type, kernel.rows, depth),
+                        b = ones(kernel.panel_type, kernel.cols, depth), c(DType::f32, kernel.rows, kernel.cols);
       for (int64_t repeat = 0; repeat < repeats; ++repeat)
         kernel.multiply(depth, a.view().data, b.view().data, nullptr, 0, {DType::f32, c.view().data, kernel.cols});
     });
@@ -150,7 +165,7 @@ double measure_tile_peak(Stream& stream, const TileKernel& kernel) {
 double measure_gemm_peak(Stream& stream, DType type) {
   if (const TileKernel* kernel = tile_kernel(stream, type)) return measure_tile_peak(stream, *kernel) * 1e-12;
   constexpr int64_t size = measured_size;
-  const OwnedTensor a(type, size, size), b(type, size, size), c(DType::f32, size, size);
+  const OwnedTensor a = ones(type, size, size), b = ones(type, size, size), c(DType::f32, size, size);
   return 2.0 * size * size * size / fastest(0.15, [&] { gemm(stream, a, Transpose::no, b, Transpose::yes, c); }) *
          1e-12;
 }

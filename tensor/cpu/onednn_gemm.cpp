@@ -205,7 +205,12 @@ size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, i
   return bytes;
 }
 
-bool onednn_has_amx() { return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx; }
+bool onednn_has_amx() {
+  // Sets of instructions, one bit each: later ones (avx512_core_amx_fp16) contain it.
+  const auto available = static_cast<unsigned>(dnnl::get_effective_cpu_isa()),
+             amx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
+  return (available & amx) == amx;
+}
 
 std::string onednn_description() {
   const dnnl_version_t* version = dnnl_version();
@@ -233,7 +238,8 @@ std::string onednn_description() {
       isa = "AMX";
       break;
     default:
-      isa = fmt::format("instruction set {:#x}", static_cast<int>(dnnl::get_effective_cpu_isa()));
+      isa = onednn_has_amx() ? "AMX and newer"
+                             : fmt::format("instruction set {:#x}", static_cast<int>(dnnl::get_effective_cpu_isa()));
   }
   return fmt::format("oneDNN {}.{}.{}, {}", version->major, version->minor, version->patch, isa);
 }

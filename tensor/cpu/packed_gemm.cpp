@@ -1,6 +1,7 @@
 #include "tensor/packed_gemm.hpp"
 
 #include <algorithm>
+#include <cassert>
 
 #include "tensor/simd.hpp"
 
@@ -64,6 +65,7 @@ void copy_tile(const float* tile, int64_t tile_stride, const Tensor& to) {
 /// A tile at the edge of C: computed whole beside it, its valid part copied.
 void multiply_at_edge(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
                       const Tensor& target) {
+  assert(kernel.rows <= 32 && kernel.cols <= 32);
   alignas(alignment) float tile[32 * 32] = {};
   if (start) copy_tile<float>(start.as<float>(), start.stride, Tensor(DType::f32, tile, start.rows, start.cols, 32));
   kernel.multiply(depth, a, b, tile, 32, {DType::f32, tile, 32});

@@ -10,6 +10,7 @@
 #include "model/norm.hpp"
 #include "model/rope.hpp"
 #include "model/swiglu.hpp"
+#include "tensor/convert.hpp"
 #include "tensor/random.hpp"
 #include "tests/model/fixtures.hpp"
 
@@ -294,6 +295,45 @@ TEST_F(Layers, CrossEntropyInChunks) {
     EXPECT_NEAR(dweight.view().row<float>(5000)[i], expected_dweight[static_cast<size_t>(i)], 1e-5);
 }
 
+TEST_F(Layers, CrossEntropyIsTheSameInAnyChunksAndGroups) {
+  constexpr int64_t tokens = 150, vocabulary = 70, width = 24;
+  const OwnedTensor values(DType::f32, tokens + vocabulary, width), both(DType::bf16, tokens + vocabulary, width);
+  const RandomStream random(9, Purpose::sampling);
+  for (int64_t i = 0; i < values.view().size(); ++i)
+    values.view().as<float>()[i] = random.normal_pair(static_cast<uint64_t>(i))[0];
+  convert(stream, values, both);
+  std::vector<int32_t> targets(tokens);
+  for (int64_t t = 0; t < tokens; ++t) targets[static_cast<size_t>(t)] = t % 7 == 0 ? -1 : static_cast<int32_t>(t % 70);
+  LossScratch scratch;
+  const Arena arena("scratch",
+                    [&](Arena& memory) { scratch = LossScratch(memory, tokens, vocabulary, DType::bf16, true); });
+  struct Result {
+    double loss;
+    OwnedTensor dx, dhead;
+  };
+  const auto run = [&](int64_t chunk, int64_t group) {
+    LossScratch cut = scratch;
+    cut.logits = scratch.logits.slice_rows(0, chunk);
+    cut.dlogits = scratch.dlogits.slice_rows(0, group);
+    Result result{0, OwnedTensor(DType::bf16, tokens, width), OwnedTensor(DType::f32, vocabulary, width)};
+    const LossGradients gradients{0.5f, result.dx, result.dhead, false};
+    result.loss = head_loss(stream, both.view().slice_rows(0, tokens), both.view().slice_rows(tokens, vocabulary),
+                            targets, cut, &gradients);
+    return result;
+  };
+  const Result whole = run(tokens, tokens);
+  for (const auto& [chunk, group] : {std::pair<int64_t, int64_t>{64, 150}, {64, 128}, {32, 40}}) {
+    const Result parts = run(chunk, group);
+    EXPECT_NEAR(parts.loss, whole.loss, 1e-6 * whole.loss);
+    for (int64_t i = 0; i < tokens * width; ++i) {
+      const auto expected = float(whole.dx.view().as<bf16>()[i]);
+      ASSERT_NEAR(float(parts.dx.view().as<bf16>()[i]), expected, 0x1p-7 * std::abs(expected) + 1e-6);
+    }
+    for (int64_t i = 0; i < vocabulary * width; ++i)  // summed group by group
+      ASSERT_NEAR(parts.dhead.view().as<float>()[i], whole.dhead.view().as<float>()[i], 2e-6) << chunk << ", " << group;
+  }
+}
+
 TEST_F(Layers, CrossEntropyKnownAnswers) {  // reference 6.4
   float logits[] = {2, 1, 0.1f}, losses[1], gradient[3];
   const int32_t target[] = {0};
@@ -304,7 +344,8 @@ TEST_F(Layers, CrossEntropyKnownAnswers) {  // reference 6.4
   std::vector<float> uniform(32000, 3.0f);
   softmax_cross_entropy(stream, Tensor(uniform.data(), 1, 32000), target, 1, losses, {});
   EXPECT_NEAR(losses[0], 10.373491182, 2e-6);
-  logits[1] = NAN;  // the call above has overwritten the others, which does not matter here
+  EXPECT_EQ(logits[2], 0.1f) << "logits are not written to";
+  logits[1] = NAN;
   softmax_cross_entropy(stream, Tensor(logits, 1, 3), target, 1, losses, {});
   EXPECT_TRUE(std::isnan(losses[0])) << "a NaN among the logits must reach the loss";
 }

@@ -53,7 +53,7 @@ struct EmulatedTiles {
 /// The kernels that this machine can run; the emulated one with small blocks too, so that every loop goes round.
 std::vector<TileKernel> kernels() {
   if (Stream(1).isa() < Isa::avx512) return {};
-  std::vector<TileKernel> all = {fma_tile_kernel(), amx_tile_kernel_on<EmulatedTiles>("emulated AMX")};
+  std::vector<TileKernel> all = {*fma_tile_kernel(), amx_tile_kernel_on<EmulatedTiles>("emulated AMX")};
   all.push_back(all.back());
   all.back().row_block = 64;
   all.back().col_block = 64;
@@ -159,12 +159,36 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PackedGemm,
                                            Shape{385, 40, 65}, Shape{40, 530, 130}, Shape{1600, 50, 20},
                                            Shape{130, 1050, 513}));
 
+TEST(PackedGemmViews, StridedOperandsAndASumIntoItself) {
+  if (kernels().empty()) GTEST_SKIP() << "no AVX-512";
+  constexpr int64_t m = 70, n = 45, k = 600;
+  Stream stream(2);
+  const OwnedTensor wide_a = random_matrix(stream, DType::bf16, m + 3, k + 9, 1),
+                    wide_b = random_matrix(stream, DType::bf16, n + 2, k + 5, 2),
+                    before = random_matrix(stream, DType::f32, m, n, 3), c(DType::f32, m, n);
+  const Tensor a = wide_a.view().slice_rows(2, m).slice_cols(7, k), b = wide_b.view().slice_rows(1, n).slice_cols(3, k);
+  for (const TileKernel& kernel : kernels()) {
+    convert(stream, before, c);
+    packed_gemm(stream, kernel, {a, false, b, true, c, c});
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = element(before, false, i, j), size = std::abs(sum);
+        for (int64_t l = 0; l < k; ++l) {
+          const double product = element(a, false, i, l) * element(b, true, l, j);
+          sum += product;
+          size += std::abs(product);
+        }
+        ASSERT_NEAR(element(c, false, i, j), sum, size * 1e-6) << i << ", " << j << " " << kernel.name;
+      }
+  }
+}
+
 TEST(PackedGemmDepth, ZeroGivesTheAddend) {
   if (kernels().empty()) GTEST_SKIP() << "no AVX-512";
   Stream stream(1);
   const OwnedTensor addend = random_matrix(stream, DType::f32, 5, 7, 3), c(DType::f32, 5, 7);
   const Tensor a(DType::f32, c.view().data, 5, 0), b(DType::f32, c.view().data, 0, 7);
-  packed_gemm(stream, fma_tile_kernel(), {a, false, b, false, c, addend});
+  packed_gemm(stream, *fma_tile_kernel(), {a, false, b, false, c, addend});
   EXPECT_EQ(std::memcmp(c.view().data, addend.view().data, c.view().bytes()), 0);
 }
 

@@ -27,5 +27,18 @@ TEST(Profile, CountsCallsBytesAndOperationsOfAttachedStreamsOnly) {
   EXPECT_GT(total.seconds, 0);
 }
 
+TEST(Profile, KernelsThatAKernelCallsCountInIt) {
+  Stream stream(1);
+  Profile profile;
+  stream.attach(&profile);
+  {
+    const KernelTimer outer(stream, "outer", {});
+    const KernelTimer inner(stream, "inner", {});
+  }
+  const KernelTimer next(stream, "next", {});
+  EXPECT_EQ(profile.totals().size(), 1u);
+  EXPECT_EQ(profile.totals().count("outer"), 1u);
+}
+
 }  // namespace
 }  // namespace nibble
