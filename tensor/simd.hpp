@@ -5,7 +5,6 @@
 // Not for: GEMM (gemm.hpp).
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -25,6 +24,12 @@ using u32x = uint32_t __attribute__((vector_size(64)));
 using u16x = uint16_t __attribute__((vector_size(32)));
 using f64x = double __attribute__((vector_size(128)));
 
+/// The same bits as another type (std::bit_cast would be a call).
+template <class To, class From>
+NIBBLE_INLINE To as(From from) {
+  return __builtin_bit_cast(To, from);
+}
+
 /// Subtracting zero changes no value, so the compiler leaves the broadcast alone (adding zero would turn -0 into 0).
 NIBBLE_INLINE f32x splat(float value) { return value - f32x{}; }
 
@@ -38,11 +43,11 @@ NIBBLE_INLINE void store(float* p, f32x v) { std::memcpy(p, &v, sizeof v); }
 NIBBLE_INLINE f32x load(const bf16* p) {
   u16x half;
   std::memcpy(&half, p, sizeof half);
-  return std::bit_cast<f32x>(__builtin_convertvector(half, u32x) << 16);
+  return as<f32x>(__builtin_convertvector(half, u32x) << 16);
 }
 /// Round to nearest even; a NaN becomes the quiet NaN 0x7fff or 0xffff.
 NIBBLE_INLINE void store(bf16* p, f32x v) {
-  const u32x u = std::bit_cast<u32x>(v);
+  const u32x u = as<u32x>(v);
   const u32x rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const u32x bits = v == v ? rounded : (u >> 16) | 0x7fffu;
   const u16x half = __builtin_convertvector(bits, u16x);
@@ -134,7 +139,7 @@ NIBBLE_INLINE f32x exp(f32x x) {
   f32x p = splat(1.0f / 5040);
   for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
     p = fma(p, r, splat(coefficient));
-  f32x y = std::bit_cast<f32x>(std::bit_cast<u32x>(p) + (std::bit_cast<u32x>(shifted) << 23));
+  f32x y = as<f32x>(as<u32x>(p) + (as<u32x>(shifted) << 23));
   y = x < -87.33654f ? splat(0.0f) : y;
   y = x > 88.72283f ? splat(__builtin_inff()) : y;
   return x == x ? y : x;

@@ -36,7 +36,7 @@ inline void load_pairs(const Tensor& x, int64_t outer, int64_t k, f32x (&lines)[
     return __builtin_convertvector(row < x.rows ? load_bits<u16x>(x.row<bf16>(row) + outer, x.cols - outer) : u16x{},
                                    u32x);
   };
-  for (int64_t i = 0; i < lanes; ++i) lines[i] = std::bit_cast<f32x>(half(k + 2 * i) | (half(k + 2 * i + 1) << 16));
+  for (int64_t i = 0; i < lanes; ++i) lines[i] = simd::as<f32x>(half(k + 2 * i) | (half(k + 2 * i + 1) << 16));
 }
 
 /// Squares whose lines are rows as they stand (or pairs as they stand), or turned.
