@@ -6,6 +6,7 @@
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
+#include <utility>
 
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
@@ -205,43 +206,36 @@ size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, i
   return bytes;
 }
 
-bool onednn_has_amx() {
-  // Sets of instructions, one bit each: later ones (avx512_core_amx_fp16) contain it.
-  const auto available = static_cast<unsigned>(dnnl::get_effective_cpu_isa()),
-             amx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
-  return (available & amx) == amx;
+namespace {
+
+int effective_isa() { return static_cast<int>(dnnl::get_effective_cpu_isa()); }
+
+bool contains(int isa, dnnl::cpu_isa part) { return (isa & static_cast<int>(part)) == static_cast<int>(part); }
+
+}  // namespace
+
+bool onednn_has_amx() { return onednn_isa_has_amx(effective_isa()); }
+
+bool onednn_isa_has_amx(int isa) { return contains(isa, dnnl::cpu_isa::avx512_core_amx); }
+
+std::string onednn_isa_name(int isa) {
+  static constexpr std::pair<dnnl::cpu_isa, const char*> widest_first[] = {
+      {dnnl::cpu_isa::avx512_core_amx, "AMX"},
+      {dnnl::cpu_isa::avx512_core_bf16, "AVX-512 bf16"},
+      {dnnl::cpu_isa::avx512_core_vnni, "AVX-512 VNNI"},
+      {dnnl::cpu_isa::avx512_core, "AVX-512"},
+      {dnnl::cpu_isa::avx2, "AVX2"},
+      {dnnl::cpu_isa::avx, "AVX"},
+      {dnnl::cpu_isa::sse41, "SSE4.1"}};
+  for (const auto& [part, name] : widest_first)
+    if (contains(isa, part)) return name;
+  return fmt::format("instruction set {:#x}", isa);
 }
 
 std::string onednn_description() {
   const dnnl_version_t* version = dnnl_version();
-  std::string isa;
-  switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::sse41:
-      isa = "SSE4.1";
-      break;
-    case dnnl::cpu_isa::avx:
-      isa = "AVX";
-      break;
-    case dnnl::cpu_isa::avx2:
-      isa = "AVX2";
-      break;
-    case dnnl::cpu_isa::avx512_core:
-      isa = "AVX-512";
-      break;
-    case dnnl::cpu_isa::avx512_core_vnni:
-      isa = "AVX-512 VNNI";
-      break;
-    case dnnl::cpu_isa::avx512_core_bf16:
-      isa = "AVX-512 bf16";
-      break;
-    case dnnl::cpu_isa::avx512_core_amx:
-      isa = "AMX";
-      break;
-    default:
-      isa = onednn_has_amx() ? "AMX and newer"
-                             : fmt::format("instruction set {:#x}", static_cast<int>(dnnl::get_effective_cpu_isa()));
-  }
-  return fmt::format("oneDNN {}.{}.{}, {}", version->major, version->minor, version->patch, isa);
+  return fmt::format("oneDNN {}.{}.{}, {}", version->major, version->minor, version->patch,
+                     onednn_isa_name(effective_isa()));
 }
 
 }  // namespace nibble

@@ -17,7 +17,13 @@ void onednn_gemm(Stream& stream, int threads, const Product& product);
 /// As gemm_scratch_bytes.
 size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c);
 
+/// Whether the library uses AMX here.
 bool onednn_has_amx();
+
+/// Of a dnnl_cpu_isa_t. That is a set of features: one that only a later version or processor has contains those below
+/// it, and goes by the widest of these.
+bool onednn_isa_has_amx(int isa);
+std::string onednn_isa_name(int isa);
 
 /// "oneDNN 2.6.3, <instruction set>"
 std::string onednn_description();

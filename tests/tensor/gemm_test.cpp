@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tensor/convert.hpp"
+#include "tensor/cpu/onednn_gemm.hpp"
 #include "tensor/error.hpp"
 #include "tensor/random.hpp"
 
@@ -92,6 +93,19 @@ TEST(GemmInTask, GivesTheSameOnEveryThread) {
   const float* first = c.view().as<float>();
   for (int64_t task = 1; task < tasks; ++task)
     for (int64_t i = 0; i < size * size; ++i) ASSERT_EQ(first[i], first[task * size * size + i]);
+}
+
+TEST(OneDnnIsa, GoesByItsWidestKnownPart) {
+  const int granite_rapids = 0x1fef, sapphire_rapids = 0xfef, avx512_fp16 = 0x1ef, avx2_vnni = 0xf;  // of oneDNN 3.x
+  for (const int isa : {granite_rapids, sapphire_rapids}) {
+    EXPECT_TRUE(onednn_isa_has_amx(isa));
+    EXPECT_EQ(onednn_isa_name(isa), "AMX");
+  }
+  EXPECT_FALSE(onednn_isa_has_amx(avx512_fp16));
+  EXPECT_EQ(onednn_isa_name(avx512_fp16), "AVX-512 bf16");
+  EXPECT_FALSE(onednn_isa_has_amx(avx2_vnni));
+  EXPECT_EQ(onednn_isa_name(avx2_vnni), "AVX2");
+  EXPECT_EQ(onednn_isa_name(0), "instruction set 0x0");
 }
 
 TEST(GemmErrors, ShapesThatDoNotFit) {
