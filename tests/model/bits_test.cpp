@@ -1,7 +1,6 @@
 // The element-wise kernels give the same bits with AVX2 and AVX-512 and with any number of threads.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -15,6 +14,7 @@
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
+#include "tests/tensor/scoped_isa.hpp"
 
 namespace nibble {
 namespace {
@@ -79,15 +79,15 @@ std::string results(Stream& stream, DType type) {
 
 TEST(Bits, DoNotDependOnInstructionSetAndThreads) {
   for (const DType type : {DType::f32, DType::bf16}) {
-    setenv("NIBBLE_ISA", "avx2", 1);
     std::string expected;
     {
+      const ScopedIsa scope("avx2");
       Stream stream(1);
       expected = results(stream, type);
     }
     for (const char* isa : {"avx2", "avx512"})
       for (const int threads : {1, 2, 3}) {
-        setenv("NIBBLE_ISA", isa, 1);
+        const ScopedIsa scope(isa);
         try {
           Stream stream(threads);
           EXPECT_TRUE(results(stream, type) == expected) << isa << ", " << threads << " threads";
@@ -95,7 +95,6 @@ TEST(Bits, DoNotDependOnInstructionSetAndThreads) {
           EXPECT_STREQ(isa, "avx512") << error.what();  // a machine without it
         }
       }
-    unsetenv("NIBBLE_ISA");
   }
 }
 

@@ -4,7 +4,6 @@
 
 #include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,7 @@
 #include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tests/optim/parameters.hpp"
+#include "tests/tensor/scoped_isa.hpp"
 
 namespace nibble {
 namespace {
@@ -151,10 +151,8 @@ TEST(AdamW, SameBitsWithAnyNumberOfThreads) {
 
 TEST(AdamW, SameBitsWithEitherInstructionSet) {
   const std::vector<uint32_t> widest = bits_after_steps(1, DType::bf16, 0.7);
-  ::setenv("NIBBLE_ISA", "avx2", 1);
-  const std::vector<uint32_t> narrow = bits_after_steps(1, DType::bf16, 0.7);
-  ::unsetenv("NIBBLE_ISA");
-  EXPECT_EQ(widest, narrow);
+  const ScopedIsa narrow("avx2");
+  EXPECT_EQ(widest, bits_after_steps(1, DType::bf16, 0.7));
 }
 
 TEST(AdamW, GradientScaleMultipliesTheGradient) {

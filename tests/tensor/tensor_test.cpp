@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "tensor/random.hpp"
 #include "tensor/simd.hpp"
 #include "tensor/stream.hpp"
+#include "tests/tensor/scoped_isa.hpp"
 
 namespace nibble {
 namespace {
@@ -157,7 +157,7 @@ TEST(StreamTest, InstructionSetsGiveTheSameBits) {
   constexpr int64_t n = 1003;
   std::vector<float> results[2];
   for (const char* isa : {"avx2", "avx512"}) {
-    setenv("NIBBLE_ISA", isa, 1);
+    const ScopedIsa scope(isa);
     try {
       Stream stream(2);
       std::vector<float> y(n);
@@ -172,14 +172,20 @@ TEST(StreamTest, InstructionSetsGiveTheSameBits) {
       EXPECT_STREQ(isa, "avx512") << error.what();  // a machine without it
     }
   }
-  setenv("NIBBLE_ISA", "sse9", 1);
-  EXPECT_THROW(Stream(1), Error);
-  unsetenv("NIBBLE_ISA");
   if (!results[1].empty()) {
     EXPECT_EQ(results[0], results[1]);
   } else {
     GTEST_SKIP() << "no AVX-512 here";
   }
+}
+
+TEST(StreamTest, RefusesAnUnknownInstructionSet) {
+  const ScopedIsa known("avx2");
+  {
+    const ScopedIsa unknown("sse9");
+    EXPECT_THROW(Stream(1), Error);
+  }
+  EXPECT_EQ(Stream(1).isa(), Isa::avx2);
 }
 
 TEST(Convert, KeepsPaddingAndRounds) {
