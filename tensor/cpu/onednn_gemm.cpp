@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <omp.h>
 
+#include <cstring>
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
@@ -182,9 +183,27 @@ void run(Stream& stream, int threads, const Product& product) {
   }
 }
 
+/// A column as a row, in memory that is kept for the thread's next product.
+Tensor transposed_column(const Tensor& column) {
+  thread_local Buffer memory;
+  const size_t element = size_of(column.dtype), bytes = bytes_of(column.dtype, 1, column.rows);
+  if (memory.bytes() < bytes) memory = Buffer(bytes, "GEMM operand");
+  for (int64_t i = 0; i < column.rows; ++i)
+    std::memcpy(static_cast<char*>(memory.data()) + static_cast<size_t>(i) * element,
+                static_cast<const char*>(column.data) + static_cast<size_t>(i * column.stride) * element, element);
+  return {column.dtype, memory.data(), 1, column.rows};
+}
+
 }  // namespace
 
 void onednn_gemm(Stream& stream, int threads, const Product& product) {
+  // oneDNN 3.9.1 with AVX-512 takes a column of bf16 that it shall transpose for contiguous, whatever its stride.
+  if (product.transpose_a && product.a.cols == 1 && product.a.stride > 1) {
+    Product plain = product;
+    plain.a = transposed_column(product.a);
+    plain.transpose_a = false;
+    return onednn_gemm(stream, threads, plain);
+  }
   if (product.a.dtype != DType::bf16 || library_has_bf16()) return run(stream, threads, product);
   Product wide = product;
   wide.a = wide_like(product.a, WideOperand::a);
