@@ -1,5 +1,7 @@
 #include "tensor/cpu/amx_tile_kernel.hpp"
 
+#if defined(__x86_64__)
+
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -124,3 +126,11 @@ const TileKernel* amx_tile_kernel() {
 }
 
 }  // namespace nibble
+
+#else
+
+namespace nibble {
+const TileKernel* amx_tile_kernel() { return nullptr; }
+}  // namespace nibble
+
+#endif

@@ -1,9 +1,12 @@
+#include "tensor/tile_kernel.hpp"
+
+#if defined(__x86_64__)
+
 #include <immintrin.h>
 
 #include <algorithm>
 
 #include "tensor/simd.hpp"
-#include "tensor/tile_kernel.hpp"
 
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")  // clang: CMakeLists.txt
 #include "tensor/cpu/transpose.hpp"
@@ -115,3 +118,11 @@ const TileKernel* fma_tile_kernel() {
 }
 
 }  // namespace nibble
+
+#else
+
+namespace nibble {
+const TileKernel* fma_tile_kernel() { return nullptr; }
+}  // namespace nibble
+
+#endif
