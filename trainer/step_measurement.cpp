@@ -4,6 +4,7 @@
 
 #include "comm/exchange.hpp"
 #include "tensor/convert.hpp"
+#include "tensor/error.hpp"
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
@@ -68,6 +69,12 @@ std::vector<StepMeasurement::Kernel> slowest_first(const Profile& profile, int64
 }  // namespace
 
 StepMeasurement measure_step(const Settings& settings, int64_t steps) {
+  if (!settings.model.from.empty())
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "only a shape that the settings give can be measured",
+                 .where = "model.from",
+                 .seen = settings.model.from,
+                 .next = "give the shape: --set model.from= --set model.preset=llama-30m, or its dimensions"});
   Stream stream(static_cast<int>(settings.run.threads));
   const ModelConfig config = model_config(settings, 0);
   const Recipe& recipe = find_recipe(settings.precision.recipe);

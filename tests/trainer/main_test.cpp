@@ -80,10 +80,13 @@ TEST(Main, BenchStepCountsEveryKernelOfTheStep) {
   EXPECT_GT(answer["memory_peak_bytes"], answer["memory_foreseen_bytes"].get<double>() / 2);
 }
 
-TEST(Main, BenchStepWithoutAVocabularySaysWhatIsMissing) {
+TEST(Main, BenchStepWithoutAShapeSaysWhatIsMissing) {
   const Ended ended = nibble("bench step --set model.preset=tiny-byte");
   EXPECT_EQ(ended.code, 2);
   expect_said(ended, "model.vocab");
+  const Ended tuned = nibble("bench step '" NIBBLE_TEST_DATA "/../configs/finetune.yaml'");
+  EXPECT_EQ(tuned.code, 2);
+  expect_said(tuned, "model.from");
 }
 
 TEST(Main, PrintConfigReadsBack) {
