@@ -14,7 +14,7 @@
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
-#include "tests/tensor/scoped_isa.hpp"
+#include "tests/tensor/scoped_environment.hpp"
 
 namespace nibble {
 namespace {
@@ -81,13 +81,13 @@ TEST(Bits, DoNotDependOnInstructionSetAndThreads) {
   for (const DType type : {DType::f32, DType::bf16}) {
     std::string expected;
     {
-      const ScopedIsa scope("avx2");
+      const ScopedEnvironment scope("NIBBLE_ISA", "avx2");
       Stream stream(1);
       expected = results(stream, type);
     }
     for (const char* isa : {"avx2", "avx512"})
       for (const int threads : {1, 2, 3}) {
-        const ScopedIsa scope(isa);
+        const ScopedEnvironment scope("NIBBLE_ISA", isa);
         try {
           Stream stream(threads);
           EXPECT_TRUE(results(stream, type) == expected) << isa << ", " << threads << " threads";

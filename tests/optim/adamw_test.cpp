@@ -11,7 +11,7 @@
 #include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tests/optim/parameters.hpp"
-#include "tests/tensor/scoped_isa.hpp"
+#include "tests/tensor/scoped_environment.hpp"
 
 namespace nibble {
 namespace {
@@ -151,7 +151,7 @@ TEST(AdamW, SameBitsWithAnyNumberOfThreads) {
 
 TEST(AdamW, SameBitsWithEitherInstructionSet) {
   const std::vector<uint32_t> widest = bits_after_steps(1, DType::bf16, 0.7);
-  const ScopedIsa narrow("avx2");
+  const ScopedEnvironment narrow("NIBBLE_ISA", "avx2");
   EXPECT_EQ(widest, bits_after_steps(1, DType::bf16, 0.7));
 }
 

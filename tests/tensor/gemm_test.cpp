@@ -9,6 +9,7 @@
 #include "tensor/cpu/onednn_gemm.hpp"
 #include "tensor/error.hpp"
 #include "tensor/random.hpp"
+#include "tests/tensor/scoped_environment.hpp"
 
 namespace nibble {
 namespace {
@@ -106,6 +107,22 @@ TEST(OneDnnIsa, GoesByItsWidestKnownPart) {
   EXPECT_FALSE(onednn_isa_has_amx(avx2_vnni));
   EXPECT_EQ(onednn_isa_name(avx2_vnni), "AVX2");
   EXPECT_EQ(onednn_isa_name(0), "instruction set 0x0");
+}
+
+TEST(GemmChoice, FollowsTheEnvironmentAndRefusesWhatItDoesNotKnow) {
+  Stream stream(1);
+  const OwnedTensor a(DType::bf16, 32, 40), b(DType::bf16, 40, 32), c(DType::f32, 32, 32);
+  const auto multiply = [&] { gemm(stream, a, Transpose::no, b, Transpose::no, c); };
+  {
+    const ScopedEnvironment scope("NIBBLE_GEMM", "onednn");
+    EXPECT_EQ(gemm_library(stream, DType::bf16).rfind("oneDNN ", 0), 0u);
+    EXPECT_NO_THROW(multiply());
+  }
+  const ScopedEnvironment scope("NIBBLE_GEMM", "packed");
+  if (stream.isa() == Isa::avx512) EXPECT_EQ(gemm_library(stream, DType::bf16).rfind("packed ", 0), 0u);
+  else EXPECT_THROW(multiply(), Error);
+  const ScopedEnvironment unknown("NIBBLE_GEMM", "fastest");
+  EXPECT_THROW(multiply(), Error);
 }
 
 TEST(GemmErrors, ShapesThatDoNotFit) {

@@ -12,7 +12,7 @@
 #include "tensor/random.hpp"
 #include "tensor/simd.hpp"
 #include "tensor/stream.hpp"
-#include "tests/tensor/scoped_isa.hpp"
+#include "tests/tensor/scoped_environment.hpp"
 
 namespace nibble {
 namespace {
@@ -157,7 +157,7 @@ TEST(StreamTest, InstructionSetsGiveTheSameBits) {
   constexpr int64_t n = 1003;
   std::vector<float> results[2];
   for (const char* isa : {"avx2", "avx512"}) {
-    const ScopedIsa scope(isa);
+    const ScopedEnvironment scope("NIBBLE_ISA", isa);
     try {
       Stream stream(2);
       std::vector<float> y(n);
@@ -180,9 +180,9 @@ TEST(StreamTest, InstructionSetsGiveTheSameBits) {
 }
 
 TEST(StreamTest, RefusesAnUnknownInstructionSet) {
-  const ScopedIsa known("avx2");
+  const ScopedEnvironment known("NIBBLE_ISA", "avx2");
   {
-    const ScopedIsa unknown("sse9");
+    const ScopedEnvironment unknown("NIBBLE_ISA", "sse9");
     EXPECT_THROW(Stream(1), Error);
   }
   EXPECT_EQ(Stream(1).isa(), Isa::avx2);
