@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <ostream>
 #include <string_view>
 #include <vector>
 
@@ -83,6 +84,7 @@ double element(const Tensor& x, bool transposed, int64_t i, int64_t j) {
 struct Shape {
   int64_t m, n, k;
 };
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.m << "x" << shape.n << "x" << shape.k; }
 
 class PackedGemm : public ::testing::TestWithParam<Shape> {
  protected:
