@@ -57,7 +57,7 @@ Decimal split(std::string_view text, std::span<const Unit> units) {
     if (begin < end && *begin == '+') ++begin;
     const auto [rest, error] = std::from_chars(begin, end, decimal.exponent);
     // A bound far beyond any double, so that adding a unit's exponent cannot overflow.
-    if (error != std::errc() || std::abs(decimal.exponent) > 9999) throw ValueError{"not a number"};
+    if (error != std::errc() || decimal.exponent < -9999 || decimal.exponent > 9999) throw ValueError{"not a number"};
     at = static_cast<size_t>(rest - text.data());
   }
   const std::string_view suffix = without_spaces(text.substr(at));

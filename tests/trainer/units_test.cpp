@@ -54,7 +54,7 @@ TEST(Units, CountsThatAreNoneAreRefused) {
   EXPECT_EQ(complaint(parse_count, "1_000"), "unknown unit '_000'");
   EXPECT_EQ(complaint(parse_count, "9223372036854775808"), "a number that is too large");
   EXPECT_EQ(complaint(parse_count, "1e300"), "a number that is too large");
-  for (const char* text : {"", " ", "k", "-", ".", "many", "nan", "inf", "0x10k1", "1e", "1e99999"})
+  for (const char* text : {"", " ", "k", "-", ".", "many", "nan", "inf", "0x10k1", "1e", "1e99999", "1e-2147483648"})
     EXPECT_NE(complaint(parse_count, text), "") << text;
 }
 
