@@ -108,7 +108,7 @@ TEST_F(RunMemoryTest, TooLargeARunIsRefusedBeforeAnythingIsWritten) {
                {"the run needs more memory than there is", "optimizer moments 2", "gradients", "master weights",
                 "the test", "model.recompute=block takes", "batch.lanes=1 takes", "choose a smaller model"},
                [&] { run_with(large, 1024 * mebibyte); });
-  // Tens of gibibytes are weighed, five times, without being touched. A sanitizer keeps what small parts took.
+  // Tens of gibibytes are weighed, once for each remedy too, without being touched. A sanitizer keeps what small parts took.
   EXPECT_LT(resident_memory().peak, before + 512 * mebibyte);
   EXPECT_FALSE(std::filesystem::exists(path("run")));
 }
