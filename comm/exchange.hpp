@@ -3,7 +3,7 @@
 // Gradients are divided by the step's global token count before they come here, so the sum over ranks is the gradient
 // of the step. A step is a transaction: whatever an exchange remembers (residuals, histories, counters) changes only on
 // commit, after all ranks agreed that the step is finite.
-// Not for: the sum over a rank's own micro-batches (trainer/lanes.hpp).
+// Not for: the sum over a rank's own micro-batches (comm/lanes.hpp).
 #pragma once
 
 #include <memory>

@@ -12,7 +12,7 @@
 #include "model/llama.hpp"
 #include "optim/optimizer.hpp"
 #include "optim/schedule.hpp"
-#include "trainer/lanes.hpp"
+#include "comm/lanes.hpp"
 
 namespace nibble {
 

@@ -1,5 +1,5 @@
 // The order of sums over micro-batches.
-#include "trainer/lanes.hpp"
+#include "comm/lanes.hpp"
 
 #include <gtest/gtest.h>
 

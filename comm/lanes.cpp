@@ -1,4 +1,4 @@
-#include "trainer/lanes.hpp"
+#include "comm/lanes.hpp"
 
 #include <algorithm>
 

@@ -1,0 +1,60 @@
+// What the ranks compute together: gathers and sums whose bits do not depend on who arrives first.
+//
+// Every rank calls the same functions in the same order with matching sizes.
+// Not for: compressed sums (exchanges of their own), for when they run (communication_thread.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "comm/lanes.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+/// Returns on no rank before all have called it.
+void barrier(Communicator& communicator);
+
+/// The same bytes on every rank afterwards: those of `root`.
+void broadcast(Communicator& communicator, int root, std::span<std::byte> bytes);
+
+/// all = the ranks' parts one behind the other, in the order of the ranks; counts[r] elements come from rank r.
+/// `mine` has counts[rank] elements.
+void gather_all(Communicator& communicator, std::span<const double> mine, std::span<const int64_t> counts,
+                std::span<double> all);
+
+/// Every rank's text, in the order of the ranks.
+std::vector<std::string> gather_all(Communicator& communicator, const std::string& mine);
+
+/// Pieces of memory that together are one vector, cut among the ranks: parts[r] are the pieces, in order, of the part
+/// that rank r owns. Pieces may be of any size, empty too; each rank passes pieces of its own memory, of the same sizes.
+using Pieces = std::vector<std::span<std::byte>>;
+using Parts = std::vector<Pieces>;
+
+/// Every rank gets every part from its owner. Bytes are carried as they are.
+/// Per rank (P - 1) / P of the vector is sent, in P - 1 rounds in each of which every rank sends to one rank and
+/// receives from one (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH",
+/// 2005, pairwise exchange); `all_gather` likewise, as a ring.
+void all_gather(Communicator& communicator, const Parts& parts);
+
+/// How values travel; sums are always formed in f32.
+enum class Wire { f32, bf16 };
+
+/// Elements [first, first + count) of the own part, and what each rank contributes to them, packed.
+using Consume = std::function<void(int64_t first, int64_t count, std::span<const float* const> contributions)>;
+
+/// Every rank's contribution to this rank's own part, where parts[r] are f32 pieces of this rank's own contribution to
+/// the whole vector. With Wire::bf16 each value is rounded to nearest, this rank's own too, so that a sum does not
+/// depend on who owns it. `consume` is called for one segment after the other, in order, so that memory is bounded.
+void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire, const Consume& consume);
+
+/// Every part of the vector is replaced, on its owner, by the sum of all ranks' contributions, added in the tree of
+/// plan_lanes(ranks, ranks); what the other parts hold stays. Throws as Communicator::transfer.
+void reduce_scatter(Communicator& communicator, const Parts& parts, Wire wire);
+
+}  // namespace nibble
