@@ -12,8 +12,7 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "comm/lanes.hpp"
-#include "tensor/tensor.hpp"
+#include "comm/pieces.hpp"
 
 namespace nibble {
 
@@ -31,9 +30,8 @@ void gather_all(Communicator& communicator, std::span<const double> mine, std::s
 /// Every rank's text, in the order of the ranks.
 std::vector<std::string> gather_all(Communicator& communicator, const std::string& mine);
 
-/// Pieces of memory that together are one vector, cut among the ranks: parts[r] are the pieces, in order, of the part
-/// that rank r owns. Pieces may be of any size, empty too; each rank passes pieces of its own memory, of the same sizes.
-using Pieces = std::vector<std::span<std::byte>>;
+/// A vector cut among the ranks: parts[r] is what rank r owns of it. Each rank passes pieces of its own memory, of the
+/// same sizes on all ranks.
 using Parts = std::vector<Pieces>;
 
 /// Every rank gets every part from its owner. Bytes are carried as they are.

@@ -10,6 +10,8 @@
 #include <memory>
 #include <span>
 
+#include "tensor/tensor.hpp"
+
 namespace nibble {
 
 class Communicator {
@@ -29,7 +31,8 @@ class Communicator {
 
   /// Starts all of them at once and returns when all are complete. Between two ranks messages arrive in the order in
   /// which they were sent; empty ones are not sent at all. Neither side may name itself.
-  /// Throws Error{communication} when a message has another size than its receiver expects, or the transport fails.
+  /// Throws Error{communication} when a message has another size than its receiver expects, the transport fails, or
+  /// the communicator was abandoned.
   void transfer(std::span<const Send> sends, std::span<const Receive> receives) {
     for (const Send& send : sends) bytes_sent_ += send.bytes.size();
     do_transfer(sends, receives);
@@ -38,10 +41,22 @@ class Communicator {
   /// Payload bytes that this rank has sent so far.
   uint64_t bytes_sent() const { return bytes_sent_; }
 
+  /// From now on `transfer` throws, the one that is waiting too, and the destructor waits for nobody: the way out of a
+  /// rank that has failed. The only function that another thread may call.
+  virtual void abandon() = 0;
+
+  /// Memory for messages that do not lie in one piece. It lasts as long as the communicator, so that its pages are
+  /// touched once; what it holds lasts until the next call.
+  std::span<std::byte> staging(size_t bytes) {
+    if (staging_.bytes() < bytes) staging_ = Buffer(bytes, "communication");
+    return {static_cast<std::byte*>(staging_.data()), bytes};
+  }
+
  private:
   virtual void do_transfer(std::span<const Send> sends, std::span<const Receive> receives) = 0;
 
   uint64_t bytes_sent_ = 0;
+  Buffer staging_;
 };
 
 /// A world of one rank, which has nobody to send to.
