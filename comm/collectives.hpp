@@ -43,6 +43,9 @@ void all_gather(Communicator& communicator, const Parts& parts);
 /// How values travel; sums are always formed in f32.
 enum class Wire { f32, bf16 };
 
+/// The same for parts of f32 values; with Wire::bf16 they are rounded to nearest, on their owner too.
+void all_gather(Communicator& communicator, const Parts& parts, Wire wire);
+
 /// Elements [first, first + count) of the own part, and what each rank contributes to them, packed.
 using Consume = std::function<void(int64_t first, int64_t count, std::span<const float* const> contributions)>;
 

@@ -51,6 +51,12 @@ void CommunicationThread::wait(Ticket ticket) {
   if (failure_) std::rethrow_exception(failure_);
 }
 
+void CommunicationThread::settle() noexcept {
+  if (std::uncaught_exceptions() > exceptions_at_start_) abandon();
+  std::unique_lock lock(mutex_);
+  done_.wait(lock, [this] { return failure_ || first_undone_ == next_ticket_; });
+}
+
 void CommunicationThread::abandon() {
   const std::lock_guard lock(mutex_);
   if (communicator_) communicator_->abandon();

@@ -40,6 +40,9 @@ class CommunicationThread {
   /// Returns when the job and all before it are done. Throws what the first failing job threw, at every wait from then
   /// on; jobs behind it do not run, and its communicator is abandoned.
   void wait(Ticket ticket);
+  /// Returns when no job is left: for the destructors of what jobs refer to. If an exception is on its way through the
+  /// caller, the other ranks will not get what they wait for, and the communicator is abandoned first.
+  void settle() noexcept;
   /// Submits and waits.
   void run(Job job) { wait(submit(std::move(job))); }
 

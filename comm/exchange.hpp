@@ -3,14 +3,14 @@
 // Gradients are divided by the step's global token count before they come here, so the sum over ranks is the gradient
 // of the step. A step is a transaction: whatever an exchange remembers (residuals, histories, counters) changes only on
 // commit, after all ranks agreed that the step is finite.
-// Not for: the sum over a rank's own micro-batches (comm/lanes.hpp).
+// Not for: the sum over a rank's own micro-batches, and which rank owns what (trainer/gradient_sum.hpp).
 #pragma once
 
 #include <memory>
 
+#include "comm/collectives.hpp"
+#include "comm/communication_thread.hpp"
 #include "tensor/state.hpp"
-#include "tensor/stream.hpp"
-#include "tensor/tensor.hpp"
 
 namespace nibble {
 
@@ -23,18 +23,15 @@ class GradientExchange {
   /// A step begins; `step` is the counter of whatever is random in it.
   virtual void start(int64_t step) = 0;
 
-  /// Starts the exchange of a bucket as soon as the backward pass has finished it. `gradient` (f32) is replaced by the
-  /// sum and must not be touched before `finish` returns. Buckets come in the same order on every rank.
-  virtual void begin(int bucket, const Tensor& gradient) = 0;
-
+  /// Starts the exchange of a bucket as soon as the backward pass has finished it. gradient[r] are the f32 pieces of
+  /// this rank's gradient that rank r owns. This rank's own part is replaced by the sum over all ranks; or, if there is
+  /// a `fold`, every rank's contribution to it is handed to that, on the communication thread. Buckets come in the same
+  /// order on every rank, one of a number at a time.
+  virtual void begin(int bucket, const Parts& gradient, const Consume& fold) = 0;
+  /// Returns when the bucket's memory may be overwritten.
+  virtual void wait(int bucket) = 0;
   /// Returns when every bucket that was begun is complete.
   virtual void finish() = 0;
-
-  /// Sums over the ranks, in the tree that joins the lanes: the loss, counts.
-  virtual double sum(double value) = 0;
-
-  /// Whether `mine` holds on every rank: all ranks then act alike.
-  virtual bool all(bool mine) = 0;
 
   /// The step counts: what was remembered becomes the exchange's state.
   virtual void commit() = 0;
@@ -45,7 +42,9 @@ class GradientExchange {
   virtual void state(StateList& list) = 0;
 };
 
-/// The exchange of a single process: its gradient is the sum.
-std::unique_ptr<GradientExchange> make_self_exchange();
+enum class SumGoes { to_all, to_owner };
+
+/// Every value of every rank, added in the tree of the ranks. With `to_all` each rank gets all parts' sums.
+std::unique_ptr<GradientExchange> make_dense_exchange(CommunicationThread& thread, Wire wire, SumGoes goes);
 
 }  // namespace nibble

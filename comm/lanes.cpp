@@ -28,6 +28,19 @@ std::vector<MicroBatchSum> plan_lanes(int64_t micro_batches, int64_t lanes) {
   return plan;
 }
 
+double sum_in_lanes(std::span<const double> values, int64_t lanes) {
+  const std::vector<MicroBatchSum> plan = plan_lanes(std::ssize(values), lanes);
+  std::vector<double> slots(static_cast<size_t>(slots_of(plan)));
+  for (const MicroBatchSum& sum : plan) {
+    double& slot = slots[static_cast<size_t>(sum.slot)];
+    const double value = values[static_cast<size_t>(sum.micro_batch)];
+    slot = sum.accumulate ? slot + value : value;
+    for (const MicroBatchSum::Join& join : sum.joins)
+      slots[static_cast<size_t>(join.into)] += slots[static_cast<size_t>(join.from)];
+  }
+  return slots.front();
+}
+
 int slots_of(const std::vector<MicroBatchSum>& plan) {
   int slots = 0;
   for (const MicroBatchSum& sum : plan) slots = std::max(slots, sum.slot + 1);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace nibble {
@@ -24,6 +25,9 @@ struct MicroBatchSum {
 /// One entry for each micro-batch, in the order in which they run. `lanes` is a power of two; lanes that get no
 /// micro-batch (there are fewer of these than lanes) are left out of the tree.
 std::vector<MicroBatchSum> plan_lanes(int64_t micro_batches, int64_t lanes);
+
+/// The sum of one value a micro-batch, in the same order.
+double sum_in_lanes(std::span<const double> values, int64_t lanes);
 
 /// How many slots a plan uses: at most 1 + log2(lanes), rounded up.
 int slots_of(const std::vector<MicroBatchSum>& plan);

@@ -102,6 +102,30 @@ void all_gather(Communicator& communicator, const Parts& parts) {
   }
 }
 
+void all_gather(Communicator& communicator, const Parts& parts, Wire wire) {
+  if (wire == Wire::f32) return all_gather(communicator, parts);
+  const size_t ranks = parts.size(), rank = static_cast<size_t>(communicator.rank());
+  const size_t longest = longest_part(parts) / sizeof(float), segment = segment_bytes / sizeof(bf16);
+  std::vector<bf16> rounded(ranks * std::min(longest, segment));
+  for (size_t first = 0; first < longest; first += segment) {
+    Parts wired(ranks);
+    for (size_t r = 0; r < ranks; ++r)
+      wired[r] = {std::as_writable_bytes(std::span(rounded).subspan(
+          r * std::min(longest, segment), length_of_segment(bytes_of(parts[r]) / sizeof(float), first, segment)))};
+    const std::span<std::byte> own = wired[rank].front();
+    on_the_wire(parts[rank], first, own.size() / sizeof(bf16), Wire::bf16, own);
+    all_gather(communicator, wired);
+    for (size_t r = 0; r < ranks; ++r) {
+      const bf16* from = halves(wired[r].front());
+      for_each_run(parts[r], first * sizeof(float), wired[r].front().size() * sizeof(float) / sizeof(bf16),
+                   [&](std::span<std::byte> run) {
+                     to_f32(from, static_cast<int64_t>(run.size() / sizeof(float)), floats(run));
+                     from += run.size() / sizeof(float);
+                   });
+    }
+  }
+}
+
 void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire, const Consume& consume) {
   const auto ranks = static_cast<size_t>(communicator.size()), rank = static_cast<size_t>(communicator.rank());
   assert(parts.size() == ranks);

@@ -99,8 +99,13 @@ size_t Llama::gemm_scratch_bytes() const {
                                     std::max(weights, activations), activations);
 }
 
-ParameterSet Llama::make_weights() const { return {layout_, recipe_.operands, DType::f32, true, "weights"}; }
-ParameterSet Llama::make_gradients() const { return {layout_, DType::f32, DType::f32, false, "gradients"}; }
+ParameterSet Llama::make_weights(Residency residency) const {
+  return {layout_, recipe_.operands, DType::f32, true, "weights", residency};
+}
+
+ParameterSet Llama::make_gradients(Residency residency) const {
+  return {layout_, DType::f32, DType::f32, false, "gradients", residency};
+}
 
 template <class Action>
 void Llama::for_each_linear(Action&& action) {
@@ -198,16 +203,17 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
   const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
   const auto linear_backward = [&](Linear& linear, int buffer, const Tensor& dy, const LinearSaved& kept,
                                    const Tensor& dx) {
-    linear.backward(stream_, options.call, dy, weights.buffer(buffer), kept, dx, gradients.buffer(buffer),
-                    options.accumulate);
+    linear.backward(stream_, options.call, dy, weights.buffer(buffer), kept, dx, gradients.buffer(buffer));
     if (options.ready) options.ready(buffer);
   };
   const auto norm_backward = [&](int buffer, const Tensor& x, const Tensor& inverse_rms) {
     rms_norm_backward(stream_, dnormed_, x, weights.buffer(buffer), inverse_rms, dresidual_, dresidual_operand_,
-                      gradients.buffer(buffer), options.accumulate, norm_scratch_);
+                      gradients.buffer(buffer), norm_scratch_);
     if (options.ready) options.ready(buffer);
   };
 
+  weights.await(layout_.block_unit(layer));
+  gradients.await(layout_.block_unit(layer));
   restore_activations(weights, layer, batch, options.call);
   linear_backward(*linears.down, layout_.down(l), dresidual_operand_, s.to_down, dactivation_);
   swiglu_backward(stream_, dactivation_, s.gate_up, s.gate_up);
@@ -225,11 +231,14 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
 
 void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call) {
   check(batch);
+  weights.await(layout_.embedding_unit());
   embedding_forward(stream_, batch.inputs, weights.buffer(layout_.embedding()), residual(0));
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    weights.await(layout_.block_unit(layer));
     block_forward_to_activation(weights, layer, batch, call);
     down_forward(weights, layer, call);
   }
+  weights.await(layout_.head_unit());
   rms_norm_forward(stream_, residual(config_.layers), weights.buffer(layout_.final_norm()),
                    static_cast<float>(config_.norm_epsilon), normed_final_, inverse_rms_final_);
 }
@@ -247,8 +256,9 @@ void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const T
 double Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
                                  const ParameterSet& gradients) {
   run_blocks(weights, batch, options.call);
+  gradients.await(layout_.head_unit());
   const Tensor& dhead = gradients.buffer(layout_.head());
-  const LossGradients loss_gradients{options.loss_scale, dnormed_, dhead, options.accumulate};
+  const LossGradients loss_gradients{options.loss_scale, dnormed_, dhead};
   const double loss =
       head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, &loss_gradients);
   if (options.ready && !config_.tied) options.ready(layout_.head());
@@ -256,14 +266,15 @@ double Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& 
   fill(stream_, dresidual_, 0.0f);
   rms_norm_backward(stream_, dnormed_, residual(config_.layers), weights.buffer(layout_.final_norm()),
                     inverse_rms_final_, dresidual_, dresidual_operand_, gradients.buffer(layout_.final_norm()),
-                    options.accumulate, norm_scratch_);
+                    norm_scratch_);
   if (options.ready) options.ready(layout_.final_norm());
   for (int64_t layer = config_.layers - 1; layer >= 0; --layer)
     block_backward(weights, layer, batch, options, gradients);
 
   // A tied table already holds the head's gradient of this micro-batch.
+  gradients.await(layout_.embedding_unit());
   const Tensor& dtable = gradients.buffer(layout_.embedding());
-  if (!config_.tied && !options.accumulate) fill(stream_, dtable, 0.0f);
+  if (!config_.tied) fill(stream_, dtable, 0.0f);
   embedding_backward(stream_, batch.inputs, dresidual_, dtable);
   if (options.ready) options.ready(layout_.embedding());
   return loss;
@@ -271,16 +282,17 @@ double Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& 
 
 void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
                 double deviation, const ParameterSet& weights) {
-  for (size_t index = 0; index < layout.parameters().size(); ++index) {
-    const ParameterInfo& info = layout.parameters()[index];
-    if (info.kind == ParameterKind::norm) {
-      fill(stream, weights[index], 1.0f);
-      continue;
-    }
-    const double scale = info.to_residual ? deviation / std::sqrt(2.0 * static_cast<double>(config.layers)) : deviation;
-    fill_normal(stream, RandomStream(seed, Purpose::initialization, 0, static_cast<uint32_t>(index)),
-                static_cast<float>(scale), weights[index]);
-  }
+  for (size_t index = 0; index < weights.size(); ++index)
+    initialize_parameter(stream, config, layout, index, seed, deviation, weights[index]);
+}
+
+void initialize_parameter(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, size_t parameter,
+                          uint64_t seed, double deviation, const Tensor& weights) {
+  const ParameterInfo& info = layout.parameters()[parameter];
+  if (info.kind == ParameterKind::norm) return fill(stream, weights, 1.0f);
+  const double scale = info.to_residual ? deviation / std::sqrt(2.0 * static_cast<double>(config.layers)) : deviation;
+  fill_normal(stream, RandomStream(seed, Purpose::initialization, 0, static_cast<uint32_t>(parameter)),
+              static_cast<float>(scale), weights);
 }
 
 void copy_parameters(Stream& stream, const ParameterSet& from, const ParameterSet& to) {

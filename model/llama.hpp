@@ -44,8 +44,7 @@ using GradientReady = std::function<void(int buffer)>;
 
 struct BackwardOptions {
   LinearCall call{};
-  float loss_scale = 1;     ///< each token's loss is multiplied with it: 1 / (counted tokens of the step)
-  bool accumulate = false;  ///< add to the gradients rather than overwrite them
+  float loss_scale = 1;  ///< each token's loss is multiplied with it: 1 / (counted tokens of the step)
   GradientReady ready{};
 };
 
@@ -64,14 +63,14 @@ class Llama {
   size_t gemm_scratch_bytes() const;
 
   /// A set of weights of the type that this model multiplies: GEMM operands of the recipe's type, gains f32.
-  ParameterSet make_weights() const;
+  ParameterSet make_weights(Residency residency = Residency::all) const;
   /// A set of gradients: f32, packed.
-  ParameterSet make_gradients() const;
+  ParameterSet make_gradients(Residency residency = Residency::all) const;
 
   /// The sum of the losses in nats.
   double loss(const ParameterSet& weights, const MicroBatch& batch);
 
-  /// The sum of the losses in nats, and the gradients of loss_scale times it.
+  /// The sum of the losses in nats, and the gradients of loss_scale times it, which overwrite `gradients`.
   double loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
                             const ParameterSet& gradients);
 
@@ -147,6 +146,9 @@ class Llama {
 /// random stream, so fusing and sharding change nothing. `weights` is packed.
 void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
                 double deviation, const ParameterSet& weights);
+/// One of them.
+void initialize_parameter(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, size_t parameter,
+                          uint64_t seed, double deviation, const Tensor& weights);
 
 /// to = from, rounded to nearest where `to` is narrower.
 void copy_parameters(Stream& stream, const ParameterSet& from, const ParameterSet& to);

@@ -46,10 +46,9 @@ double head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<
     }
     if (!gradients) continue;
     const Tensor dlogits = scratch.dlogits.slice_rows(0, end - start);
-    const bool overwrite = start == 0 && !gradients->accumulate;
     gemm(stream, dlogits, Transpose::no, head, Transpose::no, gradients->dx.slice_rows(start, end - start));
     gemm(stream, dlogits, Transpose::yes, x.slice_rows(start, end - start), Transpose::no, gradients->dhead,
-         overwrite ? Tensor() : gradients->dhead);
+         start == 0 ? Tensor() : gradients->dhead);
   }
   double sum = 0;
   for (const float loss : losses) sum += loss;

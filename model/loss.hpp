@@ -31,8 +31,7 @@ class LossScratch {
 struct LossGradients {
   float scale = 0;  ///< of each token's loss: 1 / (tokens of the whole step that count)
   Tensor dx;        ///< [tokens, width], operand type
-  Tensor dhead;     ///< [vocabulary, width] f32, overwritten or added to
-  bool accumulate = false;
+  Tensor dhead;     ///< [vocabulary, width] f32
 };
 
 /// The sum of the losses in nats (in double, in token order) of x[tokens, width] head[vocabulary, width]^T against

@@ -18,12 +18,10 @@ void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float
 int64_t rms_norm_scratch_rows(int64_t tokens);
 
 /// Adds the gradient that flows through the normalisation to that of the residual stream:
-///   dx += r (g dy - x r^2 mean(g dy x)),   dgain (+)= sum over tokens of dy x r
+///   dx += r (g dy - x r^2 mean(g dy x)),   dgain = sum over tokens of dy x r
 /// dx[tokens, width] is f32; `dx_operand` (f32 or bf16) receives a copy of the sum, the operand of the GEMMs that
-/// follow. dgain[1, width] (f32) is overwritten, or added to if `accumulate`; scratch[rms_norm_scratch_rows, width]
-/// (f32).
+/// follow. dgain[1, width] and scratch[rms_norm_scratch_rows, width] are f32.
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
-                       const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate,
-                       const Tensor& scratch);
+                       const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, const Tensor& scratch);
 
 }  // namespace nibble

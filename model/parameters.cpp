@@ -103,15 +103,43 @@ void ParameterLayout::add(BufferInfo buffer, std::vector<ParameterInfo> parts) {
   buffers_.push_back(std::move(buffer));
 }
 
+int ParameterLayout::unit_of(int buffer) const {
+  if (buffer == embedding()) return embedding_unit();
+  const int layer = buffers_[static_cast<size_t>(buffer)].layer;
+  return layer < 0 ? head_unit() : block_unit(layer);
+}
+
+std::vector<int> ParameterLayout::backward_order() const {
+  std::vector<int> order;
+  if (!tied_) order.push_back(head());
+  order.push_back(final_norm());
+  for (int layer = static_cast<int>(layers_) - 1; layer >= 0; --layer)
+    order.insert(order.end(),
+                 {down(layer), gate_up(layer), ffn_norm(layer), output(layer), qkv(layer), attention_norm(layer)});
+  order.push_back(embedding());
+  return order;
+}
+
 ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded,
-                           const std::string& purpose) {
+                           const std::string& purpose, Residency residency) {
+  const auto take = [&](Arena& arena, const BufferInfo& info) {
+    const DType type = info.kind == ParameterKind::norm ? gain : matrix;
+    const Tensor memory = padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
+    return Tensor(type, memory.data, info.rows, info.cols, padded ? memory.stride : info.cols);
+  };
+  // The buffer in whose memory a rotating set keeps this one: of block 0 or 1, or the embedding.
+  const auto host = [&](int buffer) {
+    if (residency == Residency::all) return buffer;
+    if (buffer == layout.head()) return layout.embedding();
+    const int layer = layout.buffers()[static_cast<size_t>(buffer)].layer;
+    return layer < 2 ? buffer : buffer - layout.qkv(layer) + layout.qkv(layer % 2);
+  };
   arena_ = Arena(purpose, [&](Arena& arena) {
     buffers_.clear();
-    for (const BufferInfo& info : layout.buffers()) {
-      const DType type = info.kind == ParameterKind::norm ? gain : matrix;
-      const Tensor memory =
-          padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
-      buffers_.emplace_back(type, memory.data, info.rows, info.cols, padded ? memory.stride : info.cols);
+    for (int buffer = 0; buffer < std::ssize(layout.buffers()); ++buffer) {
+      const int in = host(buffer);
+      buffers_.push_back(in == buffer ? take(arena, layout.buffers()[static_cast<size_t>(buffer)])
+                                      : buffers_[static_cast<size_t>(in)]);
     }
   });
   for (const ParameterInfo& info : layout.parameters())

@@ -4,8 +4,10 @@
 // Optimizers, checkpoints, initialisation and export see the logical matrices, GEMMs and quantizers the buffers.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/config.hpp"
@@ -57,6 +59,18 @@ class ParameterLayout {
   /// The embedding's buffer when tied.
   int head() const { return tied_ ? embedding() : final_norm() + 1; }
 
+  // Units: buffers that a pass needs together, numbered in the order of the forward pass.
+  int units() const { return static_cast<int>(layers_) + 2; }
+  int embedding_unit() const { return 0; }
+  int block_unit(int64_t layer) const { return static_cast<int>(layer) + 1; }
+  /// The final norm and, untied, the head; a tied head comes with the embedding.
+  int head_unit() const { return static_cast<int>(layers_) + 1; }
+  int unit_of(int buffer) const;
+  bool tied() const { return tied_; }
+
+  /// All buffers in the order in which the backward pass completes their gradients.
+  std::vector<int> backward_order() const;
+
  private:
   void add(BufferInfo buffer, std::vector<ParameterInfo> parts);
 
@@ -66,6 +80,10 @@ class ParameterLayout {
   std::vector<BufferInfo> buffers_;
 };
 
+/// Whether every buffer has memory of its own, or the blocks take turns in two memories and an untied head in the
+/// embedding's: then a unit must be brought there before it is used (ParameterSet::await).
+enum class Residency { all, rotating };
+
 /// One value for every parameter: the working copy of the weights, a gradient, a moment.
 /// A handle: the model's passes are told which set to run on.
 class ParameterSet {
@@ -73,7 +91,15 @@ class ParameterSet {
   ParameterSet() = default;
   /// `matrix` is the element type of projections, embedding and head, `gain` that of norms.
   /// Rows are padded to 64 bytes where `padded`, else packed.
-  ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded, const std::string& purpose);
+  ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded, const std::string& purpose,
+               Residency residency = Residency::all);
+
+  /// What every pass does before it uses a unit's memory: nothing, or what `on_await` was told.
+  void await(int unit) const {
+    if (on_await_) on_await_(unit);
+  }
+  /// `arrive` returns when the unit's weights are there, or when its memory may be overwritten.
+  void on_await(std::function<void(int unit)> arrive) { on_await_ = std::move(arrive); }
 
   const Tensor& buffer(int index) const { return buffers_[index]; }
   /// The logical matrix, a view of its buffer.
@@ -85,6 +111,7 @@ class ParameterSet {
   Arena arena_;
   std::vector<Tensor> buffers_;
   std::vector<Tensor> parameters_;
+  std::function<void(int unit)> on_await_;
 };
 
 }  // namespace nibble

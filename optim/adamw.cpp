@@ -33,7 +33,7 @@ void validate(const AdamWSettings& settings) {
 }  // namespace
 
 AdamW::AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& settings)
-    : parameters_(std::move(parameters)), settings_(settings), blocks_(parameter_blocks(parameters_)) {
+    : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
   validate(settings_);
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     moments_.clear();
@@ -67,8 +67,8 @@ void AdamW::step(Stream& stream, const StepContext& context) {
 
 void AdamW::state(StateList& list) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    list.add("optimizer/first_moment/" + parameters_[i].info->name, moments_[i].first);
-    list.add("optimizer/second_moment/" + parameters_[i].info->name, moments_[i].second);
+    add_state(list, "optimizer/first_moment", parameters_[i], moments_[i].first);
+    add_state(list, "optimizer/second_moment", parameters_[i], moments_[i].second);
   }
 }
 

@@ -33,7 +33,7 @@ class AdamW final : public Optimizer {
  private:
   std::vector<OptimizedParameter> parameters_;
   AdamWSettings settings_;
-  std::vector<ParameterBlock> blocks_;
+  std::vector<TensorBlock> blocks_;
   std::vector<AdamMoments> moments_;
   Arena memory_;
 };

@@ -10,11 +10,15 @@
 
 namespace nibble {
 
-double gradient_norm(Stream& stream, std::span<const OptimizedParameter> parameters) {
-  const std::vector<ParameterBlock> blocks = parameter_blocks(parameters);
+std::vector<double> gradient_square_sums(Stream& stream, std::span<const Tensor> gradients) {
+  const std::vector<TensorBlock> blocks = tensor_blocks(gradients);
   std::vector<double> sums(blocks.size());
-  gradient_square_sums(stream, parameters, blocks, sums);
-  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
+  gradient_square_sums(stream, gradients, blocks, sums);
+  return sums;
+}
+
+double gradient_norm(std::span<const double> square_sums) {
+  return std::sqrt(std::accumulate(square_sums.begin(), square_sums.end(), 0.0));
 }
 
 double clip_factor(double norm, double max_norm) {

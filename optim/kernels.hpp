@@ -1,29 +1,29 @@
 // The kernels of optim/, one implementation for each device (cpu/).
 //
-// They go over blocks of 4096 elements that are cut within each parameter, so that small tensors neither wait for nor
-// delay large ones, and sums have an order that no number of threads changes.
+// They go over the blocks of comm/partition.hpp, so that small tensors neither wait for nor delay large ones, and sums
+// have an order that no number of threads or ranks changes.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "comm/partition.hpp"
 #include "optim/optimizer.hpp"
 
 namespace nibble {
 
-/// Elements of a block; shards are cut at multiples of it (16 KiB of f32: five streams of it fit a core's L2 cache).
-inline constexpr int64_t block_elements = 4096;
-
-/// Elements [first, first + count) of a parameter, row-major in its logical shape.
-struct ParameterBlock {
-  int64_t parameter = 0;
+/// Elements [first, first + count) of one of several packed tensors.
+struct TensorBlock {
+  int64_t tensor = 0;
   int64_t first = 0;
   int64_t count = 0;
 };
 
-/// Parameters in order, blocks in order; count < block_elements only in a parameter's last block.
-std::vector<ParameterBlock> parameter_blocks(std::span<const OptimizedParameter> parameters);
+/// Tensors in order, blocks in order; count < block_elements only in a tensor's last block.
+std::vector<TensorBlock> tensor_blocks(std::span<const Tensor> tensors);
+/// Those of the masters.
+std::vector<TensorBlock> master_blocks(std::span<const OptimizedParameter> parameters);
 
 /// The moments of one parameter, f32, packed, as many elements as the master.
 struct AdamMoments {
@@ -45,10 +45,13 @@ struct AdamWFactors {
 
 /// One AdamW update of every block; one pass over memory.
 void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
-                  std::span<const ParameterBlock> blocks, const AdamWFactors& factors);
+                  std::span<const TensorBlock> blocks, const AdamWFactors& factors);
 
-/// sums[i] = the squares of block i's gradients, added in double over sixteen lanes and a fixed tree.
-void gradient_square_sums(Stream& stream, std::span<const OptimizedParameter> parameters,
-                          std::span<const ParameterBlock> blocks, std::span<double> sums);
+/// Each master, rounded to nearest, into its working copy.
+void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const TensorBlock> blocks);
+
+/// sums[i] = the squares of block i of the gradients (f32), added in double over sixteen lanes and a fixed tree.
+void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std::span<const TensorBlock> blocks,
+                          std::span<double> sums);
 
 }  // namespace nibble

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/parameters.hpp"
@@ -16,23 +17,23 @@
 
 namespace nibble {
 
-/// One logical matrix with all that an update reads and writes. Shapes are [rows, cols] of `info`, or the same elements
-/// as one row [1, n] when they are a shard.
+/// A logical matrix, or a run of its elements (row-major) that one rank owns, with all that an update reads and writes.
 struct OptimizedParameter {
   const ParameterInfo* info = nullptr;
-  Tensor master;    ///< f32, packed
-  Tensor gradient;  ///< f32, packed; averaged, not yet clipped
+  Tensor master;    ///< f32, packed: [rows, cols] of `info`, or a run of it as one row [1, n]
+  Tensor gradient;  ///< f32, packed, as many elements; averaged, not yet clipped
   Tensor working;   ///< bf16 or f32, rows may be padded: the model's copy, rounded to nearest from the master
   bool decay = false;
+  bool owned = false;         ///< a run that no other rank has, an empty one maybe; else all ranks have the whole
+  int64_t first = 0;          ///< element of the logical matrix with which the run begins
+  int64_t working_first = 0;  ///< the same element, counted in `working`
 };
-
-/// One entry for each parameter of the layout, in its order. `decay` as weight_decay_mask() returns it.
-std::vector<OptimizedParameter> optimized_parameters(const ParameterLayout& layout, const ParameterSet& masters,
-                                                     const ParameterSet& gradients, const ParameterSet& working,
-                                                     const std::vector<bool>& decay);
 
 /// Rounds every master into its working copy: after initialisation, after loading. Steps do it themselves.
 void refresh_working_copies(Stream& stream, std::span<const OptimizedParameter> parameters);
+
+/// Declares what belongs to a parameter, element by element, as state "PREFIX/PARAMETER".
+void add_state(StateList& list, const std::string& prefix, const OptimizedParameter& parameter, const Tensor& value);
 
 /// What changes from step to step.
 struct StepContext {

@@ -16,9 +16,9 @@ class DenseLinear final : public Linear {
   }
 
   void backward(Stream& stream, const LinearCall&, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
-                const Tensor& dx, const Tensor& dw, bool accumulate) override {
+                const Tensor& dx, const Tensor& dw) override {
     gemm(stream, dy, Transpose::no, w, Transpose::no, dx);
-    gemm(stream, dy, Transpose::yes, saved.input, Transpose::no, dw, accumulate ? dw : Tensor());
+    gemm(stream, dy, Transpose::yes, saved.input, Transpose::no, dw);
   }
 };
 

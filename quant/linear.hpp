@@ -57,9 +57,9 @@ class Linear {
   virtual void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                        const Tensor& residual, LinearSaved* saved) = 0;
 
-  /// dx[tokens, in] = dy[tokens, out] w (operand type) and dw[out, in] (f32) = or += dy^T x.
+  /// dx[tokens, in] = dy[tokens, out] w (operand type) and dw[out, in] (f32) = dy^T x.
   virtual void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
-                        const LinearSaved& saved, const Tensor& dx, const Tensor& dw, bool accumulate) = 0;
+                        const LinearSaved& saved, const Tensor& dx, const Tensor& dw) = 0;
 
   /// The step counts: statistics that its calls took (a delayed amax) become state.
   virtual void commit() {}

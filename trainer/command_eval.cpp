@@ -1,4 +1,5 @@
 #include "trainer/command_eval.hpp"
+#include "comm/local_world.hpp"
 
 #include <fmt/format.h>
 
@@ -53,7 +54,7 @@ void run_eval(const Arguments& arguments) {
   Llama model(stream, loaded.config, recipe, {.sequences = arguments.micro, .length = sequence, .training = false});
   require_held_memory();
   WorkProgress progress("evaluated", "windows");
-  const Evaluation result = evaluate(model, loaded.weights, loader, arguments.tokens,
+  const Evaluation result = evaluate(model, loaded.weights, loader, arguments.tokens, *make_local_world(),
                                      [&](int64_t done, int64_t of) { progress.update(done, of); });
 
   const std::optional<double> bits = result.bits_per_byte();

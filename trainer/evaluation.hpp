@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "comm/world.hpp"
 #include "data/loader.hpp"
 #include "model/llama.hpp"
 
@@ -22,8 +23,9 @@ struct Evaluation {
 };
 
 /// Runs over `loader`'s evaluation windows in order: as many as hold `max_tokens` tokens (0: all).
-/// The loader's sequence is the model's. `progress` (if given) is told the windows done and their number.
-Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens,
+/// The loader's sequence is the model's. The ranks take the micro-batches in turn; their losses are added in order, so
+/// all have the same result, that of one rank. `progress` (if given) is told the windows done and their number.
+Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens, World& world,
                     const std::function<void(int64_t done, int64_t of)>& progress = {});
 
 }  // namespace nibble

@@ -135,7 +135,10 @@ Progress Progress::to_stderr(double interval) { return Progress(stderr_options(i
 
 Progress::~Progress() { finish(); }
 
+Progress Progress::silent() { return Progress({.out = nullptr}); }
+
 void Progress::update(const ProgressState& state) {
+  if (!options_.out) return;
   const double now = options_.clock();
   const bool due = !last_shown_ || now - *last_shown_ >= options_.interval || state.step >= state.total_steps;
   if (!due) return;
@@ -144,6 +147,7 @@ void Progress::update(const ProgressState& state) {
 }
 
 void Progress::message(const std::string& text) {
+  if (!options_.out) return;
   if (line_open_) fmt::print(options_.out, "\r\x1b[K");
   line_open_ = false;
   fmt::print(options_.out, "{}\n", text);

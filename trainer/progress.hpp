@@ -55,7 +55,7 @@ std::string format_duration(double seconds);
 class Progress {
  public:
   struct Options {
-    std::FILE* out = stderr;
+    std::FILE* out = stderr;          ///< null: nothing is shown
     bool terminal = false;            ///< rewrite one line; else append lines
     double interval = 10;             ///< seconds between lines of a log (a terminal: 0.1)
     std::function<int()> width{};     ///< of the terminal, asked at each line; empty: 80
@@ -64,6 +64,8 @@ class Progress {
   explicit Progress(Options options);
   /// Writes to stderr: a live line if that is a terminal, else a line every `interval` seconds.
   static Progress to_stderr(double interval);
+  /// For the ranks that do not speak.
+  static Progress silent();
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;

@@ -63,11 +63,11 @@ std::string advice(Settings settings, size_t needed, size_t most, bool resumed, 
 
 }  // namespace
 
-RunMemory foresee_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
-                         const MakeExchange& make_exchange, size_t resident) {
+RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                         size_t resident) {
   constexpr int64_t any_steps = 1;
   const MemoryTable before = held_memory();
-  const RunParts parts = make_run_parts(stream, settings, config, any_steps, make_exchange);
+  const RunParts parts = make_run_parts(stream, world, settings, config, any_steps, exchange_maker(settings));
   RunMemory memory{held_memory_since(before), file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
@@ -75,16 +75,15 @@ RunMemory foresee_memory(Stream& stream, const Settings& settings, const ModelCo
   return memory;
 }
 
-RunMemory require_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
-                         const MakeExchange& make_exchange, size_t resident, const AvailableMemory& most,
-                         bool resumed) {
+RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                         size_t resident, const AvailableMemory& most, bool resumed) {
   // Building the parts writes the table of rotations and a list of micro-batches, which takes less than the batches.
   const MemoryTable first = {{"batches", batch_bytes(settings)},
                              {"RoPE table", bytes_of(DType::f32, settings.data.sequence, config.head_dim)}};
   require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
   const auto foresee = [&](const Settings& changed) {
-    return foresee_memory(stream, changed, config, make_exchange, resident);
+    return foresee_memory(stream, world, changed, config, resident);
   };
   RunMemory memory = foresee(settings);
   require_fits("the run", memory.table, most,

@@ -1,4 +1,4 @@
-// What a run is going to take of the machine's memory, by purpose, and the refusal of one that cannot fit.
+// What a rank of a run is going to take of its machine's memory, by purpose, and the refusal of one that cannot fit.
 //
 // Linux gives addresses without memory behind them and kills a process that then touches too many of them; so a run is
 // weighed when its settings are known, before its first page is touched.
@@ -27,13 +27,13 @@ struct RunMemory {
 /// The parts that the settings make of a model of that shape are built for a moment, without touching their memory; to
 /// them come batches, what the GEMM takes while it works, and the program itself: `resident` bytes, the token files
 /// with it, before it has parts. Throws what building the parts throws.
-RunMemory foresee_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
-                         const MakeExchange& make_exchange, size_t resident);
+RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                         size_t resident);
 
 /// The same, if `most` is enough for it. Throws Error{resource} if not, with the largest rows and with what smaller
 /// settings would take; a resumed run can change fewer of them.
-RunMemory require_memory(Stream& stream, const Settings& settings, const ModelConfig& config,
-                         const MakeExchange& make_exchange, size_t resident, const AvailableMemory& most, bool resumed);
+RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                         size_t resident, const AvailableMemory& most, bool resumed);
 
 /// The rows, the largest first, with the sum last; each begins a new line with `line_break`.
 std::string memory_text(const RunMemory& memory, const std::string& line_break);

@@ -48,23 +48,47 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                                                       .weight_decay = settings.weight_decay});
 }
 
-RunParts make_run_parts(Stream& stream, const Settings& settings, const ModelConfig& config, int64_t steps,
-                        const MakeExchange& make_exchange) {
+namespace {
+
+Shard shard_of(const Settings& settings) {
+  return settings.shard == "optimizer"    ? Shard::optimizer
+         : settings.shard == "gradients"  ? Shard::gradients
+         : settings.shard == "parameters" ? Shard::parameters
+                                          : Shard::none;
+}
+
+}  // namespace
+
+MakeExchange exchange_maker(const Settings& settings) {
+  const Wire wire = settings.gradients.wire == "bf16" ? Wire::bf16 : Wire::f32;
+  return [wire](CommunicationThread& thread, SumGoes goes) { return make_dense_exchange(thread, wire, goes); };
+}
+
+RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                        int64_t steps, const MakeExchange& make_exchange) {
   RunParts parts;
   parts.model =
       std::make_unique<Llama>(stream, config, find_recipe(settings.precision.recipe), llama_options(settings));
   parts.step = std::make_unique<TrainStep>(
-      stream, *parts.model,
+      stream, *parts.model, world,
       TrainStepOptions{.micro_batches = settings.batch.tokens / (settings.data.sequence * settings.batch.micro),
                        .lanes = settings.batch.lanes,
+                       .shard = shard_of(settings),
                        .clip = settings.optimizer.clip,
                        .schedule = schedule_settings(settings, steps)},
       weight_decay_mask(parts.model->layout().parameters(), settings.optimizer.no_decay),
       [&settings](std::vector<OptimizedParameter> parameters) {
         return make_optimizer(settings.optimizer, std::move(parameters));
       },
-      make_exchange());
+      make_exchange);
   return parts;
+}
+
+void initialize(Stream& stream, const Settings& settings, RunParts& parts) {
+  parts.step->fill_masters([&](size_t parameter, const Tensor& whole) {
+    initialize_parameter(stream, parts.model->config(), parts.model->layout(), parameter,
+                         static_cast<uint64_t>(settings.run.seed), settings.model.init_std, whole);
+  });
 }
 
 nlohmann::json tuning_of(const Stream& stream) {

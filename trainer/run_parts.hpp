@@ -25,18 +25,22 @@ ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                           std::vector<OptimizedParameter> parameters);
 
-using MakeExchange = std::function<std::unique_ptr<GradientExchange>()>;
-
 /// What a run trains and trains with. The memory of large parts is not touched before something is written there.
 struct RunParts {
   std::unique_ptr<Llama> model;
   std::unique_ptr<TrainStep> step;
 };
 
-/// `steps` of the whole run. `stream` must outlive the parts. Throws Error{configuration} for an impossible shape,
-/// Error{resource} when the system has no addresses left.
-RunParts make_run_parts(Stream& stream, const Settings& settings, const ModelConfig& config, int64_t steps,
-                        const MakeExchange& make_exchange);
+/// The exchange that the settings name.
+MakeExchange exchange_maker(const Settings& settings);
+
+/// `steps` of the whole run. `stream` and `world` must outlive the parts. Throws Error{configuration} for an impossible
+/// shape or ranks that do not divide the work, Error{resource} when the system has no addresses left.
+RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                        int64_t steps, const MakeExchange& make_exchange);
+
+/// New weights, as `initialize` draws them.
+void initialize(Stream& stream, const Settings& settings, RunParts& parts);
 
 /// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library.
 nlohmann::json tuning_of(const Stream& stream);

@@ -89,6 +89,13 @@ struct OptimizerSettings {
   bool operator==(const OptimizerSettings&) const = default;
 };
 
+struct GradientSettings {
+  std::string exchange = "dense";
+  std::string wire = "f32";
+
+  bool operator==(const GradientSettings&) const = default;
+};
+
 struct LearningRateSettings {
   std::string name = "cosine";
   StepsOrShare warmup = StepsOrShare::share(0.1);
@@ -139,6 +146,8 @@ struct Settings {
   PrecisionSettings precision{};
   OptimizerSettings optimizer{};
   LearningRateSettings schedule{};
+  GradientSettings gradients{};
+  std::string shard = "none";
   ValidationSettings validation{};
   RunSettings run{};
 

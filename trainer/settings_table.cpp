@@ -118,6 +118,15 @@ std::vector<Setting> make_table() {
     {"schedule.decay_shape", choice, NIBBLE_MEMBER(schedule.decay_shape),
      "wsd: linear, or sqrt: 1 - sqrt(x), a fast drop with a long tail", {}, {"linear", "sqrt"}},
 
+    {"gradients.exchange", choice, NIBBLE_MEMBER(gradients.exchange),
+     "how ranks sum their gradients; dense: every value, in the tree of the lanes", {}, {"dense"}, true},
+    {"gradients.wire", choice, NIBBLE_MEMBER(gradients.wire),
+     "type in which gradients travel between ranks; f32 gives the sums of one rank", {}, {"f32", "bf16"}, true},
+
+    {"shard", choice, NIBBLE_MEMBER(shard),
+     "what each rank keeps only its part of: this and all before it (ZeRO 1, 2, 3)", {},
+     {"none", "optimizer", "gradients", "parameters"}},
+
     {"validation.every", count, NIBBLE_MEMBER(validation.every),
      "steps between validations (0: at the end only)", any_count},
     {"validation.tokens", count, NIBBLE_MEMBER(validation.tokens), "validation tokens to use (0: all)", any_count},
@@ -154,6 +163,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"precision", "number formats"},
     {"optimizer", "how gradients change the weights"},
     {"schedule", "the learning rate over the run"},
+    {"gradients", "their sum over the ranks of mpirun or Slurm"},
     {"validation", "the loss on text that is not trained on"},
     {"run", "seed, machine, results"},
     {"run.checkpoint", "what a killed run continues from"},

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/exchange.hpp"
+#include "comm/local_world.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
@@ -76,6 +76,7 @@ StepMeasurement measure_step(const Settings& settings, int64_t steps) {
                  .seen = settings.model.from,
                  .next = "give the shape: --set model.from= --set model.preset=llama-30m, or its dimensions"});
   Stream stream(static_cast<int>(settings.run.threads));
+  const std::unique_ptr<World> world = make_local_world();
   const ModelConfig config = model_config(settings, 0);
   const Recipe& recipe = find_recipe(settings.precision.recipe);
   const int64_t tokens = settings.batch.tokens, length = settings.data.sequence;
@@ -87,11 +88,10 @@ StepMeasurement measure_step(const Settings& settings, int64_t steps) {
                          .limits = {.bandwidth = measure_bandwidth(stream)},
                          .kernels = {}};
   const RunMemory memory =
-      require_memory(stream, settings, config, make_self_exchange, resident_memory().all, available_memory(), false);
-  const RunParts parts = make_run_parts(stream, settings, config, steps + 1, make_self_exchange);
+      require_memory(stream, *world, settings, config, resident_memory().all, available_memory(), false);
+  RunParts parts = make_run_parts(stream, *world, settings, config, steps + 1, exchange_maker(settings));
   TrainStep& train_step = *parts.step;
-  initialize(stream, config, parts.model->layout(), 1, settings.model.init_std, train_step.masters());
-  train_step.masters_changed();
+  initialize(stream, settings, parts);
 
   const Batch batch = random_batch(tokens, length, config.vocabulary);
   WorkProgress progress("measured", "steps");

@@ -3,71 +3,114 @@
 #include <cmath>
 
 #include "optim/gradient_norm.hpp"
-#include "tensor/convert.hpp"
-#include "trainer/checkpoint.hpp"
 #include "trainer/stopwatch.hpp"
 
 namespace nibble {
+namespace {
 
-TrainStep::TrainStep(Stream& stream, Llama& model, const TrainStepOptions& options, const std::vector<bool>& decay,
-                     const MakeOptimizer& make_optimizer, std::unique_ptr<GradientExchange> exchange)
-    : stream_(stream),
-      model_(model),
-      options_(options),
-      plan_(plan_lanes(options.micro_batches, options.lanes)),
-      masters_(model.layout(), DType::f32, DType::f32, false, "master weights"),
-      weights_(model.make_weights()),
-      exchange_(std::move(exchange)) {
-  for (int slot = 0; slot < slots_of(plan_); ++slot) gradients_.push_back(model.make_gradients());
-  parameters_ = optimized_parameters(model.layout(), masters_, gradients_.front(), weights_, decay);
-  optimizer_ = make_optimizer(parameters_);
+std::vector<OptimizedParameter> with_gradients(std::vector<OptimizedParameter> parameters, const GradientSum& gradients,
+                                               Shard shard, const std::vector<bool>& decay) {
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    OptimizedParameter& parameter = parameters[i];
+    parameter.gradient = shard == Shard::none ? gradients.whole()[i] : gradients.own()[i];
+    parameter.decay = decay[i];
+  }
+  return parameters;
 }
 
-void TrainStep::masters_changed() { refresh_working_copies(stream_, parameters_); }
+}  // namespace
 
-double TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale) {
+TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStepOptions& options,
+                     const std::vector<bool>& decay, const MakeOptimizer& make_optimizer,
+                     const MakeExchange& make_exchange)
+    : stream_(stream),
+      model_(model),
+      world_(world),
+      options_(options),
+      plan_(model.layout(), options.shard, world.rank(), world.size(), options.micro_batches, options.lanes),
+      weights_(stream, model, world.thread(), plan_),
+      exchange_(make_exchange(world.thread(), options.shard == Shard::none ? SumGoes::to_all : SumGoes::to_owner)),
+      gradients_(stream, model, *exchange_, plan_),
+      optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options.shard, decay))) {
+  for (int rank = 0; rank < plan_.ranks(); ++rank) blocks_.push_back(plan_.partition().blocks_of(rank));
+}
+
+TrainStep::~TrainStep() { world_.thread().settle(); }
+
+void TrainStep::fill_masters(const std::function<void(size_t parameter, const Tensor& whole)>& write) {
+  weights_.fill(write);
+  weights_.publish();
+}
+
+void TrainStep::masters_changed() {
+  weights_.round();
+  weights_.publish();
+}
+
+std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale) {
   const auto tokens = static_cast<size_t>(model_.tokens());
-  std::vector<double> losses(gradients_.size());  // by slot: summed in the tree of the gradients
-  for (size_t m = 0; m < plan_.size(); ++m) {
-    const MicroBatchSum& sum = plan_[m];
+  std::vector<double> losses;
+  for (int64_t turn = 0; turn < plan_.turns(); ++turn) {
+    const int64_t number = plan_.micro_batch(plan_.rank(), turn);
     const auto part = [&](const std::vector<int32_t>& values) {
-      return values.empty() ? std::span<const int32_t>() : std::span(values).subspan(m * tokens, tokens);
+      return values.empty() ? std::span<const int32_t>()
+                            : std::span(values).subspan(static_cast<size_t>(number) * tokens, tokens);
     };
     const MicroBatch micro_batch{part(batch.inputs), part(batch.targets), part(batch.document_starts)};
-    const bool last = m + 1 == plan_.size();
-    const auto ready = [&](int buffer) {
-      for (const MicroBatchSum::Join& join : sum.joins)
-        add(stream_, gradients_[static_cast<size_t>(join.from)].buffer(buffer),
-            gradients_[static_cast<size_t>(join.into)].buffer(buffer));
-      if (last) exchange_->begin(buffer, gradients_.front().buffer(buffer));
-    };
-    const BackwardOptions backward{.call = {.step = step, .micro_batch = sum.micro_batch, .pass = Pass::training},
+    const BackwardOptions backward{.call = {.step = step, .micro_batch = number, .pass = Pass::training},
                                    .loss_scale = static_cast<float>(loss_scale),
-                                   .accumulate = sum.accumulate,
-                                   .ready = ready};
-    const auto slot = static_cast<size_t>(sum.slot);
-    const double loss = model_.loss_and_gradients(weights_, micro_batch, backward, gradients_[slot]);
-    losses[slot] = sum.accumulate ? losses[slot] + loss : loss;
-    for (const MicroBatchSum::Join& join : sum.joins)
-      losses[static_cast<size_t>(join.into)] += losses[static_cast<size_t>(join.from)];
+                                   .ready = [&](int buffer) { gradients_.take(turn, buffer); }};
+    losses.push_back(model_.loss_and_gradients(weights(), micro_batch, backward, gradients_.memory(turn)));
   }
-  return losses.front();
+  return losses;
+}
+
+void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, StepResult& result) {
+  std::vector<double> mine = losses;
+  const std::vector<double> squares = gradient_square_sums(stream_, gradients_.own());
+  mine.insert(mine.end(), squares.begin(), squares.end());
+  std::vector<int64_t> counts;
+  int64_t total = 0;
+  for (const std::vector<int64_t>& blocks : blocks_) total += counts.emplace_back(plan_.turns() + std::ssize(blocks));
+  std::vector<double> all(static_cast<size_t>(total));
+  world_.thread().run([&](Communicator& ranks) { gather_all(ranks, mine, counts, all); });
+
+  std::vector<double> loss_of(static_cast<size_t>(plan_.micro_batches()));
+  std::vector<double> square_of(static_cast<size_t>(plan_.partition().blocks()));
+  auto next = all.begin();
+  for (int rank = 0; rank < plan_.ranks(); ++rank) {
+    for (int64_t turn = 0; turn < plan_.turns(); ++turn)
+      loss_of[static_cast<size_t>(plan_.micro_batch(rank, turn))] = *next++;
+    for (const int64_t block : blocks_[static_cast<size_t>(rank)]) square_of[static_cast<size_t>(block)] = *next++;
+  }
+  result.loss = sum_in_lanes(loss_of, plan_.lanes()) / counted_tokens;  // 0 / 0 where no token counts
+  result.gradient_norm = gradient_norm(square_of);
+  result.refused = !(std::isfinite(result.loss) && std::isfinite(result.gradient_norm));
 }
 
 StepResult TrainStep::run(int64_t step, const Batch& batch) {
   StepResult result;
   Stopwatch watch;
+  CommunicationThread& thread = world_.thread();
+  const CommunicationThread::Totals before = thread.totals();
+  double waited = before.seconds_waited;
+  // The phase's seconds without those in which it waited for other ranks.
+  const auto lap = [&] {
+    const double waits = thread.totals().seconds_waited - std::exchange(waited, thread.totals().seconds_waited);
+    result.seconds.exchange += waits;
+    return watch.lap() - waits;
+  };
   result.learning_rate = learning_rate(options_.schedule, step);
+  world_.at(step, "forward and backward pass");
   exchange_->start(step);
-  const double counted = exchange_->sum(static_cast<double>(batch.loss_tokens));
-  const double loss_sum = run_micro_batches(step, batch, counted > 0 ? 1 / counted : 0);
-  result.seconds.forward_backward = watch.lap();
-  exchange_->finish();
-  result.loss = exchange_->sum(loss_sum) / counted;  // 0 / 0 where no token counts
-  result.seconds.exchange = watch.lap();
+  const auto counted = static_cast<double>(batch.loss_tokens);
+  const std::vector<double> losses = run_micro_batches(step, batch, counted > 0 ? 1 / counted : 0);
+  result.seconds.forward_backward = lap();
 
-  result.gradient_norm = gradient_norm(stream_, parameters_);
-  result.refused = !exchange_->all(std::isfinite(result.loss) && std::isfinite(result.gradient_norm));
+  world_.at(step, "gradient exchange");
+  exchange_->finish();
+  agree(losses, counted, result);
+  world_.at(step, "update");
   if (result.refused) {
     exchange_->discard();
     model_.discard();
@@ -75,16 +118,19 @@ StepResult TrainStep::run(int64_t step, const Batch& batch) {
     optimizer_->step(stream_, {.step = ++updates_,
                                .learning_rate = result.learning_rate,
                                .gradient_scale = clip_factor(result.gradient_norm, options_.clip)});
+    weights_.publish();
     exchange_->commit();
     model_.commit();
   }
-  result.seconds.optimizer = watch.lap();
+  result.seconds.optimizer = lap();
+  const CommunicationThread::Totals after = thread.totals();
+  result.seconds.communication = after.seconds_busy - before.seconds_busy;
+  result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent);
   return result;
 }
 
 void TrainStep::state(StateList& list) {
-  for (size_t i = 0; i < parameters_.size(); ++i)
-    list.add(weights_prefix + model_.layout().parameters()[i].name, masters_[i]);
+  weights_.state(list);
   optimizer_->state(list);
   model_.state(list);
   exchange_->state(list);

@@ -1,5 +1,6 @@
 // One optimizer step: micro-batches, lanes, exchange, clipping, update; refused if anything is not finite.
 //
+// All ranks take the same decisions, from numbers that each step gathers from all of them.
 // Not for: where batches come from and where results go (training_run.hpp).
 #pragma once
 
@@ -8,70 +9,86 @@
 #include <vector>
 
 #include "comm/exchange.hpp"
+#include "comm/world.hpp"
 #include "data/loader.hpp"
 #include "model/llama.hpp"
 #include "optim/optimizer.hpp"
 #include "optim/schedule.hpp"
-#include "comm/lanes.hpp"
+#include "trainer/gradient_sum.hpp"
+#include "trainer/shard_plan.hpp"
+#include "trainer/sharded_weights.hpp"
 
 namespace nibble {
 
 /// Seconds of a step by phase.
 struct StepSeconds {
   double forward_backward = 0;
-  double exchange = 0;   ///< waiting for it after the backward pass
-  double optimizer = 0;  ///< norm, clipping and update
+  double exchange = 0;       ///< waiting for other ranks and for what they send, in whatever phase
+  double optimizer = 0;      ///< norm, clipping and update
+  double communication = 0;  ///< the communication thread's work, most of it beside the computation
 };
 
 struct StepResult {
   double loss = 0;  ///< nats, mean over the step's counted tokens
   double gradient_norm = 0;
   double learning_rate = 0;
-  bool refused = false;  ///< loss or gradient was not finite, or no token counted: nothing changed
+  bool refused = false;    ///< loss or gradient was not finite, or no token counted: nothing changed
+  int64_t bytes_sent = 0;  ///< by this rank
   StepSeconds seconds;
 };
 
 struct TrainStepOptions {
-  int64_t micro_batches = 1;  ///< of one step
+  int64_t micro_batches = 1;  ///< of one step, of all ranks
   int64_t lanes = 4;
+  Shard shard = Shard::none;
   double clip = 0;  ///< largest gradient norm; 0: no clipping
   ScheduleSettings schedule;
 };
 
 /// Makes the optimizer of a list of parameters.
 using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<OptimizedParameter>)>;
+using MakeExchange = std::function<std::unique_ptr<GradientExchange>(CommunicationThread&, SumGoes)>;
 
 class TrainStep {
  public:
-  /// `decay` as weight_decay_mask() returns it. `stream` and `model` must outlive the object.
-  TrainStep(Stream& stream, Llama& model, const TrainStepOptions& options, const std::vector<bool>& decay,
-            const MakeOptimizer& make_optimizer, std::unique_ptr<GradientExchange> exchange);
+  /// `decay` as weight_decay_mask() returns it. `stream`, `model` and `world` must outlive the object.
+  /// Throws Error{configuration} when the ranks do not divide the lanes or the micro-batches.
+  TrainStep(Stream& stream, Llama& model, World& world, const TrainStepOptions& options, const std::vector<bool>& decay,
+            const MakeOptimizer& make_optimizer, const MakeExchange& make_exchange);
+  /// Waits for what is still being sent.
+  ~TrainStep();
 
-  /// The masters (f32, packed): whoever fills them calls `masters_changed` afterwards.
-  ParameterSet& masters() { return masters_; }
+  const ShardPlan& plan() const { return plan_; }
+
+  /// See ShardedWeights::fill. All ranks call it.
+  void fill_masters(const std::function<void(size_t parameter, const Tensor& whole)>& write);
+  /// After the state was loaded. All ranks call it.
   void masters_changed();
   /// The model's working copy.
-  const ParameterSet& weights() const { return weights_; }
+  const ParameterSet& weights() const { return weights_.working(); }
 
-  /// Runs step `step` (counted from 0) on a batch of micro_batches x the model's sequences.
+  /// Runs step `step` (counted from 0) on the batch of all ranks, micro_batches x the model's sequences.
   StepResult run(int64_t step, const Batch& batch);
 
   /// Weights, optimizer, linear operators, exchange, and the number of updates.
   void state(StateList& list);
 
  private:
-  /// The sum of the losses in nats; each token's gradient is multiplied with `loss_scale`.
-  double run_micro_batches(int64_t step, const Batch& batch, double loss_scale);
+  /// The losses of this rank's micro-batches in nats; each token's gradient is multiplied with `loss_scale`.
+  std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale);
+  /// Fills in loss and gradient norm, the same on every rank.
+  void agree(const std::vector<double>& losses, double counted_tokens, StepResult& result);
 
   Stream& stream_;
   Llama& model_;
+  World& world_;
   TrainStepOptions options_;
-  std::vector<MicroBatchSum> plan_;
-  ParameterSet masters_, weights_;
-  std::vector<ParameterSet> gradients_;  ///< by slot
-  std::vector<OptimizedParameter> parameters_;
-  std::unique_ptr<Optimizer> optimizer_;
+  ShardPlan plan_;
+  ShardedWeights weights_;
   std::unique_ptr<GradientExchange> exchange_;
+  GradientSum gradients_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::vector<std::vector<int64_t>> blocks_;  ///< by rank: the blocks of the gradient that it owns
   int64_t updates_ = 0;
 };
 

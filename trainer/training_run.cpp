@@ -2,13 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <set>
 #include <utility>
 
+#include "comm/local_world.hpp"
+#include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/interrupt.hpp"
+#include "trainer/rank_agreement.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
@@ -37,6 +41,8 @@ const std::vector<std::string> metric_columns = {"step",
                                                  "seconds_optimizer",
                                                  "seconds_validation",
                                                  "seconds_checkpoint",
+                                                 "seconds_communication",
+                                                 "bytes_sent",
                                                  "validation_loss",
                                                  "validation_bits_per_byte",
                                                  "peak_resident_bytes",
@@ -53,18 +59,23 @@ void add_validation(MetricRow& row, const Evaluation& evaluation) {
 TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& options)
     : settings_(settings),
       options_(options),
+      alone_(options.world ? nullptr : make_local_world()),
+      world_(options.world ? *options.world : *alone_),
       stream_(static_cast<int>(settings.run.threads)),
       tuning_(tuning_of(stream_)),
-      progress_(new Progress(Progress::to_stderr(settings.run.progress))) {  // not movable: made in place
+      progress_(world_.is_first() ? new Progress(Progress::to_stderr(settings.run.progress))
+                                  : new Progress(Progress::silent())) {  // not movable: made in place
+  world_.at(0, "start");
   validate(settings_);
   open_data();
+  require_same_run();
   const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
   if (checkpoint) refuse_another_run(checkpoint->header());
   build(checkpoint);
   if (checkpoint) {
     StateList list = state();
     load_checkpoint(*checkpoint, list);
-    train_step_->masters_changed();
+    parts_.step->masters_changed();
     saved_step_ = step_;
     progress_->message(fmt::format("resuming from {}: step {} of {}", checkpoint->path.string(), step_, total_steps_));
   }
@@ -80,6 +91,15 @@ void TrainingRun::open_data() {
   validation_data_ = TokenData::open(settings_.data.validation);
   require_same_tokenizer(*train_data_, *validation_data_);
   validation_loader_ = std::make_unique<Loader>(*validation_data_, loader_options(settings_));
+}
+
+void TrainingRun::require_same_run() {
+  require_same(world_, ErrorKind::configuration, "the ranks have different configurations", settings_yaml(settings_),
+               "give every rank the same file and the same --set");
+  require_same(world_, ErrorKind::data, "the ranks have different token files", data_identity().dump(1),
+               "copy the same files to every host, or put them on a file system that all share");
+  require_same(world_, ErrorKind::configuration, "the ranks would round differently", tuning_.dump(1),
+               "set run.threads, and NIBBLE_ISA=avx2 where processors differ");
 }
 
 nlohmann::json TrainingRun::data_identity() const {
@@ -158,21 +178,19 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
   AvailableMemory most = options_.memory();
   most.bytes += resident_memory().anonymous;  // weights to start from are in it, and given back before the first step
-  memory_ = require_memory(stream_, settings_, config, options_.make_exchange, program, most, checkpoint.has_value());
-  RunParts parts = make_run_parts(stream_, settings_, config, total_steps_, options_.make_exchange);
-  model_ = std::move(parts.model);
-  train_step_ = std::move(parts.step);
+  memory_ = require_memory(stream_, world_, settings_, config, program, most, checkpoint.has_value());
+  parts_ = make_run_parts(stream_, world_, settings_, config, total_steps_,
+                          options_.make_exchange ? options_.make_exchange : exchange_maker(settings_));
   if (checkpoint) return;
-  if (start) copy_parameters(stream_, start->weights, train_step_->masters());
-  else
-    initialize(stream_, config, model_->layout(), static_cast<uint64_t>(settings_.run.seed), settings_.model.init_std,
-               train_step_->masters());
-  train_step_->masters_changed();
+  if (start)
+    parts_.step->fill_masters(
+        [&](size_t parameter, const Tensor& whole) { convert(stream_, start->weights[parameter], whole); });
+  else initialize(stream_, settings_, parts_);
 }
 
 StateList TrainingRun::state() {
   StateList list;
-  train_step_->state(list);
+  parts_.step->state(list);
   list.add_scalar("trainer/step", step_);
   list.add_scalar("trainer/loss_tokens", loss_tokens_);
   list.add_scalar("trainer/refused", refused_);
@@ -181,7 +199,7 @@ StateList TrainingRun::state() {
 }
 
 std::string TrainingRun::resolved_config() const {
-  const ModelConfig& config = model_->config();
+  const ModelConfig& config = parts_.model->config();
   return settings_yaml(
       settings_,
       {{"model", fmt::format("width {}, layers {}, heads {}, kv_heads {}, head_dim {}, ffn {}, vocab {}, context {}",
@@ -193,6 +211,7 @@ std::string TrainingRun::resolved_config() const {
 }
 
 void TrainingRun::begin_directory(bool resumed) {
+  if (!world_.is_first()) return;
   const fs::path run = settings_.run.directory;
   std::error_code failure;
   fs::create_directories(run, failure);
@@ -222,7 +241,7 @@ void TrainingRun::save() {
   const TokenizerInfo& tokenizer = train_data_->tokenizer();
   const CheckpointHeader header{.step = step_,
                                 .seed = static_cast<uint64_t>(settings_.run.seed),
-                                .model = model_->config(),
+                                .model = parts_.model->config(),
                                 .tokenizer = tokenizer,
                                 .tokenizer_model = tokenizer.is_sentencepiece()
                                                        ? std::string(train_data_->make_tokenizer()->model())
@@ -240,11 +259,12 @@ void TrainingRun::save() {
 }
 
 double TrainingRun::peak_share_of(double tokens_per_second) const {
-  return tokens_per_second * model_->config().flops_per_token(settings_.data.sequence) * 1e-12 / gemm_peak_;
+  return tokens_per_second * parts_.model->config().flops_per_token(settings_.data.sequence) * 1e-12 /
+         (gemm_peak_ * world_.size());
 }
 
 void TrainingRun::describe() const {
-  const ModelConfig& config = model_->config();
+  const ModelConfig& config = parts_.model->config();
   progress_->message(fmt::format("model    {:.2f}M parameters, {} layers of width {}, vocabulary {}, {}",
                                  static_cast<double>(config.parameters()) * 1e-6, config.layers, config.width,
                                  config.vocabulary, settings_.precision.recipe));
@@ -255,14 +275,19 @@ void TrainingRun::describe() const {
                                  static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
                                  run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
   progress_->message("memory   " + memory_text(memory_, "\n         "));
+  if (world_.size() > 1)
+    progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}, wire {}", world_.size(),
+                                   std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard,
+                                   settings_.gradients.wire));
   progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
-                                 name(stream_.isa()), gemm_library(stream_, model_->recipe().operands), gemm_peak_));
+                                 name(stream_.isa()), gemm_library(stream_, parts_.model->recipe().operands),
+                                 gemm_peak_));
 }
 
 std::optional<Evaluation> TrainingRun::run_validation() {
   if (!validation_loader_) return std::nullopt;
   const Evaluation evaluation =
-      evaluate(*model_, train_step_->weights(), *validation_loader_, settings_.validation.tokens);
+      evaluate(*parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_);
   last_validation_loss_ = evaluation.loss();
   const std::optional<double> bits = evaluation.bits_per_byte();
   progress_->message(fmt::format("step {}: validation loss {:.4f}{}", step_, evaluation.loss(),
@@ -298,9 +323,10 @@ void TrainingRun::give_up_if_diverged() const {
 
 void TrainingRun::train_one_step() {
   Stopwatch whole, watch;
+  world_.at(step_, "data");
   const Batch batch = prefetcher_->next();
   const double seconds_data = watch.lap();
-  const StepResult result = train_step_->run(step_, batch);
+  const StepResult result = parts_.step->run(step_, batch);
   count(result, batch);
 
   watch.lap();
@@ -331,10 +357,12 @@ void TrainingRun::train_one_step() {
                    {"seconds_optimizer", result.seconds.optimizer},
                    {"seconds_validation", seconds_validation},
                    {"seconds_checkpoint", seconds_saving},
+                   {"seconds_communication", result.seconds.communication},
+                   {"bytes_sent", result.bytes_sent},
                    {"peak_resident_bytes", static_cast<int64_t>(resident_memory().peak)},
                    {"retuned", retuned_}};
   if (evaluation) add_validation(row, *evaluation);
-  metrics_->write(row);
+  if (metrics_) metrics_->write(row);
   progress_->update({.step = step_,
                      .total_steps = total_steps_,
                      .loss = result.loss,
@@ -348,26 +376,28 @@ void TrainingRun::train_one_step() {
   give_up_if_diverged();
 
   const CheckpointSettings& checkpoint = settings_.run.checkpoint;
-  const bool saves = last || (checkpoint.every > 0 && step_ % checkpoint.every == 0) ||
-                     (checkpoint.interval > 0 && since_save_.seconds() >= checkpoint.interval);
+  const bool due = world_.is_first() && checkpoint.interval > 0 && since_save_.seconds() >= checkpoint.interval;
+  const std::vector<double> agreed = largest_of_all(world_, {InterruptScope::requested() ? 1.0 : 0, due ? 1.0 : 0});
+  stopping_ = agreed[0] > 0;
+  const bool saves = last || (checkpoint.every > 0 && step_ % checkpoint.every == 0) || agreed[1] > 0;
   if (saves && !result.refused) save();
 }
 
 TrainingRun::Outcome TrainingRun::run() {
   const InterruptScope signals;
-  gemm_peak_ = measure_gemm_peak(stream_, model_->recipe().operands);
+  gemm_peak_ = measure_gemm_peak(stream_, parts_.model->recipe().operands);
   describe();
   if (step_ == 0) {
     if (const std::optional<Evaluation> evaluation = run_validation()) {
       MetricRow row = {{"step", int64_t{0}}, {"tokens", int64_t{0}}};
       add_validation(row, *evaluation);
-      metrics_->write(row);
+      if (metrics_) metrics_->write(row);
     }
   }
   since_save_ = Stopwatch();
   prefetcher_ = std::make_unique<Prefetcher>(
       [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); }, step_);
-  while (step_ < total_steps_ && !InterruptScope::requested()) train_one_step();
+  while (step_ < total_steps_ && !stopping_) train_one_step();
   if (saved_step_ != step_) save();
   progress_->message(fmt::format("memory   {} resident at its peak, {} foreseen", format_bytes(resident_memory().peak),
                                  format_bytes(memory_.peak())));

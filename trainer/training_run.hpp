@@ -15,6 +15,7 @@
 #include "trainer/progress.hpp"
 #include "trainer/run_lock.hpp"
 #include "trainer/run_memory.hpp"
+#include "trainer/run_parts.hpp"
 #include "trainer/settings.hpp"
 #include "trainer/stopwatch.hpp"
 #include "trainer/train_step.hpp"
@@ -22,10 +23,11 @@
 namespace nibble {
 
 struct TrainingRunOptions {
-  bool resume = false;  ///< go on from the newest valid checkpoint of the run's directory, if it has one
-  bool retune = false;  ///< accept that instruction set, threads or libraries differ from the checkpoint's
-  /// Replaces the exchange of a single process; for tests.
-  MakeExchange make_exchange = make_self_exchange;
+  World* world = nullptr;  ///< the ranks, which must outlive the run; null: this process alone
+  bool resume = false;     ///< go on from the newest valid checkpoint of the run's directory, if it has one
+  bool retune = false;     ///< accept that instruction set, threads or libraries differ from the checkpoint's
+  /// Replaces the exchange that the settings name; for tests.
+  MakeExchange make_exchange{};
   /// Replaces what the machine has; for tests.
   std::function<AvailableMemory()> memory = [] { return available_memory(); };
 };
@@ -34,9 +36,10 @@ class TrainingRun {
  public:
   enum class Outcome { finished, interrupted };
 
-  /// Opens the data, builds the model, and starts or resumes the run's directory.
-  /// Throws Error: configuration (contradictions, a directory that holds a run already, another identity than the
-  /// checkpoint's), data, checkpoint, resource.
+  /// Opens the data, builds the model, and starts or resumes the run's directory. Every rank does the same; the
+  /// first alone writes the directory and speaks.
+  /// Throws Error: configuration (contradictions, ranks that differ, a directory that holds a run already, another
+  /// identity than the checkpoint's), data, checkpoint, resource.
   TrainingRun(const Settings& settings, const TrainingRunOptions& options);
   ~TrainingRun();
 
@@ -50,6 +53,7 @@ class TrainingRun {
 
  private:
   void open_data();
+  void require_same_run();
   /// The newest checkpoint of the run's directory, if this run resumes and there is one.
   std::optional<VerifiedCheckpoint> find_checkpoint();
   void build(const std::optional<VerifiedCheckpoint>& checkpoint);
@@ -69,14 +73,15 @@ class TrainingRun {
 
   Settings settings_;
   TrainingRunOptions options_;
+  std::unique_ptr<World> alone_;
+  World& world_;
   Stream stream_;
   RunMemory memory_;  ///< foreseen
   nlohmann::json tuning_;
   std::unique_ptr<RunLock> lock_;
   std::optional<TokenData> train_data_, validation_data_;
   std::unique_ptr<Loader> train_loader_, validation_loader_;
-  std::unique_ptr<Llama> model_;
-  std::unique_ptr<TrainStep> train_step_;
+  RunParts parts_;
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Progress> progress_;
@@ -84,12 +89,13 @@ class TrainingRun {
   double gemm_peak_ = 0;  ///< TFLOP/s
   int64_t total_steps_ = 0, sequences_per_step_ = 0;
 
-  // What a resumed run needs besides the state of train_step_.
+  // What a resumed run needs besides the state of its parts.
   int64_t step_ = 0;         ///< steps done, refused ones included
   int64_t loss_tokens_ = 0;  ///< tokens that counted in steps that were not refused
   int64_t refused_ = 0, refused_in_a_row_ = 0;
 
-  bool retuned_ = false;  ///< the run once went on with another tuning
+  bool stopping_ = false;  ///< a rank was told to end
+  bool retuned_ = false;   ///< the run once went on with another tuning
   int64_t saved_step_ = -1;
   Stopwatch since_save_;
   double seconds_saving_ = 0;  ///< of the last save, for the next row of the metrics

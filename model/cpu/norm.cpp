@@ -40,8 +40,7 @@ void forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon,
 
 template <class T>
 void backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
-              const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate,
-              const Tensor& block_sums) {
+              const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, const Tensor& block_sums) {
   const int64_t tokens = x.rows, width = x.cols, blocks = rms_norm_scratch_rows(tokens);
   const float* g = gain.as<float>();
   parallel_for(stream, tokens, tokens_per_block, [&](int64_t begin, int64_t end) {
@@ -70,10 +69,9 @@ void backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& g
   parallel_for(stream, width, lanes, [&](int64_t begin, int64_t end) {
     for_each_group(end - begin, [&](int64_t offset, int64_t count) {
       const int64_t i = begin + offset;
-      float* into = dgain.as<float>() + i;
-      f32x total = accumulate ? load_n(into, count) : splat(0);
+      f32x total = splat(0);
       for (int64_t b = 0; b < blocks; ++b) total += load_n(block_sums.row<float>(b) + i, count);
-      store_n(into, total, count);
+      store_n(dgain.as<float>() + i, total, count);
     });
   });
 }
@@ -89,11 +87,10 @@ void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float
 }
 
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
-                       const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, bool accumulate,
-                       const Tensor& scratch) {
+                       const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, const Tensor& scratch) {
   const KernelTimer timer(stream, "rms_norm_backward", {dy, x, dx, dx, dx_operand});
   with_operand_type(dy.dtype, [&](auto type) {
-    backward<decltype(type)>(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, accumulate, scratch);
+    backward<decltype(type)>(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, scratch);
   });
 }
 

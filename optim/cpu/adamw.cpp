@@ -9,12 +9,14 @@ namespace {
 
 using simd::f32x;
 
-// Calls body(offset, count, working) for the parts of a block that are consecutive in the working copy too.
+// Calls body(first, count, working) for the parts of a block that are consecutive in the working copy too.
 template <class T, class Body>
-inline void for_each_row_part(const Tensor& working, const ParameterBlock& block, Body&& body) {
+inline void for_each_row_part(const OptimizedParameter& parameter, const TensorBlock& block, Body&& body) {
+  const Tensor& working = parameter.working;
   const bool packed = working.contiguous();
   for (int64_t first = block.first, end = block.first + block.count; first < end;) {
-    const int64_t row = packed ? 0 : first / working.cols, column = first - row * working.cols;
+    const int64_t element = parameter.working_first + first;
+    const int64_t row = packed ? 0 : element / working.cols, column = element - row * working.cols;
     const int64_t count = packed ? end - first : std::min(end - first, working.cols - column);
     body(first, count, working.as<T>() + row * working.stride + column);
     first += count;
@@ -22,10 +24,10 @@ inline void for_each_row_part(const Tensor& working, const ParameterBlock& block
 }
 
 template <class T>
-inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& moments, const ParameterBlock& block,
+inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& moments, const TensorBlock& block,
                         const AdamWFactors& factors) {
   const float decay = parameter.decay ? factors.decay : 1.0f;
-  for_each_row_part<T>(parameter.working, block, [&](int64_t first, int64_t part, T* working) {
+  for_each_row_part<T>(parameter, block, [&](int64_t first, int64_t part, T* working) {
     float* const master = parameter.master.as<float>() + first;
     const float* const gradient = parameter.gradient.as<float>() + first;
     float* const first_moment = moments.first.as<float>() + first;
@@ -45,22 +47,53 @@ inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& 
   });
 }
 
+template <class T>
+inline void round_block(const OptimizedParameter& parameter, const TensorBlock& block) {
+  for_each_row_part<T>(parameter, block, [&](int64_t first, int64_t part, T* working) {
+    const float* const master = parameter.master.as<float>() + first;
+    simd::for_each_group(
+        part, [&](int64_t i, int64_t count) { simd::store_n(working + i, simd::load_n(master + i, count), count); });
+  });
+}
+
+// Calls body(T(), parameter, block) for every block on the stream's threads; T is the working copy's element type.
+template <class Body>
+void for_each_block(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const TensorBlock> blocks,
+                    Body&& body) {
+  parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
+    for (const TensorBlock& block : blocks.subspan(begin, end - begin)) {
+      const OptimizedParameter& parameter = parameters[block.tensor];
+      if (parameter.working.dtype == DType::bf16) body(bf16(), parameter, block);
+      else body(float(), parameter, block);
+    }
+  });
+}
+
 }  // namespace
 
 void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
-                  std::span<const ParameterBlock> blocks, const AdamWFactors& factors) {
+                  std::span<const TensorBlock> blocks, const AdamWFactors& factors) {
   double bytes = 0;
   for (const OptimizedParameter& parameter : parameters)  // reads four, writes four
-    bytes += static_cast<double>(7 * parameter.master.bytes() + parameter.working.bytes());
+    bytes +=
+        static_cast<double>(7 * parameter.master.bytes() + parameter.master.size() * size_of(parameter.working.dtype));
   const KernelTimer timer(stream, "adamw", bytes);
-  parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
-    for (const ParameterBlock& block : blocks.subspan(begin, end - begin)) {
-      const OptimizedParameter& parameter = parameters[block.parameter];
-      if (parameter.working.dtype == DType::bf16)
-        adamw_block<bf16>(parameter, moments[block.parameter], block, factors);
-      else adamw_block<float>(parameter, moments[block.parameter], block, factors);
-    }
-  });
+  for_each_block(stream, parameters, blocks,
+                 [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
+                   adamw_block<T>(parameter, moments[block.tensor], block, factors);
+                 });
+}
+
+void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters,
+                   std::span<const TensorBlock> blocks) {
+  double bytes = 0;
+  for (const OptimizedParameter& parameter : parameters)
+    bytes += static_cast<double>(parameter.master.bytes() + parameter.master.size() * size_of(parameter.working.dtype));
+  const KernelTimer timer(stream, "round_masters", bytes);
+  for_each_block(stream, parameters, blocks,
+                 []<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
+                   round_block<T>(parameter, block);
+                 });
 }
 
 }  // namespace nibble

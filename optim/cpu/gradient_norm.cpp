@@ -4,15 +4,15 @@
 
 namespace nibble {
 
-void gradient_square_sums(Stream& stream, std::span<const OptimizedParameter> parameters,
-                          std::span<const ParameterBlock> blocks, std::span<double> sums) {
+void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std::span<const TensorBlock> blocks,
+                          std::span<double> sums) {
   double bytes = 0;
-  for (const OptimizedParameter& parameter : parameters) bytes += static_cast<double>(parameter.gradient.bytes());
+  for (const Tensor& gradient : gradients) bytes += static_cast<double>(gradient.bytes());
   const KernelTimer timer(stream, "gradient_norm", bytes);
   parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const ParameterBlock& block = blocks[i];
-      const float* const gradient = parameters[block.parameter].gradient.as<float>() + block.first;
+      const TensorBlock& block = blocks[i];
+      const float* const gradient = gradients[block.tensor].as<float>() + block.first;
       simd::f64x squares{};
       simd::for_each_group(block.count, [&](int64_t offset, int64_t count) {
         const simd::f64x value = simd::widen(simd::load_n(gradient + offset, count));

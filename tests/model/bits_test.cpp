@@ -40,7 +40,7 @@ std::string results(Stream& stream, DType type) {
   const OwnedTensor dx = normal(stream, DType::f32, tokens, width, 4), operand(type, tokens, width),
                     dgain(DType::f32, 1, width), scratch(DType::f32, rms_norm_scratch_rows(tokens), width);
   rms_norm_forward(stream, x, gain, 1e-5f, y, r);
-  rms_norm_backward(stream, dy, x, gain, r, dx, operand, dgain, false, scratch);
+  rms_norm_backward(stream, dy, x, gain, r, dx, operand, dgain, scratch);
   for (const OwnedTensor* result : {&y, &r, &dx, &operand, &dgain}) keep(*result);
 
   const OwnedTensor gate_up = normal(stream, type, tokens, 2 * width, 5), activation(type, tokens, width);

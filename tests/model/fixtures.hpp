@@ -78,9 +78,8 @@ struct ReferenceLlama {
   MicroBatch batch() const { return {inputs, targets, {}}; }
   float loss_scale() const { return 1.0f / static_cast<float>(inputs.size()); }
   /// Mean loss in nats; fills `gradients`.
-  double run(bool accumulate = false) {
-    return model.loss_and_gradients(weights, batch(), {.loss_scale = loss_scale(), .accumulate = accumulate},
-                                    gradients) /
+  double run() {
+    return model.loss_and_gradients(weights, batch(), {.loss_scale = loss_scale()}, gradients) /
            static_cast<double>(inputs.size());
   }
 

@@ -40,11 +40,11 @@ TEST_F(Layers, RmsNorm) {
                     dgain = like(f["rmsnorm.gain"]), scratch(DType::f32, rms_norm_scratch_rows(x.rows), x.cols);
   rms_norm_forward(stream, x, f["rmsnorm.gain"], 1e-5f, y, inverse_rms);
   EXPECT_LT(relative_error(y, f["rmsnorm.y"]), fp32_tolerance);
-  rms_norm_backward(stream, f["rmsnorm.dy"], x, f["rmsnorm.gain"], inverse_rms, dx, operand, dgain, false, scratch);
+  rms_norm_backward(stream, f["rmsnorm.dy"], x, f["rmsnorm.gain"], inverse_rms, dx, operand, dgain, scratch);
   EXPECT_LT(relative_error(dx, f["rmsnorm.dx"]), fp32_tolerance);
   EXPECT_EQ(relative_error(operand, dx), 0);
   EXPECT_LT(relative_error(dgain, f["rmsnorm.dgain"]), fp32_tolerance);
-  rms_norm_backward(stream, f["rmsnorm.dy"], x, f["rmsnorm.gain"], inverse_rms, dx, operand, dgain, true, scratch);
+  rms_norm_backward(stream, f["rmsnorm.dy"], x, f["rmsnorm.gain"], inverse_rms, dx, operand, dgain, scratch);
   const OwnedTensor doubled = copy(f["rmsnorm.dx"]);
   add(stream, f["rmsnorm.dx"], doubled);
   EXPECT_LT(relative_error(dx, doubled), fp32_tolerance) << "the gradient of the residual stream is added to";
@@ -251,7 +251,7 @@ TEST_F(Layers, CrossEntropyWithTheHead) {
   const Arena arena("scratch",
                     [&](Arena& memory) { scratch = LossScratch(memory, hidden.rows, weight.rows, DType::f32, true); });
   const OwnedTensor dhidden = like(hidden), dweight = like(weight);
-  const LossGradients gradients{0.1f, dhidden, dweight, false};
+  const LossGradients gradients{0.1f, dhidden, dweight};
   EXPECT_NEAR(head_loss(stream, hidden, weight, targets, scratch, &gradients) / 10, 6.9022129689979534, 2e-6);
   EXPECT_LT(relative_error(dhidden, f["cross_entropy.dhidden"]), fp32_tolerance);
   EXPECT_LT(relative_error(dweight, f["cross_entropy.dweight"]), fp32_tolerance);
@@ -273,7 +273,7 @@ TEST_F(Layers, CrossEntropyInChunks) {
                     [&](Arena& memory) { scratch = LossScratch(memory, tokens, vocabulary, DType::f32, true); });
   ASSERT_LT(scratch.logits.rows, tokens / 2);
   const OwnedTensor dhidden = like(hidden), dweight = like(weight);
-  const LossGradients gradients{1.0f, dhidden, dweight, false};
+  const LossGradients gradients{1.0f, dhidden, dweight};
   const double loss = head_loss(stream, hidden, weight, targets, scratch, &gradients);
   double expected = 0;
   std::vector<double> expected_dweight(width);
@@ -316,7 +316,7 @@ TEST_F(Layers, CrossEntropyIsTheSameInAnyChunksAndGroups) {
     cut.logits = scratch.logits.slice_rows(0, chunk);
     cut.dlogits = scratch.dlogits.slice_rows(0, group);
     Result result{0, OwnedTensor(DType::bf16, tokens, width), OwnedTensor(DType::f32, vocabulary, width)};
-    const LossGradients gradients{0.5f, result.dx, result.dhead, false};
+    const LossGradients gradients{0.5f, result.dx, result.dhead};
     result.loss = head_loss(stream, both.view().slice_rows(0, tokens), both.view().slice_rows(tokens, vocabulary),
                             targets, cut, &gradients);
     return result;

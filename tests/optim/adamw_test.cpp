@@ -192,34 +192,6 @@ TEST(AdamW, WorkingCopyIsTheRoundedMasterAndPaddingIsLeftAlone) {
   expect_rounded();
 }
 
-TEST(OptimizedParameters, PairTheViewsOfEachLogicalMatrix) {
-  const ParameterLayout layout(
-      {.vocabulary = 20, .width = 24, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 12, .ffn = 36});
-  const ParameterSet masters(layout, DType::f32, DType::f32, false, "masters"),
-      gradients(layout, DType::f32, DType::f32, false, "gradients"),
-      working(layout, DType::bf16, DType::f32, true, "working");
-  const std::vector<OptimizedParameter> list = optimized_parameters(
-      layout, masters, gradients, working, weight_decay_mask(layout.parameters(), default_no_decay));
-  ASSERT_EQ(list.size(), layout.parameters().size());
-  for (size_t i = 0; i < list.size(); ++i) {
-    const ParameterInfo& info = layout.parameters()[i];
-    EXPECT_EQ(list[i].info->name, info.name);
-    EXPECT_EQ(list[i].master.size(), info.size());
-    EXPECT_EQ(list[i].decay, info.kind == ParameterKind::projection || info.kind == ParameterKind::head) << info.name;
-    for (int64_t j = 0; j < info.size(); ++j) list[i].master.as<float>()[j] = static_cast<float>(i + 1);
-  }
-  // Each master reaches the working copy that has its name, through padded rows.
-  Stream stream(1);
-  refresh_working_copies(stream, list);
-  for (size_t i = 0; i < list.size(); ++i) {
-    const Tensor& copy = working[i];
-    const int64_t last = copy.cols - 1;
-    const float value = copy.dtype == DType::bf16 ? static_cast<float>(copy.row<bf16>(copy.rows - 1)[last])
-                                                  : copy.row<float>(copy.rows - 1)[last];
-    EXPECT_EQ(value, static_cast<float>(i + 1)) << layout.parameters()[i].name;
-  }
-}
-
 TEST(AdamW, StateHasTheParametersShapes) {
   const Parameters parameters({{5, 7, true}, {1, 3, false}}, DType::bf16);
   AdamW optimizer(parameters.list, {});

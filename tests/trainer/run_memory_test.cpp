@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comm/local_world.hpp"
 #include "data/tokenize.hpp"
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
@@ -42,7 +43,7 @@ class RunMemoryTest : public TemporaryDirectoryTest {
   }
   static RunMemory foresee(const Settings& settings, size_t resident = 0) {
     Stream stream(2);
-    return foresee_memory(stream, settings, model_config(settings, 257), make_self_exchange, resident);
+    return foresee_memory(stream, *make_local_world(), settings, model_config(settings, 257), resident);
   }
   /// A run on a machine that has so much beyond what this process holds.
   void run_with(const Settings& settings, size_t bytes, bool resume = false) const {
@@ -108,7 +109,8 @@ TEST_F(RunMemoryTest, TooLargeARunIsRefusedBeforeAnythingIsWritten) {
                {"the run needs more memory than there is", "optimizer moments 2", "gradients", "master weights",
                 "the test", "model.recompute=block takes", "batch.lanes=1 takes", "choose a smaller model"},
                [&] { run_with(large, 1024 * mebibyte); });
-  // Tens of gibibytes are weighed, once for each remedy too, without being touched. A sanitizer keeps what small parts took.
+  // Tens of gibibytes are weighed, once for each remedy too, without being touched. A sanitizer keeps what small parts
+  // took.
   EXPECT_LT(resident_memory().peak, before + 512 * mebibyte);
   EXPECT_FALSE(std::filesystem::exists(path("run")));
 }
@@ -119,7 +121,7 @@ TEST_F(RunMemoryTest, TheAdviceFits) {
   // A process that holds no memory itself, so that the sum alone decides.
   Stream stream(2);
   const auto weigh = [&](const Settings& tried, size_t most) {
-    return require_memory(stream, tried, model_config(tried, 257), make_self_exchange, 0, {most, "the test"}, false);
+    return require_memory(stream, *make_local_world(), tried, model_config(tried, 257), 0, {most, "the test"}, false);
   };
   const size_t needed = total(foresee(wide).table), less = total(foresee(kept).table);
   ASSERT_LT(less, needed);
@@ -139,7 +141,7 @@ TEST_F(RunMemoryTest, AResumedRunIsToldOnlyWhatItMayChange) {
   Stream stream(2);
   const auto next = [&](bool resumed) {
     return error_of([&] {
-             require_memory(stream, settings(), model_config(settings(), 257), make_self_exchange, 0,
+             require_memory(stream, *make_local_world(), settings(), model_config(settings(), 257), 0,
                             {mebibyte, "the test"}, resumed);
            })
         .next;

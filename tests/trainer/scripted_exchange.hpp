@@ -1,49 +1,66 @@
-// An exchange of one process whose steps a test can disturb.
+// The dense exchange, whose steps a test can disturb.
 #pragma once
 
 #include <functional>
 #include <memory>
 
-#include "comm/exchange.hpp"
+#include "trainer/train_step.hpp"
 
 namespace nibble::test {
 
 class ScriptedExchange final : public GradientExchange {
  public:
   struct Script {
-    std::function<void(int64_t step, int bucket, const Tensor& gradient)> on_begin{};
+    std::function<void(int64_t step, int bucket, const Parts& gradient)> on_begin{};
     std::function<void(int64_t step)> on_finish{};
-    std::function<bool(int64_t step, bool mine)> on_all{};  ///< what all ranks agree on
   };
 
-  explicit ScriptedExchange(Script script) : script_(std::move(script)) {}
+  ScriptedExchange(Script script, std::unique_ptr<GradientExchange> exchange)
+      : script_(std::move(script)), exchange_(std::move(exchange)) {}
 
   int evaluations(int64_t) const override { return 1; }
-  void start(int64_t step) override { step_ = step; }
-  void begin(int bucket, const Tensor& gradient) override {
+  void start(int64_t step) override { exchange_->start(step_ = step); }
+  void begin(int bucket, const Parts& gradient, const Consume& fold) override {
     if (script_.on_begin) script_.on_begin(step_, bucket, gradient);
+    exchange_->begin(bucket, gradient, fold);
   }
+  void wait(int bucket) override { exchange_->wait(bucket); }
   void finish() override {
     if (script_.on_finish) script_.on_finish(step_);
+    exchange_->finish();
   }
-  double sum(double value) override { return value; }
-  bool all(bool mine) override { return script_.on_all ? script_.on_all(step_, mine) : mine; }
-  void commit() override { ++commits; }
-  void discard() override { ++discards; }
-  void state(StateList&) override {}
+  void commit() override {
+    ++commits;
+    exchange_->commit();
+  }
+  void discard() override {
+    ++discards;
+    exchange_->discard();
+  }
+  void state(StateList& list) override { exchange_->state(list); }
 
   int commits = 0, discards = 0;
 
  private:
   Script script_;
+  std::unique_ptr<GradientExchange> exchange_;
   int64_t step_ = 0;
 };
 
 /// Writes `poison` into the gradient of `bucket` in the steps that `when` picks.
 inline ScriptedExchange::Script poisoned(float poison, int bucket, std::function<bool(int64_t step)> when) {
-  return {.on_begin = [=](int64_t step, int begun, const Tensor& gradient) {
-    if (begun == bucket && when(step)) gradient.as<float>()[0] = poison;
+  return {.on_begin = [=](int64_t step, int begun, const Parts& gradient) {
+    if (begun != bucket || !when(step)) return;
+    for (const Pieces& pieces : gradient)
+      if (!pieces.empty()) *reinterpret_cast<float*>(pieces.front().data()) = poison;
   }};
+}
+
+/// Makes the exchange of a step that the script disturbs.
+inline MakeExchange disturbed(const ScriptedExchange::Script& script) {
+  return [=](CommunicationThread& thread, SumGoes goes) {
+    return std::make_unique<ScriptedExchange>(script, make_dense_exchange(thread, Wire::f32, goes));
+  };
 }
 
 }  // namespace nibble::test

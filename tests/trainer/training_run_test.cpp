@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "comm/local_world.hpp"
 #include "data/tokenize.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "tests/trainer/expect_error.hpp"
@@ -24,8 +25,7 @@ namespace {
 using test::poisoned, test::ScriptedExchange;
 
 TrainingRunOptions scripted(const ScriptedExchange::Script& script) {
-  return {
-      .resume = false, .retune = false, .make_exchange = [=] { return std::make_unique<ScriptedExchange>(script); }};
+  return {.make_exchange = test::disturbed(script)};
 }
 
 /// SIGTERM in the midst of a step.
@@ -278,7 +278,9 @@ TEST_F(TrainingRunTest, EvaluationCountsTheBytesOfWhatItScored) {
   const ParameterSet masters(model.layout(), DType::f32, DType::f32, false, "masters"), weights = model.make_weights();
   initialize(stream, config, model.layout(), 1, 0.02, masters);
   copy_parameters(stream, masters, weights);
-  const Evaluation all = evaluate(model, weights, loader, 0), part = evaluate(model, weights, loader, 100);
+  const std::unique_ptr<World> world = make_local_world();
+  const Evaluation all = evaluate(model, weights, loader, 0, *world),
+                   part = evaluate(model, weights, loader, 100, *world);
   EXPECT_EQ(all.tokens, data.tokens() - 1);
   EXPECT_EQ(*all.bytes, static_cast<double>(*data.text_bytes()));
   EXPECT_EQ(part.tokens, 128) << "whole windows, however many one forward pass takes";

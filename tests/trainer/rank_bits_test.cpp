@@ -1,0 +1,230 @@
+// One training step on 1, 2 and 4 ranks and at every level of sharding: the same bits.
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "comm/local_world.hpp"
+#include "comm/thread_communicator.hpp"
+#include "optim/adamw.hpp"
+#include "optim/weight_decay.hpp"
+#include "tensor/error.hpp"
+#include "tensor/random.hpp"
+#include "tests/trainer/expect_error.hpp"
+#include "tests/trainer/scripted_exchange.hpp"
+
+namespace nibble {
+namespace {
+
+using test::ScriptedExchange;
+
+constexpr int64_t steps = 3, length = 16;
+
+struct Case {
+  int ranks = 1;
+  Shard shard = Shard::none;
+  int64_t micro_batches = 8, lanes = 4;
+  bool tied = false;
+  DType type = DType::f32;
+  Wire wire = Wire::f32;
+};
+
+/// What a run computed: losses, norms, and at last every master, moment and working weight.
+struct Numbers {
+  std::vector<double> losses, norms;
+  std::map<std::string, std::vector<float>> state;
+  std::vector<bool> refused;
+
+  bool operator==(const Numbers&) const = default;
+};
+
+Batch batch_of(int64_t step, int64_t sequences) {
+  const RandomStream random(7, Purpose::sampling, static_cast<uint32_t>(step));
+  Batch batch{.sequences = sequences,
+              .length = length,
+              .inputs = {},
+              .targets = {},
+              .document_starts = {},
+              .loss_tokens = sequences * length};
+  for (int64_t i = 0; i < sequences * length; ++i) {
+    batch.inputs.push_back(static_cast<int32_t>(random.word(static_cast<uint64_t>(2 * i)) % 40));
+    batch.targets.push_back(static_cast<int32_t>(random.word(static_cast<uint64_t>(2 * i + 1)) % 40));
+  }
+  return batch;
+}
+
+/// Runs of all ranks put together.
+void collect(TrainStep& step, std::map<std::string, std::vector<float>>& state, std::mutex& mutex) {
+  StateList list;
+  step.state(list);
+  const std::lock_guard lock(mutex);
+  for (const StateList::Entry& entry : list.entries()) {
+    if (entry.tensor.dtype != DType::f32) continue;
+    std::vector<float>& whole = state[entry.name];
+    whole.resize(static_cast<size_t>(entry.rows * entry.cols));
+    std::copy_n(entry.tensor.as<float>(), entry.tensor.size(), whole.begin() + entry.first);
+  }
+}
+
+Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int scripted_rank = 0) {
+  Numbers numbers;
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Communicator>> communicators = make_thread_communicators(how.ranks);
+  const auto work = [&](int rank) {
+    Stream stream(1);
+    const ModelConfig config{.vocabulary = 40,
+                             .width = 48,  // rows of bf16 are padded
+                             .layers = 3,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .head_dim = 12,
+                             .ffn = 80,
+                             .context = length,
+                             .tied = how.tied};
+    Llama model(stream, config, find_recipe(how.type == DType::f32 ? "fp32" : "bf16"),
+                {.sequences = 2, .length = length});
+    const std::unique_ptr<World> world = make_local_world(std::move(communicators[static_cast<size_t>(rank)]));
+    TrainStep step(
+        stream, model, *world,
+        {.micro_batches = how.micro_batches,
+         .lanes = how.lanes,
+         .shard = how.shard,
+         .clip = 0.5,
+         .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps}},
+        weight_decay_mask(model.layout().parameters(), default_no_decay),
+        [](std::vector<OptimizedParameter> parameters) {
+          return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
+        },
+        [&](CommunicationThread& thread, SumGoes goes) -> std::unique_ptr<GradientExchange> {
+          auto dense = make_dense_exchange(thread, how.wire, goes);
+          if (rank != scripted_rank) return dense;
+          return std::make_unique<ScriptedExchange>(script, std::move(dense));
+        });
+    step.fill_masters([&](size_t parameter, const Tensor& whole) {
+      initialize_parameter(stream, config, model.layout(), parameter, 3, 0.2, whole);
+    });
+    for (int64_t s = 0; s < steps; ++s) {
+      const StepResult result = step.run(s, batch_of(s, 2 * how.micro_batches));
+      if (rank > 0) continue;
+      numbers.losses.push_back(result.loss);
+      numbers.norms.push_back(result.gradient_norm);
+      numbers.refused.push_back(result.refused);
+    }
+    collect(step, numbers.state, mutex);
+  };
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < how.ranks; ++rank) threads.emplace_back(work, rank);
+  threads.clear();
+  return numbers;
+}
+
+std::string name(const Case& how) {
+  constexpr const char* shards[] = {"none", "optimizer", "gradients", "parameters"};
+  return fmt::format("ranks {}, shard {}, {} micro-batches in {} lanes, tied {}", how.ranks,
+                     shards[static_cast<int>(how.shard)], how.micro_batches, how.lanes, how.tied);
+}
+
+constexpr Shard levels[] = {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters};
+
+TEST(RankBits, NeitherRanksNorShardingChangeABit) {
+  for (const DType type : {DType::f32, DType::bf16})
+    for (const bool tied : {false, true})
+      for (const auto& [micro_batches, lanes] : {std::pair{8, 4}, {4, 4}, {12, 4}}) {
+        const Numbers alone = run({.micro_batches = micro_batches, .lanes = lanes, .tied = tied, .type = type});
+        ASSERT_EQ(alone.losses.size(), static_cast<size_t>(steps));
+        EXPECT_LT(alone.losses.back(), alone.losses.front());
+        for (const int ranks : {1, 2, 4})
+          for (const Shard shard : levels) {
+            const Case how{ranks, shard, micro_batches, lanes, tied, type};
+            const Numbers numbers = run(how);
+            EXPECT_EQ(numbers.losses, alone.losses) << name(how);
+            EXPECT_EQ(numbers.norms, alone.norms) << name(how);
+            EXPECT_EQ(numbers.state, alone.state) << name(how);
+          }
+      }
+}
+
+// The negative control: with two lanes instead of four the same values are added in another order.
+TEST(RankBits, AnotherTreeChangesThem) {
+  const Numbers four = run({.ranks = 2, .lanes = 4}), two = run({.ranks = 2, .lanes = 2});
+  EXPECT_NE(four.state, two.state);
+  EXPECT_NEAR(four.losses.back(), two.losses.back(), 1e-4);
+}
+
+TEST(RankBits, ABf16WireRoundsAndLearnsAlike) {
+  const Numbers exact = run({.ranks = 2});
+  for (const Shard shard : levels) {
+    const Numbers rounded = run({.ranks = 2, .shard = shard, .wire = Wire::bf16});
+    EXPECT_NE(rounded.state, exact.state);
+    EXPECT_NEAR(rounded.losses.back(), exact.losses.back(), 2e-2);
+  }
+}
+
+// A NaN or an infinity on one rank: no rank applies the step.
+TEST(RankBits, WhatIsNotFiniteOnOneRankIsRefusedByAll) {
+  for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+    for (const Shard shard : levels)
+      for (const int rank : {0, 1, 3}) {
+        const Case how{.ranks = 4, .shard = shard};
+        const Numbers numbers = run(how, test::poisoned(poison, 1, [](int64_t s) { return s == 1; }), rank);
+        EXPECT_EQ(numbers.refused, (std::vector{false, true, false})) << name(how);
+        for (const auto& [entry, values] : numbers.state)
+          for (const float value : values) ASSERT_TRUE(std::isfinite(value)) << entry << ", " << name(how);
+      }
+}
+
+TEST(RankBits, WorkThatTheRanksDoNotDivideIsRefused) {
+  const ParameterLayout layout(
+      {.vocabulary = 40, .width = 48, .layers = 1, .heads = 4, .kv_heads = 2, .head_dim = 12, .ffn = 80});
+  const auto plan = [&](int ranks, int64_t micro_batches, int64_t lanes) {
+    ShardPlan(layout, Shard::none, 0, ranks, micro_batches, lanes);
+  };
+  expect_error(ErrorKind::configuration, {"power of two", "seen:    3", "1, 2, 4"}, [&] { plan(3, 12, 4); });
+  expect_error(ErrorKind::configuration, {"do not divide the lanes", "batch.lanes", "4 for 8 ranks"},
+               [&] { plan(8, 16, 4); });
+  expect_error(ErrorKind::configuration, {"do not divide the micro-batches", "batch.micro", "6 for 4 ranks"},
+               [&] { plan(4, 6, 4); });
+}
+
+// Each element has one owner, cuts lie on blocks, and the blocks are numbered through.
+TEST(RankBits, AllIsOwnedOnce) {
+  const std::vector<int64_t> sizes = {10000, 5, 4096, 50000, 0, 12289};
+  const std::vector<std::vector<int>> buckets = {{5, 3}, {1}, {4, 0, 2}};
+  for (const int ranks : {1, 2, 3, 4, 8, 32}) {
+    const Partition partition(sizes, buckets, ranks);
+    std::vector<std::vector<int>> owners;
+    for (const int64_t size : sizes) owners.emplace_back(static_cast<size_t>(size), -1);
+    std::vector<int64_t> blocks;
+    for (int rank = 0; rank < ranks; ++rank) {
+      int64_t in_buckets = 0, in_all = 0;
+      for (int bucket = 0; bucket < partition.buckets(); ++bucket)
+        for (const nibble::Run& run : partition.runs(bucket, rank)) in_buckets += run.count;
+      for (const nibble::Run& run : partition.runs(rank)) {
+        in_all += run.count;
+        EXPECT_EQ(run.first % block_elements, 0);
+        for (int64_t i = run.first; i < run.first + run.count; ++i) {
+          int& owner = owners[static_cast<size_t>(run.tensor)][static_cast<size_t>(i)];
+          EXPECT_EQ(owner, -1);
+          owner = rank;
+        }
+      }
+      EXPECT_EQ(in_buckets, in_all);
+      const std::vector<int64_t> own = partition.blocks_of(rank);
+      blocks.insert(blocks.end(), own.begin(), own.end());
+    }
+    for (const std::vector<int>& tensor : owners)
+      for (const int owner : tensor) EXPECT_GE(owner, 0);
+    std::ranges::sort(blocks);
+    ASSERT_EQ(std::ssize(blocks), partition.blocks());
+    for (int64_t i = 0; i < std::ssize(blocks); ++i) EXPECT_EQ(blocks[static_cast<size_t>(i)], i);
+  }
+}
+
+}  // namespace
+}  // namespace nibble

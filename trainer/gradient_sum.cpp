@@ -1,0 +1,102 @@
+#include "trainer/gradient_sum.hpp"
+
+#include <algorithm>
+
+#include "tensor/convert.hpp"
+
+namespace nibble {
+namespace {
+
+size_t index(int64_t i) { return static_cast<size_t>(i); }
+
+/// The units whose gradients lie in the same part of a rotating set as this one's.
+bool share_memory(const ParameterLayout& layout, int a, int b) {
+  const auto is_block = [&](int unit) { return unit != layout.embedding_unit() && unit != layout.head_unit(); };
+  return is_block(a) ? is_block(b) && a % 2 == b % 2 : !is_block(b);
+}
+
+}  // namespace
+
+GradientSum::GradientSum(Stream& stream, const Llama& model, GradientExchange& exchange, const ShardPlan& plan)
+    : stream_(stream), layout_(model.layout()), exchange_(exchange), plan_(plan) {
+  if (leaves_at_once()) {
+    passing_ = model.make_gradients(Residency::rotating);
+    passing_.on_await([this](int unit) {
+      for (int before = 0; before < layout_.units(); ++before)
+        if (share_memory(layout_, unit, before))
+          for (const int bucket : plan_.buckets_of_unit(before)) exchange_.wait(bucket);
+    });
+    keep_own();
+  } else {
+    keep_whole(model);
+  }
+}
+
+void GradientSum::keep_whole(const Llama& model) {
+  sums_ = plan_lanes(plan_.turns(), plan_.lanes() / plan_.ranks());
+  for (int slot = 0; slot < slots_of(sums_); ++slot) slots_.push_back(model.make_gradients());
+  if (std::ranges::any_of(sums_, &MicroBatchSum::accumulate)) passing_ = model.make_gradients(Residency::rotating);
+  for (const Run& run : plan_.partition().runs(plan_.rank()))
+    own_.emplace_back(DType::f32, slots_.front()[index(run.tensor)].as<float>() + run.first, 1, run.count);
+}
+
+void GradientSum::keep_own() {
+  sums_ = plan_lanes(plan_.micro_batches(), plan_.lanes());
+  const Partition& partition = plan_.partition();
+  own_memory_ = Arena("gradients", [&](Arena& arena) {
+    own_.assign(partition.runs(plan_.rank()).size(), Tensor(DType::f32, nullptr, 1, 0));
+    own_buckets_.assign(index(partition.buckets()), {});
+    for (int bucket = 0; bucket < partition.buckets(); ++bucket) {
+      int64_t elements = 0;
+      for (const Run& run : partition.runs(bucket, plan_.rank())) elements += run.count;
+      for (int slot = 0; slot < slots_of(sums_); ++slot)
+        own_buckets_[index(bucket)].slots.push_back(arena.take(DType::f32, 1, elements).as<float>());
+      float* at = own_buckets_[index(bucket)].slots.front();
+      for (const Run& run : partition.runs(bucket, plan_.rank())) {
+        own_[index(run.tensor)] = Tensor(DType::f32, at, 1, run.count);
+        if (at) at += run.count;  // null while the arena is measured
+      }
+    }
+  });
+}
+
+const ParameterSet& GradientSum::memory(int64_t turn) const {
+  if (leaves_at_once() || sums_[index(turn)].accumulate) return passing_;
+  return slots_[index(sums_[index(turn)].slot)];
+}
+
+void GradientSum::take(int64_t turn, int buffer) {
+  if (!leaves_at_once()) {
+    const MicroBatchSum& sum = sums_[index(turn)];
+    if (sum.accumulate) add(stream_, passing_.buffer(buffer), slots_[index(sum.slot)].buffer(buffer));
+    for (const MicroBatchSum::Join& join : sum.joins)
+      add(stream_, slots_[index(join.from)].buffer(buffer), slots_[index(join.into)].buffer(buffer));
+    if (turn + 1 < plan_.turns()) return;
+  }
+  if (plan_.completes_bucket(buffer)) begin(turn, plan_.bucket_of(buffer));
+}
+
+void GradientSum::begin(int64_t turn, int bucket) {
+  if (!leaves_at_once()) return exchange_.begin(bucket, plan_.parts(bucket, slots_.front()), {});
+  exchange_.begin(bucket, plan_.parts(bucket, passing_),
+                  [this, turn, bucket](int64_t first, int64_t count, std::span<const float* const> contributions) {
+                    fold(turn, own_buckets_[index(bucket)], first, count, contributions);
+                  });
+}
+
+void GradientSum::fold(int64_t turn, const OwnBucket& bucket, int64_t first, int64_t count,
+                       std::span<const float* const> contributions) const {
+  const auto add_to = [count](float* into, const float* from) {
+    for (int64_t i = 0; i < count; ++i) into[i] += from[i];
+  };
+  for (int rank = 0; rank < plan_.ranks(); ++rank) {
+    const MicroBatchSum& sum = sums_[index(plan_.micro_batch(rank, turn))];
+    float* const slot = bucket.slots[index(sum.slot)] + first;
+    if (sum.accumulate) add_to(slot, contributions[index(rank)]);
+    else std::copy_n(contributions[index(rank)], count, slot);
+    for (const MicroBatchSum::Join& join : sum.joins)
+      add_to(bucket.slots[index(join.into)] + first, bucket.slots[index(join.from)] + first);
+  }
+}
+
+}  // namespace nibble

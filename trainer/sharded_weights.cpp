@@ -1,0 +1,139 @@
+#include "trainer/sharded_weights.hpp"
+
+#include <algorithm>
+
+#include "comm/pieces.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr int nothing = -1;
+
+size_t index(int i) { return static_cast<size_t>(i); }
+
+/// The same bytes, cut into pieces elsewhere.
+void copy_pieces(const Pieces& from, const Pieces& to) {
+  size_t copied = 0;
+  for (const std::span<std::byte> piece : from) {
+    unpack(piece, to, copied);
+    copied += piece.size();
+  }
+}
+
+}  // namespace
+
+ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan)
+    : stream_(stream),
+      layout_(model.layout()),
+      thread_(thread),
+      plan_(plan),
+      working_(model.make_weights(plan.shard() == Shard::parameters ? Residency::rotating : Residency::all)) {
+  if (plan.shard() == Shard::none) {
+    keep_all();
+    return;
+  }
+  keep_own();
+  for (int unit = 0; unit < layout_.units(); ++unit) gathered_.push_back(plan.unit_parts(unit, working_));
+  tickets_.assign(gathered_.size(), nothing);
+  resident_.fill(nothing);
+  working_.on_await([this](int unit) { bring(unit); });
+}
+
+void ShardedWeights::keep_all() {
+  whole_masters_ = ParameterSet(layout_, DType::f32, DType::f32, false, "master weights");
+  for (size_t i = 0; i < whole_masters_.size(); ++i)
+    parameters_.push_back(
+        {.info = &layout_.parameters()[i], .master = whole_masters_[i], .gradient = {}, .working = working_[i]});
+}
+
+void ShardedWeights::keep_own() {
+  const Partition& partition = plan_.partition();
+  const std::vector<Run>& runs = partition.runs(plan_.rank());
+  for (const Run& run : runs)
+    parameters_.push_back({.info = &layout_.parameters()[index(run.tensor)],
+                           .master = {},
+                           .gradient = {},
+                           .working = working_[index(run.tensor)],
+                           .owned = true,
+                           .first = run.first,
+                           .working_first = run.first});
+  own_masters_ = Arena("master weights", [&](Arena& arena) {
+    for (const Run& run : runs) parameters_[index(run.tensor)].master = arena.take(DType::f32, 1, run.count);
+  });
+  if (plan_.shard() != Shard::parameters) return;
+  own_working_ = Arena("weights", [&](Arena& arena) {
+    for (const Run& run : runs) {
+      OptimizedParameter& parameter = parameters_[index(run.tensor)];
+      parameter.working = arena.take(working_[index(run.tensor)].dtype, 1, run.count);
+      parameter.working_first = 0;
+    }
+  });
+  own_.resize(index(layout_.units()));
+  for (int unit = 0; unit < layout_.units(); ++unit)
+    for (const int bucket : plan_.buckets_of_unit(unit))
+      for (const Run& run : partition.runs(bucket, plan_.rank()))
+        append_pieces(own_[index(unit)], parameters_[index(run.tensor)].working, 0, run.count);
+}
+
+void ShardedWeights::fill(const std::function<void(size_t parameter, const Tensor& whole)>& write) {
+  if (plan_.shard() == Shard::none) {
+    for (size_t i = 0; i < whole_masters_.size(); ++i) write(i, whole_masters_[i]);
+    return round();
+  }
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const OptimizedParameter& parameter = parameters_[i];
+    if (parameter.master.size() == 0) continue;
+    const OwnedTensor whole(DType::f32, parameter.info->rows, parameter.info->cols);
+    write(i, whole);
+    const float* const run = whole.view().as<float>() + parameter.first;
+    std::copy_n(run, parameter.master.size(), parameter.master.as<float>());
+  }
+  round();
+}
+
+void ShardedWeights::round() {
+  for (const CommunicationThread::Ticket ticket : tickets_)
+    if (ticket != nothing) thread_.wait(ticket);  // what is being sent must not change
+  refresh_working_copies(stream_, parameters_);
+}
+
+void ShardedWeights::publish() {
+  if (plan_.shard() == Shard::none) return;
+  resident_.fill(nothing);
+  if (plan_.shard() == Shard::parameters) return;
+  for (int unit = 0; unit < layout_.units(); ++unit) gather(unit);
+}
+
+int ShardedWeights::place_of(int unit) const {
+  if (unit == layout_.embedding_unit()) return 2;
+  if (unit == layout_.head_unit()) return layout_.tied() ? 3 : 2;
+  return unit % 2;
+}
+
+void ShardedWeights::gather(int unit) {
+  resident_[index(place_of(unit))] = unit;
+  tickets_[index(unit)] = thread_.submit([this, unit](Communicator& ranks) {
+    const Parts& parts = gathered_[index(unit)];
+    if (!own_.empty()) copy_pieces(own_[index(unit)], parts[index(plan_.rank())]);
+    all_gather(ranks, parts);
+  });
+}
+
+void ShardedWeights::bring(int unit) {
+  if (plan_.shard() == Shard::parameters) {
+    if (resident_[index(place_of(unit))] != unit) gather(unit);
+    // The place of the next one belonged to the one before, which the pass has left behind.
+    const bool forward = unit == layout_.embedding_unit() || unit > unit_;
+    const int next = forward ? unit + 1 : unit - 1;
+    unit_ = unit;
+    if (next > layout_.embedding_unit() && next < layout_.units() && resident_[index(place_of(next))] != next)
+      gather(next);
+  }
+  thread_.wait(tickets_[index(unit)]);
+}
+
+void ShardedWeights::state(StateList& list) {
+  for (const OptimizedParameter& parameter : parameters_) add_state(list, "weights", parameter, parameter.master);
+}
+
+}  // namespace nibble

@@ -1,0 +1,67 @@
+// Master weights and the model's working copy, of which a rank may keep only its own part.
+//
+// With `shard: none` every rank has all of both. From `optimizer` on a rank has the masters of its own runs; after an
+// update the working copies are gathered, in the order of the forward pass and while that goes on. With `parameters`
+// they are not kept either: each unit is gathered before it is used, the next one while this one computes.
+// Not for: gradients (gradient_sum.hpp), updates (optim/).
+#pragma once
+
+#include <array>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "comm/communication_thread.hpp"
+#include "model/llama.hpp"
+#include "optim/optimizer.hpp"
+#include "trainer/shard_plan.hpp"
+
+namespace nibble {
+
+class ShardedWeights {
+ public:
+  /// All arguments must outlive the object.
+  ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan);
+
+  /// What the model's passes run on; awaiting a unit brings it. All ranks await the same units in the same order.
+  const ParameterSet& working() const { return working_; }
+
+  /// What this rank updates, without gradients: all parameters, whole or this rank's runs.
+  const std::vector<OptimizedParameter>& parameters() const { return parameters_; }
+
+  /// `write` is given the index and the whole f32 matrix, packed, of each parameter of which this rank has masters, and
+  /// overwrites it. `publish` comes next.
+  void fill(const std::function<void(size_t parameter, const Tensor& whole)>& write);
+
+  /// This rank's working copies follow its masters; `publish` comes next.
+  void round();
+  /// After a change of this rank's working copies: the other ranks get them.
+  void publish();
+
+  /// The fp32 masters: "weights/model.norm.weight".
+  void state(StateList& list);
+
+ private:
+  void keep_all();
+  void keep_own();
+  void bring(int unit);
+  void gather(int unit);
+  /// The part of a rotating set's memory that a unit uses.
+  int place_of(int unit) const;
+
+  Stream& stream_;
+  const ParameterLayout& layout_;
+  CommunicationThread& thread_;
+  const ShardPlan& plan_;
+  ParameterSet whole_masters_, working_;
+  Arena own_masters_, own_working_;
+  std::vector<OptimizedParameter> parameters_;
+  std::vector<Parts> gathered_;                       ///< by unit
+  std::vector<Pieces> own_;                           ///< by unit: this rank's part where it is kept, if not in place
+  std::vector<CommunicationThread::Ticket> tickets_;  ///< by unit: of the last gather
+  // Of a rotating set: the units in the places, and where the pass stands.
+  std::array<int, 4> resident_{};
+  int unit_ = 0;
+};
+
+}  // namespace nibble
