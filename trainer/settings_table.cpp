@@ -91,6 +91,9 @@ std::vector<Setting> make_table() {
     {"tokens", count, NIBBLE_MEMBER(tokens), "tokens to train on, rounded down to whole steps", any_count},
     {"epochs", real, NIBBLE_MEMBER(epochs),
      "passes over the training tokens, rounded down to whole steps", not_negative},
+    {"shard", choice, NIBBLE_MEMBER(shard),
+     "what each rank keeps only its part of: this and all before it (ZeRO 1, 2, 3)", {},
+     {"none", "optimizer", "gradients", "parameters"}},
 
     {"precision.recipe", choice, NIBBLE_MEMBER(precision.recipe),
      "arithmetic of the linear layers; weights have fp32 masters", {}, recipe_choices(), true},
@@ -122,10 +125,6 @@ std::vector<Setting> make_table() {
      "how ranks sum their gradients; dense: every value, in the tree of the lanes", {}, {"dense"}, true},
     {"gradients.wire", choice, NIBBLE_MEMBER(gradients.wire),
      "type in which gradients travel between ranks; f32 gives the sums of one rank", {}, {"f32", "bf16"}, true},
-
-    {"shard", choice, NIBBLE_MEMBER(shard),
-     "what each rank keeps only its part of: this and all before it (ZeRO 1, 2, 3)", {},
-     {"none", "optimizer", "gradients", "parameters"}},
 
     {"validation.every", count, NIBBLE_MEMBER(validation.every),
      "steps between validations (0: at the end only)", any_count},

@@ -321,6 +321,14 @@ void TrainingRun::give_up_if_diverged() const {
                    : "start again with a lower optimizer.learning_rate"});
 }
 
+bool TrainingRun::agree_on_stopping_and_saving() {
+  const double interval = settings_.run.checkpoint.interval;
+  const bool due = world_.is_first() && interval > 0 && since_save_.seconds() >= interval;
+  const std::vector<double> agreed = largest_of_all(world_, {InterruptScope::requested() ? 1.0 : 0, due ? 1.0 : 0});
+  stopping_ = agreed[0] > 0;
+  return agreed[1] > 0;
+}
+
 void TrainingRun::train_one_step() {
   Stopwatch whole, watch;
   world_.at(step_, "data");
@@ -376,10 +384,8 @@ void TrainingRun::train_one_step() {
   give_up_if_diverged();
 
   const CheckpointSettings& checkpoint = settings_.run.checkpoint;
-  const bool due = world_.is_first() && checkpoint.interval > 0 && since_save_.seconds() >= checkpoint.interval;
-  const std::vector<double> agreed = largest_of_all(world_, {InterruptScope::requested() ? 1.0 : 0, due ? 1.0 : 0});
-  stopping_ = agreed[0] > 0;
-  const bool saves = last || (checkpoint.every > 0 && step_ % checkpoint.every == 0) || agreed[1] > 0;
+  const bool due = agree_on_stopping_and_saving();
+  const bool saves = last || due || (checkpoint.every > 0 && step_ % checkpoint.every == 0);
   if (saves && !result.refused) save();
 }
 
@@ -397,6 +403,7 @@ TrainingRun::Outcome TrainingRun::run() {
   since_save_ = Stopwatch();
   prefetcher_ = std::make_unique<Prefetcher>(
       [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); }, step_);
+  agree_on_stopping_and_saving();
   while (step_ < total_steps_ && !stopping_) train_one_step();
   if (saved_step_ != step_) save();
   progress_->message(fmt::format("memory   {} resident at its peak, {} foreseen", format_bytes(resident_memory().peak),

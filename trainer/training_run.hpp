@@ -66,6 +66,8 @@ class TrainingRun {
   std::optional<Evaluation> run_validation();
   void save();
   void give_up_if_diverged() const;
+  /// Whether any rank was told to end, and whether the first one's clock says that a save is due.
+  bool agree_on_stopping_and_saving();
   StateList state();
   double peak_share_of(double tokens_per_second) const;
   nlohmann::json data_identity() const;

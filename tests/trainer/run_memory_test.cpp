@@ -70,7 +70,9 @@ TEST_F(RunMemoryTest, FollowsTheSettings) {
   const auto row = [&](const std::string& purpose, const std::vector<std::string>& overrides) {
     return foresee(settings(overrides)).table.at(purpose);
   };
-  EXPECT_EQ(3 * row("gradients", {"batch.lanes=1"}), row("gradients", {}));
+  const size_t whole = row("gradients", {}) / 3;
+  EXPECT_EQ(row("gradients", {"batch.lanes=1"}), 2 * whole - 4 * 300 * 48)
+      << "the sum, and a micro-batch that is added to it, whose head lies where its embedding will";
   EXPECT_LT(row("activations", {"model.recompute=block"}), row("activations", {}));
   EXPECT_LT(row("activations", {"batch.micro=1"}), row("activations", {}));
   EXPECT_EQ(row("batches", {"batch.tokens=512"}), 2 * row("batches", {}));
