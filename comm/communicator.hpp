@@ -32,7 +32,7 @@ class Communicator {
   /// Starts all of them at once and returns when all are complete. Between two ranks messages arrive in the order in
   /// which they were sent; empty ones are not sent at all. Neither side may name itself.
   /// Throws Error{communication} when a message has another size than its receiver expects, the transport fails, or
-  /// the communicator was abandoned.
+  /// the communicator was abandoned; after that every transfer does.
   void transfer(std::span<const Send> sends, std::span<const Receive> receives) {
     for (const Send& send : sends) bytes_sent_ += send.bytes.size();
     do_transfer(sends, receives);

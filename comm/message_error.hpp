@@ -1,20 +1,20 @@
-// What a rank says about a message that is not what it should be, over whatever transport it came.
+// What a rank says when a message is not what it should be or does not come, over whatever transport.
 #pragma once
 
 #include <fmt/format.h>
 
 #include <cstddef>
+#include <string>
 
 #include "tensor/error.hpp"
 
 namespace nibble {
 
-/// `seen` as text, since a message that is too long is cut and its length unknown.
-inline Error wrong_message_size(int rank, int from, const std::string& seen, size_t expected) {
+inline Error wrong_message_size(int rank, int from, size_t seen, size_t expected) {
   return Error({.kind = ErrorKind::communication,
                 .what = "a message has another size than its receiver expects",
                 .where = fmt::format("rank {}, message from rank {}", rank, from),
-                .seen = seen,
+                .seen = fmt::format("{} bytes", seen),
                 .allowed = fmt::format("{} bytes", expected),
                 .next = "start all ranks with the same program, settings and data"});
 }

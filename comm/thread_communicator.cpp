@@ -40,7 +40,7 @@ class Mailboxes {
     Message& message = *box(from, to).front();
     if (message.bytes.size() != bytes.size()) {
       fail_locked(fmt::format("rank {} stopped at a message of a wrong size", to));
-      throw wrong_message_size(to, from, fmt::format("{} bytes", message.bytes.size()), bytes.size());
+      throw wrong_message_size(to, from, message.bytes.size(), bytes.size());
     }
     std::memcpy(bytes.data(), message.bytes.data(), bytes.size());
     box(from, to).pop_front();
