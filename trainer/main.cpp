@@ -7,12 +7,10 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <new>
 #include <string>
 #include <vector>
 
-#include "tensor/error.hpp"
+#include "tensor/caught_error.hpp"
 #include "trainer/command.hpp"
 #include "trainer/command_bench.hpp"
 #include "trainer/command_eval.hpp"
@@ -95,28 +93,11 @@ void limit_spinning(char** argv) {
 }  // namespace nibble
 
 int main(int argc, char** argv) {
-  using nibble::Error;
-  using nibble::ErrorKind;
   nibble::limit_spinning(argv);
   std::signal(SIGXFSZ, SIG_IGN);  // a file above `ulimit -f` is then an error with a message, as on a full disk
   try {
     return nibble::run(argc, argv);
-  } catch (const Error& error) {
-    return nibble::report(error);
-  } catch (const std::bad_alloc&) {
-    return nibble::report(Error({.kind = ErrorKind::resource,
-                                 .what = "out of memory",
-                                 .next = "lower batch.micro, set model.recompute=block, or choose a smaller model"}));
-  } catch (const std::filesystem::filesystem_error& error) {
-    return nibble::report(Error({.kind = ErrorKind::resource,
-                                 .what = "a file or folder cannot be used",
-                                 .where = error.path1().string(),
-                                 .seen = error.code().message(),
-                                 .next = "check the path and the permissions of the folders in it"}));
-  } catch (const std::exception& error) {
-    return nibble::report(
-        Error({.kind = ErrorKind::internal,
-               .what = error.what(),
-               .next = "this is a defect of Nibble: please report it with the command and its output"}));
+  } catch (...) {
+    return nibble::report(nibble::caught_error());
   }
 }
