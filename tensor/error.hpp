@@ -22,6 +22,7 @@ enum class ErrorKind : int {
 
 /// Exit codes that are no errors.
 inline constexpr int exit_interrupted = 130;  ///< interrupted, state saved
+inline constexpr int exit_requeue = 75;       ///< a launcher asked to end, state saved: start it again
 
 const char* name(ErrorKind kind);
 

@@ -1,20 +1,32 @@
 #include "trainer/interrupt.hpp"
 
+#include <cstdlib>
+
+#include "comm/launcher.hpp"
+
 namespace nibble {
 namespace {
 
-constexpr std::array<int, 3> signals = {SIGINT, SIGTERM, SIGHUP};
-volatile sig_atomic_t interrupted = 0;
+constexpr std::array<int, 3> fatal_when_repeated = {SIGINT, SIGTERM, SIGHUP};
+constexpr std::array<int, 4> signals = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 
-void handle(int) {
-  interrupted = 1;
-  for (const int signal : signals) ::signal(signal, SIG_DFL);  // the next one, whichever, is not caught
+volatile sig_atomic_t wished = 0;
+volatile sig_atomic_t launched = 0;
+
+void handle(int signal) {
+  const bool requeue = signal == SIGUSR1 || launched != 0;
+  const auto wish = static_cast<sig_atomic_t>(requeue ? StopWish::requeue : StopWish::interrupt);
+  if (wish > wished) wished = wish;
+  // The next one, whichever, is not caught. Batch systems send SIGUSR1 more than once, and SIGTERM after it.
+  if (signal == SIGUSR1) return;
+  for (const int fatal : fatal_when_repeated) ::signal(fatal, SIG_DFL);
 }
 
 }  // namespace
 
 InterruptScope::InterruptScope() {
-  interrupted = 0;
+  wished = 0;
+  launched = find_launch(::getenv).launcher.empty() ? 0 : 1;
   struct sigaction action {};
   action.sa_handler = handle;
   action.sa_flags = SA_RESTART;
@@ -28,6 +40,6 @@ InterruptScope::~InterruptScope() {
   for (size_t i = 0; i < signals.size(); ++i) sigaction(signals[i], &before_[i], nullptr);
 }
 
-bool InterruptScope::requested() { return interrupted != 0; }
+StopWish InterruptScope::wish() { return static_cast<StopWish>(wished); }
 
 }  // namespace nibble
