@@ -248,6 +248,35 @@ void File::transfer(const std::string& name, int64_t first, const Tensor& tensor
     fail(writing ? "cannot write the dataset" : "cannot read the dataset", name);
 }
 
+void File::read_elements(const std::string& name, int64_t first, const Tensor& run) {
+  const std::lock_guard lock(library_mutex());
+  const DatasetInfo info = describe(name);
+  if (run.dtype != info.dtype || run.rows != 1 || first < 0 || run.cols > info.size() || first > info.size() - run.cols)
+    fail("the dataset does not have the expected type and elements", name,
+         fmt::format("{} [{}]", nibble::name(info.dtype), info.size()),
+         fmt::format("{} [{}] from {}", nibble::name(run.dtype), run.cols, first));
+  if (run.cols == 0) return;
+
+  const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle in_file(H5Dget_space(dataset), H5Sclose);
+  // The rest of a row, whole rows, the beginning of a row: HDF5 joins them in row-major order.
+  herr_t status = H5Sselect_none(in_file);
+  for (int64_t done = 0; status >= 0 && done < run.cols;) {
+    const int64_t row = (first + done) / info.cols(), col = (first + done) % info.cols(), left = run.cols - done;
+    const int64_t rows = col == 0 ? std::max<int64_t>(1, left / info.cols()) : 1;
+    const int64_t cols = std::min(left, info.cols() - col);
+    const bool is_vector = info.shape.size() == 1;
+    const hsize_t start[2] = {static_cast<hsize_t>(is_vector ? col : row), static_cast<hsize_t>(col)};
+    const hsize_t count[2] = {static_cast<hsize_t>(is_vector ? cols : rows), static_cast<hsize_t>(cols)};
+    status = H5Sselect_hyperslab(in_file, H5S_SELECT_OR, start, nullptr, count, nullptr);
+    done += rows * cols;
+  }
+  const hsize_t size = static_cast<hsize_t>(run.cols);
+  const Handle in_memory(H5Screate_simple(1, &size, nullptr), H5Sclose);
+  if (status < 0 || H5Dread(dataset, file_type(run.dtype), in_memory, in_file, H5P_DEFAULT, run.data) < 0)
+    fail("cannot read the dataset", name);
+}
+
 DatasetInfo File::describe(const std::string& name) {
   const std::lock_guard lock(library_mutex());
   const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);

@@ -67,6 +67,8 @@ class File {
   void read(const std::string& name, const Tensor& tensor);
   /// Fills `tensor` from rows [first, first + rows) of a matrix, or from elements [first, first + size) of a vector.
   void read_range(const std::string& name, int64_t first, const Tensor& tensor);
+  /// Fills a run [1, n] from elements [first, first + n) of a vector, or of a matrix in row-major order.
+  void read_elements(const std::string& name, int64_t first, const Tensor& run);
 
   /// Throws when the dataset is missing or holds an element type or layout that Nibble never writes.
   DatasetInfo describe(const std::string& name);

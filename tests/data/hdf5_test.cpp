@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 #include <numeric>
@@ -100,6 +101,24 @@ TEST_F(Hdf5Test, RangesFillADataset) {
   }
   hdf5::File file = hdf5::File::open(path(), ErrorKind::data);
   EXPECT_EQ(read_all<uint16_t>(file, "tokens"), (std::vector<uint16_t>{1, 2, 3, 4, 5, 6}));
+}
+
+TEST_F(Hdf5Test, RunsOfElementsAreReadFromVectorsAndMatrices) {
+  std::vector<float> values(35), run(35);
+  std::iota(values.begin(), values.end(), 1.0f);
+  hdf5::File file = hdf5::File::create(path(), ErrorKind::data);
+  file.write("vector", values);
+  file.write("matrix", Tensor(values.data(), 5, 7));
+  for (const char* name : {"vector", "matrix"}) {
+    for (int64_t first = 0; first <= 35; ++first)
+      for (int64_t count = 0; count <= 35 - first; ++count) {
+        std::ranges::fill(run, 0.0f);
+        file.read_elements(name, first, Tensor(run.data(), 1, count));
+        ASSERT_TRUE(std::equal(run.begin(), run.begin() + count, values.begin() + first)) << name << " " << first;
+      }
+    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{-1, 2}, {35, 1}, {0, 36}, {INT64_MAX, 1}})
+      EXPECT_THROW(file.read_elements(name, first, Tensor(run.data(), 1, count)), Error) << name << " " << first;
+  }
 }
 
 TEST_F(Hdf5Test, OffsetsPointAtTheElementsBehindAUserBlock) {
