@@ -205,6 +205,31 @@ void create_folder_of(const fs::path& file) {
   if (error) fail(ErrorKind::resource, "cannot create a directory", directory_of(file), error.value());
 }
 
+void replace_directory(const fs::path& complete, const fs::path& target) {
+  sync_directory(complete);
+  fs::path old;
+  std::error_code error;
+  // A directory cannot be renamed over a filled one, but two can change names in one step.
+  if (::renameat2(AT_FDCWD, complete.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    old = complete;
+  } else {
+    // There is no old one, or the file system cannot exchange (NFS): then the old one is away for a moment.
+    if (fs::exists(target, error)) {
+      old = temporary_name(target);
+      rename_and_sync(target, old);
+    }
+    if (::rename(complete.c_str(), target.c_str()) != 0) {
+      const int number = errno;
+      if (!old.empty()) rename_and_sync(old, target);
+      fail(ErrorKind::resource, "cannot give the directory its name", target, number);
+    }
+  }
+  sync_directory(directory_of(target));
+  if (old.empty()) return;
+  fs::remove_all(old, error);
+  if (error) fail(ErrorKind::resource, "cannot remove the replaced directory", old, error.value());
+}
+
 AtomicDirectory::AtomicDirectory(fs::path target) : target_(std::move(target)), temporary_(temporary_name(target_)) {
   std::error_code error;
   fs::remove_all(temporary_, error);  // of a killed process that had the same number
@@ -218,29 +243,8 @@ AtomicDirectory::~AtomicDirectory() {
 }
 
 void AtomicDirectory::commit() {
-  sync_directory(temporary_);
-  fs::path old;
-  std::error_code error;
-  // A directory cannot be renamed over a filled one, but two can change names in one step.
-  if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
-    old = temporary_;
-  } else {
-    // There is no old one, or the file system cannot exchange (NFS): then the old one is away for a moment.
-    if (fs::exists(target_, error)) {
-      old = temporary_name(target_);
-      rename_and_sync(target_, old);
-    }
-    if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
-      const int number = errno;
-      if (!old.empty()) rename_and_sync(old, target_);
-      fail(ErrorKind::resource, "cannot give the directory its name", target_, number);
-    }
-  }
+  replace_directory(temporary_, target_);
   committed_ = true;
-  sync_directory(directory_of(target_));
-  if (old.empty()) return;
-  fs::remove_all(old, error);
-  if (error) fail(ErrorKind::resource, "cannot remove the replaced directory", old, error.value());
 }
 
 void remove_directory(const fs::path& directory) {

@@ -90,6 +90,10 @@ class AtomicFile {
   bool committed_ = false;
 };
 
+/// Gives a complete folder its name: syncs it, renames it within one directory, syncs that directory. A folder that has
+/// the name already is removed after the new one is in place. Throws Error{resource}.
+void replace_directory(const std::filesystem::path& complete, const std::filesystem::path& target);
+
 /// A folder under construction: filled under a temporary name, and under its own name only when complete.
 /// Whoever fills it syncs each file (an AtomicFile does).
 class AtomicDirectory {
@@ -103,8 +107,7 @@ class AtomicDirectory {
 
   /// The temporary name.
   const std::filesystem::path& path() const { return temporary_; }
-  /// Syncs the folder, renames it to the target, syncs the directory above. A folder that has the name already is
-  /// removed after the new one is in place. Throws Error{resource}.
+  /// Gives the folder the target's name as replace_directory does. Throws Error{resource}.
   void commit();
 
  private:
