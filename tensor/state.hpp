@@ -1,8 +1,10 @@
 // The state list: everything a resumed run needs, declared once by the object that owns it.
 //
-// Saving, loading, size estimates and the resume test all iterate this list.
+// Saving, loading, size estimates and the resume test all iterate this list. On several ranks every rank lists the same
+// names; each entry says which part of the logical tensor this rank has.
 #pragma once
 
+#include <cassert>
 #include <set>
 #include <string>
 #include <vector>
@@ -18,25 +20,30 @@ class StateList {
     std::string name;            ///< unique, slash-separated: "optimizer/first_moment/model.norm.weight"
     Tensor tensor;               ///< a view of the owner's memory
     int64_t rows = 0, cols = 0;  ///< of the logical tensor
-    int64_t first = 0;           ///< its element, row-major, with which `tensor` begins
+    int64_t first = 0;           ///< row-major element of the logical tensor with which `tensor` begins
+    bool replicated = true;      ///< `tensor` is the whole logical tensor and the same on every rank
 
-    bool whole() const { return tensor.size() == rows * cols; }
+    int64_t count() const { return tensor.size(); }
   };
 
+  /// A whole tensor. On several ranks: the same, bit for bit, on each.
   /// Throws Error{internal} for a name that is in the list already.
-  void add(std::string name, Tensor tensor) { add_run(std::move(name), tensor, tensor.rows, tensor.cols, 0); }
-  /// A run of the elements of a logical tensor [rows, cols], or all of them.
-  void add_run(std::string name, Tensor tensor, int64_t rows, int64_t cols, int64_t first) {
-    if (!names_.insert(name).second)
-      throw Error({.kind = ErrorKind::internal, .what = "two entries of the state have one name", .seen = name});
-    entries_.push_back({std::move(name), tensor, rows, cols, first});
+  void add(std::string name, Tensor tensor) {
+    add({.name = std::move(name), .tensor = tensor, .rows = tensor.rows, .cols = tensor.cols});
   }
   template <class T>
   void add_scalar(std::string name, T& value) {
     add(std::move(name), Tensor(&value, 1, 1));
   }
+  /// Elements [first, first + n) of a logical [rows, cols], row-major; `run` is [1, n]. The ranks' runs together are
+  /// the tensor; a rank that owns nothing of it lists an empty run. Throws as add.
+  void add_run(std::string name, Tensor run, int64_t rows, int64_t cols, int64_t first) {
+    assert(run.rows == 1 && first >= 0 && first + run.cols <= rows * cols);
+    add({.name = std::move(name), .tensor = run, .rows = rows, .cols = cols, .first = first, .replicated = false});
+  }
 
   const std::vector<Entry>& entries() const { return entries_; }
+  /// Of what this rank has.
   size_t bytes() const {
     size_t total = 0;
     for (const Entry& entry : entries_) total += entry.tensor.bytes();
@@ -44,6 +51,12 @@ class StateList {
   }
 
  private:
+  void add(Entry entry) {
+    if (!names_.insert(entry.name).second)
+      throw Error({.kind = ErrorKind::internal, .what = "two entries of the state have one name", .seen = entry.name});
+    entries_.push_back(std::move(entry));
+  }
+
   std::vector<Entry> entries_;
   std::set<std::string> names_;
 };

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <limits>
+#include <set>
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -19,6 +20,8 @@ using nlohmann::json;
 
 constexpr const char* file_name = "manifest.json";
 constexpr const char* another = "choose another checkpoint (--resume takes the newest valid one)";
+constexpr int64_t any = std::numeric_limits<int64_t>::max();
+constexpr int64_t most_ranks = 1 << 20;
 constexpr const char* a_checkpoint = "a folder such as RUN/checkpoints/step_00000500";
 
 /// A configuration text that is not UTF-8 must not prevent a save: such bytes become U+FFFD.
@@ -56,8 +59,8 @@ TokenizerInfo parse_tokenizer(const JsonFields& fields) {
           .pad = id("pad")};
 }
 
-void check_schema(const JsonFields& fields) {
-  const int64_t schema = fields.integer("schema", 0, std::numeric_limits<int64_t>::max());
+int64_t check_schema(const JsonFields& fields) {
+  const int64_t schema = fields.integer("schema", 0, any);
   if (schema > checkpoint_schema)
     fields.refuse("schema", "the checkpoint was written by a newer nibble",
                   fmt::format("{} to {}", oldest_checkpoint_schema, checkpoint_schema), "update nibble");
@@ -65,11 +68,79 @@ void check_schema(const JsonFields& fields) {
     fields.refuse("schema", "the checkpoint was written by a nibble that is too old",
                   fmt::format("{} to {}", oldest_checkpoint_schema, checkpoint_schema),
                   "resume and save it with the nibble before this one");
+  return schema;
+}
+
+json to_json(const ManifestFile& file) {
+  return {{"name", file.name}, {"bytes", file.bytes}, {"xxh3", hex(file.checksum)}};
+}
+
+/// A file that must have the name: another one could lead out of the folder.
+ManifestFile parse_file(const JsonFields& fields, const std::string& name) {
+  if (fields.text("name") != name) fields.refuse("name", "a file's name cannot be", name);
+  return {name, fields.unsigned_integer("bytes"), parse_checksum(fields, "xxh3")};
+}
+
+json to_json(const ManifestTensor& tensor) {
+  json pieces = json::array();
+  for (const ManifestPiece& piece : tensor.pieces)
+    pieces.push_back({{"rank", piece.rank}, {"first", piece.first}, {"count", piece.count}});
+  return {{"name", tensor.name},
+          {"dtype", name(tensor.dtype)},
+          {"rows", tensor.rows},
+          {"cols", tensor.cols},
+          {"pieces", std::move(pieces)}};
+}
+
+/// All but the pieces.
+ManifestTensor parse_shape(const JsonFields& fields) {
+  ManifestTensor tensor{fields.text("name"),
+                        parse_dtype(fields, "dtype"),
+                        fields.integer("rows", 0, any),
+                        fields.integer("cols", 0, any),
+                        {}};
+  int64_t bytes = 0;  // so that no number of an element or byte overflows
+  if (__builtin_mul_overflow(tensor.rows, tensor.cols, &bytes) ||
+      __builtin_mul_overflow(bytes, static_cast<int64_t>(size_of(tensor.dtype)), &bytes))
+    fields.refuse("cols", "a tensor is larger than any memory", "fewer elements");
+  return tensor;
+}
+
+ManifestTensor parse_tensor(const JsonFields& fields, const std::string& where, ErrorKind kind) {
+  ManifestTensor tensor = parse_shape(fields);
+  for (const json& item : fields.array("pieces")) {
+    const JsonFields piece(item, where + ": pieces of " + excerpt(tensor.name), kind);
+    tensor.pieces.push_back({static_cast<int>(piece.integer("rank", 0, most_ranks - 1)), piece.integer("first", 0, any),
+                             piece.integer("count", 1, any)});
+  }
+  return tensor;
+}
+
+std::vector<ManifestTensor> parse_state(const JsonFields& fields, int64_t schema, int64_t ranks,
+                                        const std::string& where) {
+  std::vector<ManifestTensor> tensors;
+  std::set<std::string> names;
+  for (const json& item : fields.array("state")) {
+    const JsonFields entry(item, where + ": state", ErrorKind::checkpoint);
+    ManifestTensor tensor;
+    if (schema == 1) {
+      tensor = parse_shape(entry);
+      if (tensor.size() > 0) tensor.pieces = {{.rank = 0, .first = 0, .count = tensor.size()}};
+    } else {
+      tensor = parse_tensor(entry, where, ErrorKind::checkpoint);
+      if (const std::string fault = fault_of_pieces(tensor, ranks); !fault.empty())
+        entry.refuse("pieces", "the pieces of a tensor are not the tensor: " + fault,
+                     fmt::format("each of {} elements in one file", tensor.size()));
+    }
+    if (!names.insert(tensor.name).second) entry.refuse("name", "two tensors have one name", "another name");
+    tensors.push_back(std::move(tensor));
+  }
+  return tensors;
 }
 
 Manifest parse(const json& object, const std::string& where) {
   const JsonFields fields(object, where, ErrorKind::checkpoint);
-  constexpr int64_t any = std::numeric_limits<int64_t>::max();
+  const int64_t schema = check_schema(fields);
   Manifest manifest;
   CheckpointHeader& header = manifest.header;
   header.step = fields.integer("step", 0, any);
@@ -81,30 +152,54 @@ Manifest parse(const json& object, const std::string& where) {
   header.tuning = fields.at("tuning");
   header.retuned = fields.flag("retuned");
   header.config_text = fields.text("config");
-  manifest.ranks = fields.integer("ranks", 1, 1 << 20);
+  manifest.ranks = fields.integer("ranks", 1, schema == 1 ? 1 : most_ranks);
   const auto ranks = static_cast<size_t>(manifest.ranks);
   for (const json& item : fields.array("files")) {
-    const JsonFields file(item, where + ": files", ErrorKind::checkpoint);
-    // Names other than these could lead out of the folder.
     const size_t index = manifest.files.size();
-    const std::string expected = index < ranks ? rank_file_name(static_cast<int>(index)) : tokenizer_file_name;
-    if (file.text("name") != expected) file.refuse("name", "a file's name cannot be", expected);
-    manifest.files.push_back({expected, file.unsigned_integer("bytes"), parse_checksum(file, "xxh3")});
+    manifest.files.push_back(parse_file(JsonFields(item, where + ": files", ErrorKind::checkpoint),
+                                        index < ranks ? rank_file_name(static_cast<int>(index)) : tokenizer_file_name));
   }
   if (manifest.files.size() < ranks || manifest.files.size() > ranks + 1)
     fields.refuse("files", "the number of files is not that of the ranks",
                   fmt::format("one file each rank, and {}", tokenizer_file_name));
-  for (const json& item : fields.array("state")) {
-    const JsonFields tensor(item, where + ": state", ErrorKind::checkpoint);
-    manifest.tensors.push_back({tensor.text("name"), parse_dtype(tensor, "dtype"), tensor.integer("rows", 0, any),
-                                tensor.integer("cols", 0, any)});
-  }
+  manifest.tensors = parse_state(fields, schema, manifest.ranks, where);
   return manifest;
 }
 
 }  // namespace
 
 std::string rank_file_name(int rank) { return fmt::format("rank_{:04}.h5", rank); }
+
+std::string to_text(const RankFile& file) {
+  json object = {{"file", to_json(file.file)}, {"state", json::array()}};
+  for (const ManifestTensor& tensor : file.tensors) object["state"].push_back(to_json(tensor));
+  return dump(object, -1);
+}
+
+RankFile parse_rank_file(const std::string& text) {
+  const std::string where = "what a rank says of its file";
+  constexpr ErrorKind kind = ErrorKind::communication;
+  const json object = parse_json(text, where, kind);
+  const JsonFields fields(object, where, kind);
+  const JsonFields file(fields.object("file"), where, kind);
+  RankFile parsed{parse_file(file, file.text("name")), {}};
+  for (const json& item : fields.array("state"))
+    parsed.tensors.push_back(parse_tensor(JsonFields(item, where, kind), where, kind));
+  return parsed;
+}
+
+std::string fault_of_pieces(const ManifestTensor& tensor, int64_t ranks) {
+  std::set<int> seen;
+  int64_t next = 0;
+  for (const ManifestPiece& piece : tensor.pieces) {
+    if (piece.rank >= ranks) return fmt::format("there is no rank {}", piece.rank);
+    if (!seen.insert(piece.rank).second) return fmt::format("rank {} has two", piece.rank);
+    if (piece.first != next) return fmt::format("one begins at {}, not at {}", piece.first, next);
+    if (piece.count > tensor.size() - next) return fmt::format("one ends beyond {}", tensor.size());
+    next += piece.count;
+  }
+  return next == tensor.size() ? "" : fmt::format("they end at {} of {}", next, tensor.size());
+}
 
 void write_manifest(const fs::path& checkpoint, const Manifest& manifest) {
   const CheckpointHeader& header = manifest.header;
@@ -120,11 +215,8 @@ void write_manifest(const fs::path& checkpoint, const Manifest& manifest) {
                  {"ranks", manifest.ranks},
                  {"files", json::array()},
                  {"state", json::array()}};
-  for (const ManifestFile& file : manifest.files)
-    object["files"].push_back({{"name", file.name}, {"bytes", file.bytes}, {"xxh3", hex(file.checksum)}});
-  for (const ManifestTensor& tensor : manifest.tensors)
-    object["state"].push_back(
-        {{"name", tensor.name}, {"dtype", name(tensor.dtype)}, {"rows", tensor.rows}, {"cols", tensor.cols}});
+  for (const ManifestFile& file : manifest.files) object["files"].push_back(to_json(file));
+  for (const ManifestTensor& tensor : manifest.tensors) object["state"].push_back(to_json(tensor));
   object["checksum"] = checksum_of(object);
   write_file_atomically(checkpoint / file_name, dump(object, 1) + "\n");
 }
@@ -148,7 +240,7 @@ Manifest read_manifest(const fs::path& checkpoint) {
                  .next = another});
   json object = parse_json(read_file(path, ErrorKind::checkpoint), path.string(), ErrorKind::checkpoint);
   const JsonFields fields(object, path.string(), ErrorKind::checkpoint);
-  check_schema(fields);
+  check_schema(fields);  // before the checksum: another schema may have another one
   const std::string stored = fields.text("checksum");
   object.erase("checksum");
   if (const std::string actual = checksum_of(object); actual != stored)

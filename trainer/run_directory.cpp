@@ -4,6 +4,7 @@
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
+#include "trainer/checkpoint_load.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/huggingface.hpp"
 

@@ -1,6 +1,6 @@
 // What a user names as MODEL: a run, one of its checkpoints, or a Hugging Face folder.
 //
-// Not for: resuming a run, which needs all of its state (checkpoint.hpp).
+// Not for: resuming a run, which needs all of its state (checkpoint_load.hpp).
 #pragma once
 
 #include <cstdint>

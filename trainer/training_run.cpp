@@ -10,6 +10,8 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/checkpoint_load.hpp"
+#include "trainer/checkpoint_save.hpp"
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/rank_agreement.hpp"

@@ -6,7 +6,8 @@
 #include "tests/fuzz/hdf5_script.hpp"
 #include "tests/fuzz/readers.hpp"
 #include "tests/fuzz/scratch.hpp"
-#include "trainer/checkpoint.hpp"
+#include "trainer/checkpoint_load.hpp"
+#include "trainer/checkpoint_save.hpp"
 #include "trainer/huggingface.hpp"
 #include "trainer/safetensors.hpp"
 
@@ -126,7 +127,7 @@ void read_checkpoint_state(Bytes bytes) {
       .header = header(), .files = {{rank_file_name(0), file.size(), checksum(bytes_of(file))}}, .tensors = {}};
   const State state;
   for (const StateList::Entry& entry : state.list.entries())
-    manifest.tensors.push_back({entry.name, entry.tensor.dtype, entry.tensor.rows, entry.tensor.cols});
+    manifest.tensors.push_back({entry.name, entry.tensor.dtype, entry.rows, entry.cols, {{0, 0, entry.tensor.size()}}});
   write_manifest(path, manifest);
   use(path);
 }

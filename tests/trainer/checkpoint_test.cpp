@@ -11,6 +11,8 @@
 
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
+#include "trainer/checkpoint_load.hpp"
+#include "trainer/checkpoint_save.hpp"
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/run_directory.hpp"
 
@@ -219,9 +221,9 @@ TEST_F(CheckpointTest, ForeignFoldersAreRefused) {
 
 TEST_F(CheckpointTest, AnotherSchemaIsRefusedBeforeItsChecksum) {
   const fs::path path = save(500) / "manifest.json";
-  const std::string text = read_file(path, ErrorKind::checkpoint), key = "\"schema\": 1";
+  const std::string text = read_file(path, ErrorKind::checkpoint), key = "\"schema\": 2";
   for (const auto& [value, next] :
-       {std::pair{"2", "update nibble"}, {"0", "resume and save it with the nibble before this one"}}) {
+       {std::pair{"3", "update nibble"}, {"0", "resume and save it with the nibble before this one"}}) {
     std::string changed = text;
     changed.replace(changed.find(key), key.size(), std::string("\"schema\": ") + value);
     write(path, changed);
@@ -275,18 +277,24 @@ TEST_F(CheckpointTest, FlippedBytesOfTheStateAreRefused) {
   EXPECT_EQ(state_.bytes(), before);
 }
 
-TEST_F(CheckpointTest, SeveralRanksAreRefused) {
+TEST_F(CheckpointTest, AFileOutsideTheFolderIsRefused) {
   const fs::path path = save(500);
   Manifest manifest = read_manifest(path);
-  manifest.ranks = 2;
-  manifest.files.push_back(manifest.files.front());
-  manifest.files.back().name = rank_file_name(1);
-  fs::copy_file(path / rank_file_name(0), path / rank_file_name(1));
-  write_manifest(path, manifest);
-  EXPECT_EQ(load_error(path, state_.list).seen, "2 ranks");
-  manifest.files.back().name = "../rank_0001.h5";
+  manifest.files.front().name = "../rank_0000.h5";
   write_manifest(path, manifest);
   EXPECT_EQ(load_error(path, state_.list).what, "a file's name cannot be");
+}
+
+TEST_F(CheckpointTest, TheSchemaBeforeIsRead) {
+  const VerifiedCheckpoint checkpoint =
+      open_checkpoint(fs::path(NIBBLE_TEST_DATA) / "trainer/data/checkpoint_schema_1");
+  EXPECT_EQ(checkpoint.header().step, 500);
+  State other;
+  other.fill(100);
+  load_checkpoint(checkpoint, other.list);
+  EXPECT_EQ(other.bytes(), state_.bytes());
+  const ParameterSet weights = load_checkpoint_weights(checkpoint, state_.layout, DType::f32);
+  EXPECT_EQ(weights[0].row<float>(3)[4], state_.weights[0].row<float>(3)[4]);
 }
 
 // Many checkpoints

@@ -9,7 +9,8 @@
 #include "data/tokenize.hpp"
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
-#include "trainer/checkpoint.hpp"
+#include "trainer/checkpoint_load.hpp"
+#include "trainer/checkpoint_save.hpp"
 #include "trainer/huggingface.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/resolve.hpp"
@@ -268,9 +269,9 @@ TEST_F(WrongInput, Checkpoints) {
   write(manifest, changed);
   refused({kind, "the manifest is damaged", manifest.string(), "", "", "choose another checkpoint"});
   changed = text;
-  changed.replace(changed.find("\"schema\": 1"), 11, "\"schema\": 9");
+  changed.replace(changed.find("\"schema\": 2"), 11, "\"schema\": 9");
   write(manifest, changed);
-  refused({kind, "a newer nibble", manifest.string(), "9", "1 to 1", "update nibble"});
+  refused({kind, "a newer nibble", manifest.string(), "9", "1 to 2", "update nibble"});
   write(manifest, text.substr(0, text.size() / 2));
   refused({kind, "not valid JSON", manifest.string(), "parse error", "", "again"});
   fs::remove(manifest);

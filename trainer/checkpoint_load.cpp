@@ -1,0 +1,130 @@
+#include "trainer/checkpoint_load.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "data/hdf5.hpp"
+#include "tensor/error.hpp"
+#include "trainer/memory.hpp"
+#include "trainer/tensor_elements.hpp"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string to_string(const ManifestTensor& tensor) {
+  return fmt::format("{} [{}, {}]", name(tensor.dtype), tensor.rows, tensor.cols);
+}
+
+using Stored = std::map<std::string, const ManifestTensor*>;
+
+Stored stored_tensors(const Manifest& manifest) {
+  Stored stored;
+  for (const ManifestTensor& tensor : manifest.tensors) stored[tensor.name] = &tensor;
+  return stored;
+}
+
+[[noreturn]] void refuse(const fs::path& checkpoint, const std::string& tensor, std::string what, std::string seen,
+                         std::string allowed) {
+  throw Error({.kind = ErrorKind::checkpoint,
+               .what = std::move(what),
+               .where = fmt::format("{}: {}", checkpoint.string(), tensor),
+               .seen = std::move(seen),
+               .allowed = std::move(allowed),
+               .next = "the checkpoint is of another run: use the configuration beside it (config.yaml of its run)"});
+}
+
+const ManifestTensor& find(const fs::path& checkpoint, const Stored& stored, const ManifestTensor& needed) {
+  const auto found = stored.find(needed.name);
+  if (found == stored.end())
+    refuse(checkpoint, needed.name, "the checkpoint lacks state that this run needs",
+           fmt::format("{} entries, none of this name", stored.size()), to_string(needed));
+  if (!found->second->is_like(needed))
+    refuse(checkpoint, needed.name, "state of another element type or shape", to_string(*found->second),
+           to_string(needed));
+  return *found->second;
+}
+
+/// Memory to fill with elements [first, first + into.size()) of a stored tensor.
+struct Target {
+  const ManifestTensor& stored;
+  Tensor into;  ///< of the stored element type, or bf16 of stored f32
+  int64_t first = 0;
+};
+
+/// Fills elements [at, at + count) of `into` with those of a dataset from `from` on.
+void read_into(hdf5::File& file, const ManifestTensor& stored, int64_t from, const Tensor& into, int64_t at,
+               int64_t count) {
+  const std::optional<Tensor> elements = view_elements(into, at, count);
+  if (elements && into.dtype == stored.dtype) {
+    file.read_elements(stored.name, from, *elements);
+    return;
+  }
+  constexpr int64_t most = int64_t{1} << 20;
+  OwnedTensor packed(stored.dtype, 1, std::min(most, count));
+  for (int64_t done = 0; done < count; done += most) {
+    const Tensor part = packed.view().slice_cols(0, std::min(most, count - done));
+    file.read_elements(stored.name, from + done, part);
+    set_elements(into, at + done, part);
+  }
+}
+
+/// Opens each rank's file at most once, and one at a time: there may be more of them than a process may open.
+void read_targets(const VerifiedCheckpoint& checkpoint, const std::vector<Target>& targets) {
+  for (int rank = 0; rank < static_cast<int>(checkpoint.manifest.ranks); ++rank) {
+    std::optional<hdf5::File> file;
+    for (const Target& target : targets) {
+      for (const ManifestPiece& piece : target.stored.pieces) {
+        const int64_t begin = std::max(piece.first, target.first);
+        const int64_t end = std::min(piece.first + piece.count, target.first + target.into.size());
+        if (piece.rank != rank || begin >= end) continue;
+        const std::string path = (checkpoint.path / rank_file_name(rank)).string();
+        if (!file) file = hdf5::File::open(path, ErrorKind::checkpoint);
+        if (const int64_t size = file->describe(target.stored.name).size(); size != piece.count)
+          refuse(path, target.stored.name,
+                 "a file of the checkpoint holds another part of a tensor than its manifest says",
+                 fmt::format("{} elements", size), fmt::format("{} elements", piece.count));
+        read_into(*file, target.stored, begin - piece.first, target.into, begin - target.first, end - begin);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state) {
+  Stored stored = stored_tensors(checkpoint.manifest);
+  std::vector<Target> targets;
+  for (const StateList::Entry& entry : state.entries()) {
+    const ManifestTensor& tensor =
+        find(checkpoint.path, stored, {entry.name, entry.tensor.dtype, entry.rows, entry.cols, {}});
+    targets.push_back({tensor, entry.tensor, entry.first});
+    stored.erase(entry.name);
+  }
+  if (!stored.empty())
+    refuse(checkpoint.path, stored.begin()->first, "the checkpoint holds state that this run has no use for",
+           fmt::format("{}; {} too many", to_string(*stored.begin()->second), stored.size()),
+           fmt::format("the {} entries of this run", state.entries().size()));
+  read_targets(checkpoint, targets);
+}
+
+ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout,
+                                     DType matrix) {
+  const Stored stored = stored_tensors(checkpoint.manifest);
+  std::vector<const ManifestTensor*> tensors;
+  for (const ParameterInfo& info : layout.parameters())
+    tensors.push_back(
+        &find(checkpoint.path, stored, {weights_prefix + info.name, DType::f32, info.rows, info.cols, {}}));
+  ParameterSet weights(layout, matrix, DType::f32, true, "weights");
+  require_held_memory();
+  std::vector<Target> targets;
+  for (size_t i = 0; i < weights.size(); ++i) targets.push_back({*tensors[i], weights[i], 0});
+  read_targets(checkpoint, targets);
+  return weights;
+}
+
+}  // namespace nibble

@@ -1,0 +1,22 @@
+// Reading the state of a checkpoint, whoever wrote which part of it: any number of ranks then, any number now.
+//
+// Not for: finding and verifying checkpoints (checkpoint.hpp).
+#pragma once
+
+#include "model/parameters.hpp"
+#include "tensor/state.hpp"
+#include "trainer/checkpoint.hpp"
+
+namespace nibble {
+
+/// Fills every entry of `state`, whole tensors and runs; none is touched when the checkpoint does not fit.
+/// Throws Error{checkpoint}: entries that are missing, left over, of another element type or of another logical shape
+/// than in `state`.
+void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state);
+
+/// Allocates the parameters (matrices in `matrix`, f32 or bf16 rounded to nearest even; gains in f32; rows padded) and
+/// fills them from the master weights alone. Nothing is allocated when the checkpoint does not fit.
+/// Throws Error{checkpoint} as load_checkpoint.
+ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout, DType matrix);
+
+}  // namespace nibble
