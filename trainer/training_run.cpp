@@ -223,7 +223,8 @@ void TrainingRun::begin_directory(bool resumed) {
                  .where = run.string(),
                  .seen = failure.message(),
                  .next = "choose another run.directory"});
-  lock_ = std::make_unique<RunLock>(run);
+  lock_ = std::make_unique<RunLock>(
+      run, RunLockOptions{.message = [this](const std::string& text) { progress_->message(text); }});
   // Step 0 has a row of its own, written again when not even the first step was saved.
   metrics_ = std::make_unique<MetricsWriter>(
       options_.resume ? MetricsWriter::resume(run, metric_columns, resumed && step_ > 0 ? step_ + 1 : 0)
@@ -252,6 +253,7 @@ void TrainingRun::save() {
                                 .tuning = tuning_,
                                 .retuned = retuned_,
                                 .config_text = settings_yaml(settings_)};
+  lock_->still_held();
   metrics_->sync();  // a checkpoint never is newer than the rows of its steps
   save_checkpoint(settings_.run.directory, header, state());
   prune_checkpoints(settings_.run.directory, settings_.run.checkpoint.keep, settings_.run.checkpoint.keep_every);
