@@ -1,19 +1,22 @@
-// metrics.jsonl and metrics.csv in a run's directory: one row per step, for people, spreadsheets and fits.
+// metrics.jsonl, metrics.csv and TensorBoard's event file in a run's directory: one row per step, for people,
+// spreadsheets and fits.
 //
-// Both files hold the same rows. A value that is not finite is null in JSON and empty in CSV, as is a column that a row
-// does not have; both readers then see "no number" instead of failing. Rows are appended and handed to the operating
-// system line by line. metrics.jsonl is the original: on resume metrics.csv is made anew from it.
+// All hold the same rows. A value that is not finite is null in JSON and empty in CSV, as is a column that a row does
+// not have; both readers then see "no number" instead of failing. Rows are appended and handed to the operating system
+// line by line. metrics.jsonl is the original: on resume the others are made anew from it.
 // Not for the live display (trainer/progress.hpp) and not for what a run needs to continue (checkpoints).
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "trainer/appended_file.hpp"
+#include "trainer/tensorboard.hpp"
 
 namespace nibble {
 
@@ -24,7 +27,7 @@ using MetricRow = std::vector<std::pair<std::string, MetricValue>>;
 
 class MetricsWriter {
  public:
-  /// A new run: creates both files. `columns` are the CSV's, "step" first.
+  /// A new run: creates the files. `columns` are the CSV's, "step" first.
   /// Throws Error{configuration} if the directory already has metrics, Error{resource} if it cannot be written.
   static MetricsWriter create(const std::filesystem::path& directory, std::vector<std::string> columns);
 
@@ -36,7 +39,7 @@ class MetricsWriter {
   static MetricsWriter resume(const std::filesystem::path& directory, std::vector<std::string> columns,
                               int64_t next_step);
 
-  /// Appends one row to both files. Throws Error{internal} for a row without a leading step, a repeated or undeclared
+  /// Appends one row to each file. Throws Error{internal} for a row without a leading step, a repeated or undeclared
   /// column; Error{resource} when the disk is full.
   void write(const MetricRow& row);
 
@@ -44,10 +47,12 @@ class MetricsWriter {
   void sync();
 
  private:
-  MetricsWriter(const std::filesystem::path& directory, std::vector<std::string> columns);
+  MetricsWriter(const std::filesystem::path& directory, std::vector<std::string> columns,
+                std::span<const MetricJson> rows);
 
   std::vector<std::string> columns_;
   AppendedFile json_lines_, csv_;
+  EventFile events_;
 };
 
 }  // namespace nibble

@@ -15,6 +15,7 @@
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/rank_agreement.hpp"
+#include "trainer/metric_columns.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
@@ -25,30 +26,6 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-
-const std::vector<std::string> metric_columns = {"step",
-                                                 "tokens",
-                                                 "loss_tokens",
-                                                 "epoch",
-                                                 "loss",
-                                                 "learning_rate",
-                                                 "gradient_norm",
-                                                 "refused",
-                                                 "tokens_per_second",
-                                                 "peak_share",
-                                                 "seconds",
-                                                 "seconds_data",
-                                                 "seconds_forward_backward",
-                                                 "seconds_exchange",
-                                                 "seconds_optimizer",
-                                                 "seconds_validation",
-                                                 "seconds_checkpoint",
-                                                 "seconds_communication",
-                                                 "bytes_sent",
-                                                 "validation_loss",
-                                                 "validation_bits_per_byte",
-                                                 "peak_resident_bytes",
-                                                 "retuned"};
 
 void add_validation(MetricRow& row, const Evaluation& evaluation) {
   row.emplace_back("validation_loss", evaluation.loss());
@@ -227,8 +204,8 @@ void TrainingRun::begin_directory(bool resumed) {
       run, RunLockOptions{.message = [this](const std::string& text) { progress_->message(text); }});
   // Step 0 has a row of its own, written again when not even the first step was saved.
   metrics_ = std::make_unique<MetricsWriter>(
-      options_.resume ? MetricsWriter::resume(run, metric_columns, resumed && step_ > 0 ? step_ + 1 : 0)
-                      : MetricsWriter::create(run, metric_columns));
+      options_.resume ? MetricsWriter::resume(run, metric_column_names(), resumed && step_ > 0 ? step_ + 1 : 0)
+                      : MetricsWriter::create(run, metric_column_names()));
   write_file_atomically(run / "config.yaml", resolved_config());
   nlohmann::json tuning = tuning_;
   for (const auto& [library, version] : versions()) tuning["versions"][library] = version;
@@ -352,6 +329,7 @@ void TrainingRun::train_one_step() {
   const double seconds_saving = std::exchange(seconds_saving_, 0);  // after the step before
   rate_.add(whole.seconds() + seconds_saving, settings_.batch.tokens);
   MetricRow row = {{"step", step_},
+                   {"time", wall_time()},
                    {"tokens", step_ * settings_.batch.tokens},
                    {"loss_tokens", loss_tokens_},
                    {"epoch", static_cast<double>(step_ * sequences_per_step_) /
@@ -399,7 +377,7 @@ TrainingRun::Outcome TrainingRun::run() {
   describe();
   if (step_ == 0) {
     if (const std::optional<Evaluation> evaluation = run_validation()) {
-      MetricRow row = {{"step", int64_t{0}}, {"tokens", int64_t{0}}};
+      MetricRow row = {{"step", int64_t{0}}, {"time", wall_time()}, {"tokens", int64_t{0}}};
       add_validation(row, *evaluation);
       if (metrics_) metrics_->write(row);
     }

@@ -166,10 +166,11 @@ TEST_F(FullDisk, TokensAndExportsAreThereWholeOrNotAtAll) {
 }
 
 TEST_F(FullDisk, MetricsAreRepairedOnResume) {
-  const std::vector<std::string> columns = {"step", "loss"};
-  const auto write_steps = [](MetricsWriter& metrics, int64_t first, int64_t last) {
+  const std::vector<std::string> columns = {"step", "loss", "note"};
+  const std::string note(60, 'n');  // in no event file, which so is not the first to reach the limit
+  const auto write_steps = [&](MetricsWriter& metrics, int64_t first, int64_t last) {
     for (int64_t step = first; step <= last; ++step)
-      metrics.write({{"step", step}, {"loss", 1.0 / static_cast<double>(step)}});
+      metrics.write({{"step", step}, {"loss", 1.0 / static_cast<double>(step)}, {"note", note}});
   };
   const auto files = [](const fs::path& run) {
     return read_file(run / "metrics.jsonl", ErrorKind::data) + read_file(run / "metrics.csv", ErrorKind::data);
@@ -200,6 +201,34 @@ TEST_F(FullDisk, MetricsAreRepairedOnResume) {
     write_steps(metrics, 6, 100);
     EXPECT_EQ(files(cut), files(whole)) << limit;
   }
+}
+
+TEST_F(FullDisk, ATornEventFileIsMadeAnew) {
+  const auto write_steps = [](MetricsWriter& metrics, int64_t first, int64_t last) {
+    for (int64_t step = first; step <= last; ++step) metrics.write({{"step", step}, {"loss", 0.5}});
+  };
+  const auto event_file = [&] {
+    for (const std::string& name : names_in(directory_))
+      if (name.find("tfevents") != std::string::npos) return directory_ / name;
+    return fs::path();
+  };
+  {
+    MetricsWriter metrics = MetricsWriter::create(directory_, {"step", "loss"});
+    const FileSizeLimit small(500);
+    const ErrorDetail error = error_of([&] { write_steps(metrics, 1, 100); });
+    EXPECT_EQ(error.kind, ErrorKind::resource);
+    EXPECT_EQ(error.where, event_file().string());
+  }
+  EXPECT_EQ(fs::file_size(event_file()), 500u) << "not torn";
+  {
+    MetricsWriter metrics = MetricsWriter::resume(directory_, {"step", "loss"}, 6);
+    write_steps(metrics, 6, 100);
+  }
+  const uint64_t resumed = fs::file_size(event_file());
+  fs::remove(directory_ / "metrics.jsonl");
+  MetricsWriter whole = MetricsWriter::create(directory_, {"step", "loss"});
+  write_steps(whole, 1, 100);
+  EXPECT_EQ(resumed, fs::file_size(event_file()));
 }
 
 // A file system of its own --------------------------------------------------------------------------------------------

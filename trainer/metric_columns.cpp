@@ -1,0 +1,47 @@
+#include "trainer/metric_columns.hpp"
+
+#include <algorithm>
+
+namespace nibble {
+
+const std::vector<MetricColumn>& metric_columns() {
+  static const std::vector<MetricColumn> columns = {
+      {"step", ""},
+      {"time", ""},
+      {"tokens", "progress/tokens"},
+      {"loss_tokens", "progress/loss_tokens"},
+      {"epoch", "progress/epoch"},
+      {"loss", "loss/train"},
+      {"learning_rate", "optimizer/learning_rate"},
+      {"gradient_norm", "optimizer/gradient_norm"},
+      {"refused", "optimizer/refused"},
+      {"tokens_per_second", "speed/tokens_per_second"},
+      {"peak_share", "speed/peak_share"},
+      {"seconds", "seconds/step"},
+      {"seconds_data", "seconds/data"},
+      {"seconds_forward_backward", "seconds/forward_backward"},
+      {"seconds_exchange", "seconds/exchange"},
+      {"seconds_optimizer", "seconds/optimizer"},
+      {"seconds_validation", "seconds/validation"},
+      {"seconds_checkpoint", "seconds/checkpoint"},
+      {"validation_loss", "loss/validation"},
+      {"validation_bits_per_byte", "loss/validation_bits_per_byte"},
+      {"peak_resident_bytes", "memory/peak_resident_bytes"},
+      {"retuned", "progress/retuned"},
+  };
+  return columns;
+}
+
+std::vector<std::string> metric_column_names() {
+  std::vector<std::string> names;
+  for (const MetricColumn& column : metric_columns()) names.emplace_back(column.name);
+  return names;
+}
+
+std::string metric_tag(std::string_view name) {
+  const std::vector<MetricColumn>& columns = metric_columns();
+  const auto found = std::ranges::find(columns, name, &MetricColumn::name);
+  return found == columns.end() ? "other/" + std::string(name) : found->tag;
+}
+
+}  // namespace nibble
