@@ -168,9 +168,12 @@ EventFile EventFile::create(const fs::path& run, std::span<const MetricJson> row
   for (const MetricJson& row : rows) events += metrics_event(row, now);
   const fs::path file = run / fmt::format("{}{:010}.{}{}", name_begin, seconds, host_name(), name_end);
   write_file_atomically(file, events);
+  // A TensorBoard without its data server turns to the next file only while the one that it reads is there, so the
+  // newest of the older ones stays, empty. Should this fail, TensorBoard forgets what the file holds.
   for (const fs::path& old : older) {
-    std::error_code ignored;  // TensorBoard forgets what a file that stays holds
-    fs::remove(old, ignored);
+    std::error_code ignored;
+    if (fs::is_empty(old, ignored)) fs::remove(old, ignored);
+    else fs::resize_file(old, 0, ignored);
   }
   return EventFile(file);
 }

@@ -208,9 +208,10 @@ TEST_F(FullDisk, ATornEventFileIsMadeAnew) {
     for (int64_t step = first; step <= last; ++step) metrics.write({{"step", step}, {"loss", 0.5}});
   };
   const auto event_file = [&] {
+    fs::path newest;
     for (const std::string& name : names_in(directory_))
-      if (name.find("tfevents") != std::string::npos) return directory_ / name;
-    return fs::path();
+      if (name.find("tfevents") != std::string::npos) newest = directory_ / name;
+    return newest;
   };
   {
     MetricsWriter metrics = MetricsWriter::create(directory_, {"step", "loss"});

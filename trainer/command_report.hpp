@@ -1,0 +1,10 @@
+// `nibble report`.
+#pragma once
+
+#include "trainer/command.hpp"
+
+namespace nibble {
+
+void add_report_command(CLI::App& app);
+
+}  // namespace nibble

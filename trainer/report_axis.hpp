@@ -1,0 +1,42 @@
+// An axis of a figure: its range, linear or logarithmic, with round ticks.
+//
+// Not for drawing (report_figure.hpp).
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nibble {
+
+/// Four digits at most, large ones as people say them: 12.5k, 3M, 0.75B, 2T.
+std::string compact_number(double value);
+
+class Axis {
+ public:
+  struct Tick {
+    double value;
+    std::string label;
+  };
+
+  /// Spans the values, which are finite, with some room beside them. From zero where that costs little of the range.
+  static Axis linear(std::span<const double> values);
+  /// The same without room: the axis ends where the values do.
+  static Axis exact(std::span<const double> values);
+  /// Logarithmic where all values are positive and the largest is far above the smallest, else linear.
+  static Axis for_magnitudes(std::span<const double> values);
+
+  bool logarithmic() const { return logarithmic_; }
+  /// 0 at the low end, 1 at the high end.
+  double position(double value) const;
+  /// Powers of ten times 1, 2 or 5, inside the range, in rising order; between two and ten of them.
+  std::vector<Tick> ticks() const;
+
+ private:
+  Axis(double low, double high, bool logarithmic) : low_(low), high_(high), logarithmic_(logarithmic) {}
+
+  double low_, high_;  // logarithmic: their logarithms to base ten
+  bool logarithmic_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,167 @@
+#include "trainer/report_figure.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "trainer/report_axis.hpp"
+
+namespace nibble {
+namespace {
+
+/// Units of the SVG in both directions; the browser stretches them to the figure's size.
+constexpr double canvas = 1000;
+/// A column is about two pixels of a figure on a wide screen.
+constexpr size_t columns_of_a_figure = 400;
+
+/// Beyond this an axis's arithmetic would overflow; no quantity of a run gets there but by diverging.
+constexpr double largest_drawn = 1e30;
+
+Curve finite_points(const Curve& curve) {
+  Curve kept{.name = curve.name, .color = curve.color, .dots = curve.dots};
+  for (size_t i = 0; i < curve.x.size(); ++i) {
+    if (!(std::abs(curve.x[i]) < largest_drawn && std::abs(curve.y[i]) < largest_drawn)) continue;
+    kept.x.push_back(curve.x[i]);
+    kept.y.push_back(curve.y[i]);
+  }
+  return kept;
+}
+
+class Canvas {
+ public:
+  Canvas(const Axis& x, const Axis& y) : x_(x), y_(y) {}
+
+  std::string point(double x, double y) const {
+    return fmt::format("{:.1f} {:.1f}", canvas * x_.position(x), canvas * (1 - y_.position(y)));
+  }
+
+ private:
+  const Axis &x_, &y_;
+};
+
+/// A path through all points.
+std::string line_path(const Canvas& at, const std::vector<CurveColumn>& columns) {
+  std::string path;
+  for (const CurveColumn& column : columns) path += (path.empty() ? "M" : "L") + at.point(column.x, column.mean);
+  return path;
+}
+
+/// A path along the largest values and back along the least.
+std::string band_path(const Canvas& at, const std::vector<CurveColumn>& columns) {
+  std::string path;
+  for (const CurveColumn& column : columns) path += (path.empty() ? "M" : "L") + at.point(column.x, column.high);
+  for (size_t i = columns.size(); i-- > 0;) path += "L" + at.point(columns[i].x, columns[i].low);
+  return path + "Z";
+}
+
+/// A stroke of no length with round ends is a dot that stretching leaves round.
+std::string dots_path(const Canvas& at, const std::vector<CurveColumn>& columns) {
+  std::string path;
+  for (const CurveColumn& column : columns) path += "M" + at.point(column.x, column.mean) + "h0";
+  return path;
+}
+
+void draw_curve(Html& html, const Curve& curve, const Canvas& at, const std::vector<CurveColumn>& columns) {
+  const std::string color = color_class(curve.color);
+  if (std::ranges::any_of(columns, [](const CurveColumn& column) { return column.low < column.high; }))
+    html.empty("path", {{"class", color + " band"}, {"d", band_path(at, columns)}});
+  html.open("path", {{"class", color + (curve.dots ? " line strong" : " line")}, {"d", line_path(at, columns)}});
+  html.element("title", curve.name);
+  html.close();
+  if (curve.dots || columns.size() == 1)
+    html.empty("path", {{"class", color + " dots"}, {"d", dots_path(at, columns)}});
+}
+
+void draw_legend(Html& html, const std::vector<Curve>& curves) {
+  std::set<size_t> named;
+  html.open("ul", {{"class", "legend"}});
+  for (const Curve& curve : curves) {
+    if (!named.insert(curve.color).second) continue;
+    html.open("li");
+    html.open("svg", {{"class", "key"}, {"viewBox", "0 0 24 8"}, {"aria-hidden", "true"}});
+    html.empty("path", {{"class", color_class(curve.color) + " line strong"}, {"d", "M1 4H23"}});
+    html.close();
+    html.text(curve.name);
+    html.close();
+  }
+  html.close();
+}
+
+}  // namespace
+
+std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const double> y, double begin, double end,
+                                    size_t columns) {
+  std::vector<CurveColumn> result;
+  const double width = (end - begin) / static_cast<double>(columns);
+  size_t count = 0, current = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const size_t index =
+        width > 0 ? std::min(columns - 1, static_cast<size_t>(std::max(0.0, (x[i] - begin) / width))) : 0;
+    if (result.empty() || index != current) {
+      result.push_back({.x = x[i], .mean = y[i], .low = y[i], .high = y[i]});
+      current = index;
+      count = 1;
+      continue;
+    }
+    CurveColumn& column = result.back();
+    ++count;
+    column.x += (x[i] - column.x) / static_cast<double>(count);
+    column.mean += (y[i] - column.mean) / static_cast<double>(count);
+    column.low = std::min(column.low, y[i]);
+    column.high = std::max(column.high, y[i]);
+  }
+  return result;
+}
+
+std::string color_class(size_t color) {
+  constexpr size_t colors = 8, dashes = 3;
+  return fmt::format("c{} d{}", color % colors, color / colors % dashes);
+}
+
+void draw(Html& html, const Figure& figure) {
+  std::vector<Curve> curves;
+  std::vector<double> all_x, all_y;
+  for (const Curve& curve : figure.curves) {
+    curves.push_back(finite_points(curve));
+    all_x.insert(all_x.end(), curves.back().x.begin(), curves.back().x.end());
+    all_y.insert(all_y.end(), curves.back().y.begin(), curves.back().y.end());
+  }
+  std::erase_if(curves, [](const Curve& curve) { return curve.x.empty(); });
+  if (curves.empty()) return;
+  const Axis x_axis = Axis::exact(all_x);
+  const Axis y_axis = figure.magnitudes ? Axis::for_magnitudes(all_y) : Axis::linear(all_y);
+  const Canvas at(x_axis, y_axis);
+  const auto [begin, end] = std::ranges::minmax(all_x);
+
+  html.open("figure");
+  html.open("figcaption");
+  html.element("h2", figure.title);
+  html.element("p", figure.note + (y_axis.logarithmic() ? "; logarithmic scale" : ""));
+  html.close();
+  html.open("div", {{"class", "plot"}});
+  html.open("svg", {{"viewBox", "0 0 1000 1000"},
+                    {"preserveAspectRatio", "none"},
+                    {"role", "img"},
+                    {"aria-label", figure.title + ": " + figure.note}});
+  for (const Axis::Tick& tick : y_axis.ticks())
+    html.empty("path",
+               {{"class", "grid"}, {"d", fmt::format("M0 {:.1f}H1000", canvas * (1 - y_axis.position(tick.value)))}});
+  html.empty("path", {{"class", "axis"}, {"d", "M0 0V1000H1000"}});
+  for (const Curve& curve : curves)
+    draw_curve(html, curve, at, in_columns(curve.x, curve.y, begin, end, columns_of_a_figure));
+  html.close();
+  for (const Axis::Tick& tick : y_axis.ticks())
+    html.element("span", tick.label,
+                 {{"class", "y"}, {"style", fmt::format("top:{:.2f}%", 100 * (1 - y_axis.position(tick.value)))}});
+  for (const Axis::Tick& tick : x_axis.ticks())
+    html.element("span", tick.label,
+                 {{"class", "x"}, {"style", fmt::format("left:{:.2f}%", 100 * x_axis.position(tick.value))}});
+  html.close();
+  html.element("p", figure.x_label, {{"class", "x-label"}});
+  draw_legend(html, curves);
+  html.close();
+}
+
+}  // namespace nibble
