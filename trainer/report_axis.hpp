@@ -19,21 +19,24 @@ class Axis {
     std::string label;
   };
 
-  /// Spans the values, which are finite, with some room beside them. From zero where that costs little of the range.
+  /// Spans the values, which are finite and below 1e30, with some room beside them. From zero where that costs little
+  /// of the range.
   static Axis linear(std::span<const double> values);
-  /// The same without room: the axis ends where the values do.
-  static Axis exact(std::span<const double> values);
+  /// Ends at these two, of which the second is the larger, unless both are the same.
+  static Axis between(double low, double high);
   /// Logarithmic where all values are positive and the largest is far above the smallest, else linear.
   static Axis for_magnitudes(std::span<const double> values);
 
   bool logarithmic() const { return logarithmic_; }
   /// 0 at the low end, 1 at the high end.
   double position(double value) const;
-  /// Powers of ten times 1, 2 or 5, inside the range, in rising order; between two and ten of them.
+  /// Powers of ten times 1, 2 or 5, inside the range, in rising order.
   std::vector<Tick> ticks() const;
 
  private:
   Axis(double low, double high, bool logarithmic) : low_(low), high_(high), logarithmic_(logarithmic) {}
+  std::vector<Tick> linear_ticks() const;
+  std::vector<Tick> logarithmic_ticks() const;
 
   double low_, high_;  // logarithmic: their logarithms to base ten
   bool logarithmic_;

@@ -13,9 +13,6 @@ namespace {
 
 /// Units of the SVG in both directions; the browser stretches them to the figure's size.
 constexpr double canvas = 1000;
-/// A column is about two pixels of a figure on a wide screen.
-constexpr size_t columns_of_a_figure = 400;
-
 /// Beyond this an axis's arithmetic would overflow; no quantity of a run gets there but by diverging.
 constexpr double largest_drawn = 1e30;
 
@@ -122,22 +119,20 @@ std::string color_class(size_t color) {
 
 void draw(Html& html, const Figure& figure) {
   std::vector<Curve> curves;
-  std::vector<double> all_x, all_y;
+  std::vector<double> all_y;
   for (const Curve& curve : figure.curves) {
     curves.push_back(finite_points(curve));
-    all_x.insert(all_x.end(), curves.back().x.begin(), curves.back().x.end());
     all_y.insert(all_y.end(), curves.back().y.begin(), curves.back().y.end());
   }
   std::erase_if(curves, [](const Curve& curve) { return curve.x.empty(); });
   if (curves.empty()) return;
-  const Axis x_axis = Axis::exact(all_x);
+  const Axis x_axis = Axis::between(figure.x_begin, figure.x_end);
   const Axis y_axis = figure.magnitudes ? Axis::for_magnitudes(all_y) : Axis::linear(all_y);
   const Canvas at(x_axis, y_axis);
-  const auto [begin, end] = std::ranges::minmax(all_x);
 
   html.open("figure");
   html.open("figcaption");
-  html.element("h2", figure.title);
+  html.element("h3", figure.title);
   html.element("p", figure.note + (y_axis.logarithmic() ? "; logarithmic scale" : ""));
   html.close();
   html.open("div", {{"class", "plot"}});
@@ -150,7 +145,7 @@ void draw(Html& html, const Figure& figure) {
                {{"class", "grid"}, {"d", fmt::format("M0 {:.1f}H1000", canvas * (1 - y_axis.position(tick.value)))}});
   html.empty("path", {{"class", "axis"}, {"d", "M0 0V1000H1000"}});
   for (const Curve& curve : curves)
-    draw_curve(html, curve, at, in_columns(curve.x, curve.y, begin, end, columns_of_a_figure));
+    draw_curve(html, curve, at, in_columns(curve.x, curve.y, figure.x_begin, figure.x_end, columns_of_a_figure));
   html.close();
   for (const Axis::Tick& tick : y_axis.ticks())
     html.element("span", tick.label,
@@ -160,7 +155,7 @@ void draw(Html& html, const Figure& figure) {
                  {{"class", "x"}, {"style", fmt::format("left:{:.2f}%", 100 * x_axis.position(tick.value))}});
   html.close();
   html.element("p", figure.x_label, {{"class", "x-label"}});
-  draw_legend(html, curves);
+  if (figure.curves.size() > 1) draw_legend(html, curves);
   html.close();
 }
 

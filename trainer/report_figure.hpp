@@ -32,9 +32,13 @@ struct Curve {
 
 struct Figure {
   std::string title, note, x_label;
+  double x_begin = 0, x_end = 1;  ///< where the horizontal axis begins and ends; no point lies beside it
   std::vector<Curve> curves{};
   bool magnitudes = false;  ///< a logarithmic axis where the values are far apart
 };
+
+/// A fine line passes through the mean of each of so many equal columns, about two pixels of a wide screen.
+inline constexpr size_t columns_of_a_figure = 400;
 
 /// The classes that give a run its colour, and its dashes where there are more runs than colours.
 std::string color_class(size_t color);

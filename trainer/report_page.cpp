@@ -111,8 +111,6 @@ void final_values(Html& html, Runs runs) {
 
 // Curves --------------------------------------------------------------------------------------------------------------
 
-constexpr const char* band_note = "mean of each column of pixels; shaded: its least and largest";
-
 /// Tokens, which runs with other batches share, if every run counts them.
 std::string abscissa(Runs runs) {
   const auto counts_tokens = [](const ReportRun& run) {
@@ -130,12 +128,26 @@ void add_curves(Figure& figure, Runs runs, const std::string& column, bool dots)
   }
 }
 
+/// Where the horizontal axis of every figure ends; all begin at zero.
+double end_of(Runs runs, const std::string& x) {
+  double end = 0;
+  for (const ReportRun& run : runs)
+    for (const double value : run.metrics.numbers(x)) end = std::max(end, value);
+  return end;
+}
+
 void figures(Html& html, Runs runs) {
+  if (std::ranges::all_of(runs, [](const ReportRun& run) { return run.metrics.rows() == 0; })) return;
   const std::string x = abscissa(runs);
+  const double end = end_of(runs, x);
+  html.open("section");
+  html.element("h2", "Curves");
+  html.element("p", fmt::format("A fine line passes through the mean of each of {} equal columns; the shade behind it "
+                                "spans the least and the largest value there.",
+                                columns_of_a_figure));
   html.open("div", {{"class", "figures"}});
-  Figure loss{.title = "Loss",
-              .note = fmt::format("nats per token; dots: validation; fine line: training, {}", band_note),
-              .x_label = x};
+  Figure loss{
+      .title = "Loss", .note = "nats per token; fine lines: training, dots: validation", .x_label = x, .x_end = end};
   add_curves(loss, runs, "loss", false);
   add_curves(loss, runs, "validation_loss", true);
   html.open("div", {{"class", "wide"}});
@@ -143,7 +155,7 @@ void figures(Html& html, Runs runs) {
   html.close();
 
   struct Panel {
-    const char *column, *title, *unit;
+    const char *column, *title, *note;
     bool dots, magnitudes;
   };
   const Panel panels[] = {
@@ -151,18 +163,20 @@ void figures(Html& html, Runs runs) {
       {"validation_bits_per_byte", "Validation, bits per byte", "independent of the tokenizer", true, false},
       {"learning_rate", "Learning rate", "as scheduled", false, false},
       {"gradient_norm", "Gradient norm", "before clipping", false, true},
-      {"tokens_per_second", "Tokens per second", "of each step without validation and checkpoint", false, false},
+      {"tokens_per_second", "Tokens per second", "without validation and checkpoints", false, false},
       {"bytes_sent", "Bytes sent", "in each step", false, true},
   };
   for (const Panel& panel : panels) {
     Figure figure{.title = panel.title,
-                  .note = panel.dots ? panel.unit : fmt::format("{}; {}", panel.unit, band_note),
+                  .note = panel.note,
                   .x_label = x,
+                  .x_end = end,
                   .curves = {},
                   .magnitudes = panel.magnitudes};
     add_curves(figure, runs, panel.column, panel.dots);
     draw(html, figure);
   }
+  html.close();
   html.close();
 }
 

@@ -26,9 +26,11 @@ body {
   font: 0.95rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
 }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
-h2 { margin: 0; font-size: 1.05rem; }
+h2, h3 { margin: 0; font-size: 1.2rem; }
+h3 { font-size: 1rem; }
 header p, figcaption p, section > p, footer { margin: 0.15rem 0 0; color: var(--soft); font-size: 0.85rem; }
 section, figure { margin: 2.25rem 0 0; }
+.figures figure { margin-top: 1.5rem; }
 footer { margin-top: 3rem; }
 .problem { color: var(--c1); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); column-gap: 2.5rem; }
@@ -64,17 +66,17 @@ footer { margin-top: 3rem; }
 .bar { display: flex; height: 1.5rem; }
 .bar i { background: var(--c); min-width: 0; }
 .scroll { overflow-x: auto; margin-top: 0.7rem; }
-table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: 0.28rem 0.9rem 0.28rem 0; border-bottom: 1px solid var(--grid); text-align: right;
+table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.28rem 0 0.28rem 1.6rem; border-bottom: 1px solid var(--grid); text-align: right;
   vertical-align: top; }
-td { min-width: 5.5rem; max-width: 22rem; overflow-wrap: anywhere; }
 thead th { border-color: var(--rule); }
-th:first-child { position: sticky; left: 0; background: var(--paper); text-align: left; font-weight: normal;
+th:first-child { position: sticky; left: 0; padding-left: 0; background: var(--paper); text-align: left; font-weight: normal;
   color: var(--soft); }
 details { margin-top: 0.7rem; }
 summary { cursor: pointer; }
 pre { margin: 0.5rem 0 0; padding: 0.8rem 1rem; overflow-x: auto; background: var(--panel); border-radius: 6px;
   font-size: 0.8rem; line-height: 1.45; }
+@media (min-width: 45rem) { th, td { white-space: nowrap; } }
 @media print { body { max-width: none; } figure { break-inside: avoid; } }
 )";
 

@@ -31,7 +31,7 @@ bool fuzz_one(const Reader& reader, Bytes bytes);
 void read_settings(Bytes bytes);     // readers_of_text.cpp
 void read_overrides(Bytes bytes);    // one on each line, as after --set
 void read_config_json(Bytes bytes);  // Hugging Face
-void read_metrics(Bytes bytes);      // as a resume does
+void read_metrics(Bytes bytes);      // as a report and a resume do
 void read_json_lines(Bytes bytes);
 void read_text(Bytes bytes);           // plain or compressed
 void read_sentencepiece(Bytes bytes);  // a model, which then encodes

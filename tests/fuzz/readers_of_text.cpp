@@ -9,6 +9,7 @@
 #include "trainer/huggingface_config.hpp"
 #include "trainer/json_fields.hpp"
 #include "trainer/metrics.hpp"
+#include "trainer/report_page.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/settings_output.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -58,6 +59,8 @@ void read_config_json(Bytes bytes) {
 
 void read_metrics(Bytes bytes) {
   scratch().write("metrics.jsonl", bytes);
+  const ReportRun run = read_run(scratch().path(""), "fuzz");
+  report_page({&run, 1});
   MetricsWriter metrics = MetricsWriter::resume(scratch().path(""), {"step", "loss"}, 1000);
   metrics.write({{"step", int64_t{1000}}, {"loss", 0.5}});
 }
