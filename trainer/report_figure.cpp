@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <map>
 
 #include "trainer/report_axis.hpp"
 
@@ -71,16 +71,18 @@ void draw_curve(Html& html, const Curve& curve, const Canvas& at, const std::vec
     html.empty("path", {{"class", color + " dots"}, {"d", dots_path(at, columns)}});
 }
 
+/// The runs by their colours; nothing for one alone.
 void draw_legend(Html& html, const std::vector<Curve>& curves) {
-  std::set<size_t> named;
+  std::map<size_t, std::string> names;
+  for (const Curve& curve : curves) names.emplace(curve.color, curve.name);
+  if (names.size() < 2) return;
   html.open("ul", {{"class", "legend"}});
-  for (const Curve& curve : curves) {
-    if (!named.insert(curve.color).second) continue;
+  for (const auto& [color, name] : names) {
     html.open("li");
     html.open("svg", {{"class", "key"}, {"viewBox", "0 0 24 8"}, {"aria-hidden", "true"}});
-    html.empty("path", {{"class", color_class(curve.color) + " line strong"}, {"d", "M1 4H23"}});
+    html.empty("path", {{"class", color_class(color) + " line strong"}, {"d", "M1 4H23"}});
     html.close();
-    html.text(curve.name);
+    html.text(name);
     html.close();
   }
   html.close();
@@ -155,7 +157,7 @@ void draw(Html& html, const Figure& figure) {
                  {{"class", "x"}, {"style", fmt::format("left:{:.2f}%", 100 * x_axis.position(tick.value))}});
   html.close();
   html.element("p", figure.x_label, {{"class", "x-label"}});
-  if (figure.curves.size() > 1) draw_legend(html, curves);
+  draw_legend(html, curves);
   html.close();
 }
 
