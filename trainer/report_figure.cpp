@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "trainer/report_axis.hpp"
 
@@ -71,23 +70,6 @@ void draw_curve(Html& html, const Curve& curve, const Canvas& at, const std::vec
     html.empty("path", {{"class", color + " dots"}, {"d", dots_path(at, columns)}});
 }
 
-/// The runs by their colours; nothing for one alone.
-void draw_legend(Html& html, const std::vector<Curve>& curves) {
-  std::map<size_t, std::string> names;
-  for (const Curve& curve : curves) names.emplace(curve.color, curve.name);
-  if (names.size() < 2) return;
-  html.open("ul", {{"class", "legend"}});
-  for (const auto& [color, name] : names) {
-    html.open("li");
-    html.open("svg", {{"class", "key"}, {"viewBox", "0 0 24 8"}, {"aria-hidden", "true"}});
-    html.empty("path", {{"class", color_class(color) + " line strong"}, {"d", "M1 4H23"}});
-    html.close();
-    html.text(name);
-    html.close();
-  }
-  html.close();
-}
-
 }  // namespace
 
 std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const double> y, double begin, double end,
@@ -117,6 +99,19 @@ std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const d
 std::string color_class(size_t color) {
   constexpr size_t colors = 8, dashes = 3;
   return fmt::format("c{} d{}", color % colors, color / colors % dashes);
+}
+
+void draw_legend(Html& html, std::span<const std::string> names) {
+  html.open("ul", {{"class", "legend runs"}});
+  for (size_t i = 0; i < names.size(); ++i) {
+    html.open("li");
+    html.open("svg", {{"class", "key"}, {"viewBox", "0 0 24 8"}, {"aria-hidden", "true"}});
+    html.empty("path", {{"class", color_class(i) + " line strong"}, {"d", "M1 4H23"}});
+    html.close();
+    html.text(names[i]);
+    html.close();
+  }
+  html.close();
 }
 
 void draw(Html& html, const Figure& figure) {
@@ -157,7 +152,6 @@ void draw(Html& html, const Figure& figure) {
                  {{"class", "x"}, {"style", fmt::format("left:{:.2f}%", 100 * x_axis.position(tick.value))}});
   html.close();
   html.element("p", figure.x_label, {{"class", "x-label"}});
-  draw_legend(html, curves);
   html.close();
 }
 

@@ -43,6 +43,9 @@ inline constexpr size_t columns_of_a_figure = 400;
 /// The classes that give a run its colour, and its dashes where there are more runs than colours.
 std::string color_class(size_t color);
 
+/// The runs' names beside their colours, once for all figures.
+void draw_legend(Html& html, std::span<const std::string> names);
+
 /// Draws the figure; nothing where no curve has a point.
 void draw(Html& html, const Figure& figure);
 

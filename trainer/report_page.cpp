@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <ctime>
 #include <functional>
 
 #include "trainer/memory.hpp"
@@ -145,6 +147,11 @@ void figures(Html& html, Runs runs) {
   html.element("p", fmt::format("A fine line passes through the mean of each of {} equal columns; the shade behind it "
                                 "spans the least and the largest value there.",
                                 columns_of_a_figure));
+  if (runs.size() > 1) {
+    std::vector<std::string> names;
+    for (const ReportRun& run : runs) names.push_back(run.name);
+    draw_legend(html, names);
+  }
   html.open("div", {{"class", "figures"}});
   Figure loss{
       .title = "Loss", .note = "nats per token; fine lines: training, dots: validation", .x_label = x, .x_end = end};

@@ -57,26 +57,33 @@ footer { margin-top: 3rem; }
 .p4 { --c: var(--p4); } .p5 { --c: var(--p5); } .p6 { --c: var(--p6); } .p7 { --c: var(--p7); }
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; margin: 0.4rem 0 0; padding: 0; list-style: none;
   font-size: 0.82rem; }
+.runs { position: sticky; top: 0; z-index: 2; max-height: 6.5rem; overflow-y: auto; padding: 0.35rem 0;
+  background: var(--paper); }
 .key { width: 1.5rem; height: 0.5rem; margin-right: 0.4rem; }
 .block { display: inline-block; width: 0.75rem; height: 0.75rem; margin-right: 0.4rem; border-radius: 2px;
   background: var(--c); }
 .bars { display: grid; grid-template-columns: minmax(4rem, max-content) 1fr; gap: 0.5rem 0.9rem; align-items: center;
   margin-top: 0.9rem; }
-.bars span { font-size: 0.85rem; max-width: 14rem; }
+.bars span { max-width: 20rem; font-size: 0.85rem; }
 .bar { display: flex; height: 1.5rem; }
 .bar i { background: var(--c); min-width: 0; }
 .scroll { overflow-x: auto; margin-top: 0.7rem; }
-table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums;
+  overflow-wrap: break-word; }
 th, td { padding: 0.28rem 0 0.28rem 1.6rem; border-bottom: 1px solid var(--grid); text-align: right;
   vertical-align: top; }
 thead th { border-color: var(--rule); }
+tbody th { min-width: 7.5rem; }
+td { min-width: 4.5rem; }
+thead th { vertical-align: bottom; }
 th:first-child { position: sticky; left: 0; padding-left: 0; background: var(--paper); text-align: left; font-weight: normal;
   color: var(--soft); }
 details { margin-top: 0.7rem; }
 summary { cursor: pointer; }
 pre { margin: 0.5rem 0 0; padding: 0.8rem 1rem; overflow-x: auto; background: var(--panel); border-radius: 6px;
   font-size: 0.8rem; line-height: 1.45; }
-@media (min-width: 45rem) { th, td { white-space: nowrap; } }
+@media (max-width: 35rem) { .bars { grid-template-columns: 1fr; gap: 0.1rem; } .bar { margin-bottom: 0.4rem; } }
+@media (min-width: 45rem) { tbody th, td { white-space: nowrap; } }
 @media print { body { max-width: none; } figure { break-inside: avoid; } }
 )";
 

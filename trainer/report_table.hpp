@@ -1,4 +1,4 @@
-// The table of a report: a row for each quantity, a column for each run.
+// The table of a report: quantities and runs against each other.
 //
 // Not for what the quantities are (report_page.hpp).
 #pragma once
@@ -17,7 +17,7 @@ struct ComparisonRow {
   std::vector<std::string> values{};  ///< one for each run; empty: it has none
 };
 
-/// The runs' names stand above in their colours.
+/// A column for each run where they are few, else a row for each; the runs' names stand beside their colours.
 void comparison_table(Html& html, std::span<const ReportRun> runs, std::span<const ComparisonRow> rows);
 
 }  // namespace nibble

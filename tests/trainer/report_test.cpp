@@ -218,6 +218,16 @@ TEST_F(Report, DamagedMetricsAreRefused) {
   expect_error(ErrorKind::checkpoint, {"metrics.jsonl"}, [&] { page({directory_ / "none"}); });
 }
 
+TEST_F(Report, ManyRunsStandInRows) {
+  std::vector<fs::path> runs;
+  for (int i = 0; i < 20; ++i) runs.push_back(make_run("run-" + std::to_string(i), two_steps_));
+  const std::string few = page({runs[0], runs[1], runs[2]}), many = page(runs);
+  EXPECT_NE(few.find("<tr><th>best validation loss</th>"), std::string::npos);
+  EXPECT_EQ(many.find("<tr><th>best validation loss</th>"), std::string::npos);
+  EXPECT_EQ(count_of(many, "4.1250 at step 2"), 20u);
+  EXPECT_NE(many.find("c3 d2 line"), std::string::npos) << "the twentieth has the fourth colour and the third dashes";
+}
+
 // Which runs ----------------------------------------------------------------------------------------------------------
 
 TEST_F(Report, AFolderStandsForTheRunsInIt) {
