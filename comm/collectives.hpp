@@ -54,6 +54,9 @@ using Consume = std::function<void(int64_t first, int64_t count, std::span<const
 /// depend on who owns it. `consume` is called for one segment after the other, in order, so that memory is bounded.
 void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire, const Consume& consume);
 
+/// What these take of a communicator's staging, at most.
+size_t collective_staging_bytes(int ranks);
+
 /// Every part of the vector is replaced, on its owner, by the sum of all ranks' contributions, added in the tree of
 /// plan_lanes(ranks, ranks); what the other parts hold stays. Throws as Communicator::transfer.
 void reduce_scatter(Communicator& communicator, const Parts& parts, Wire wire);

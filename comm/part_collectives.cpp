@@ -18,6 +18,9 @@ constexpr size_t segment_bytes = size_t{1} << 20;
 /// Elements that are summed at a time: the contributions of eight ranks fit into a core's second-level cache.
 constexpr int64_t block_elements = 8192;
 
+/// Each rank's block, widened.
+constexpr size_t widened_bytes = static_cast<size_t>(block_elements) * sizeof(float);
+
 size_t longest_part(const Parts& parts) {
   size_t longest = 0;
   for (const Pieces& pieces : parts) longest = std::max(longest, bytes_of(pieces));
@@ -76,6 +79,11 @@ void sum_in_order(const std::vector<MicroBatchSum>& plan, std::span<const float*
 
 }  // namespace
 
+size_t collective_staging_bytes(int ranks) {
+  const auto count = static_cast<size_t>(ranks);
+  return (count + 1) * segment_bytes + count * widened_bytes;
+}
+
 void all_gather(Communicator& communicator, const Parts& parts) {
   const auto ranks = static_cast<size_t>(communicator.size()), rank = static_cast<size_t>(communicator.rank());
   assert(parts.size() == ranks);
@@ -133,8 +141,7 @@ void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire
   const size_t longest = longest_part(parts) / sizeof(float), own = bytes_of(parts[rank]) / sizeof(float);
 
   // Staged: what goes out and what came from each rank, this one too; behind that, widened blocks.
-  const size_t widened = static_cast<size_t>(block_elements) * sizeof(float);
-  const std::span<std::byte> staging = communicator.staging((ranks + 1) * segment_bytes + ranks * widened);
+  const std::span<std::byte> staging = communicator.staging(collective_staging_bytes(communicator.size()));
   const auto staged = [&](size_t peer) { return staging.subspan((peer + 1) * segment_bytes, segment_bytes); };
   std::vector<std::span<std::byte>> arrived(ranks);
   std::vector<const float*> contributions(ranks);
@@ -160,7 +167,7 @@ void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire
         if (wire == Wire::f32) {
           contributions[r] = floats(arrived[r]) + begin;
         } else {
-          float* const block = floats(staging.subspan((ranks + 1) * segment_bytes + r * widened, widened));
+          float* const block = floats(staging.subspan((ranks + 1) * segment_bytes + r * widened_bytes, widened_bytes));
           to_f32(halves(arrived[r]) + begin, length, block);
           contributions[r] = block;
         }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/world.hpp"
 #include "tensor/error.hpp"
 #include "trainer/command_generate.hpp"
 #include "trainer/settings_output.hpp"
@@ -34,8 +35,9 @@ std::string quoted(const std::string& word) {
 }
 
 /// The command that goes on with an interrupted run.
-std::string resume_command(const Arguments& arguments) {
-  std::string command = quoted(program_invocation_name) + " train " + quoted(arguments.file);
+std::string resume_command(const Arguments& arguments, int ranks) {
+  std::string command = ranks > 1 ? fmt::format("launch/mpirun -np {} ", ranks) : "";
+  command += quoted(program_invocation_name) + " train " + quoted(arguments.file);
   for (const std::string& assignment : arguments.overrides) command += " --set " + quoted(assignment);
   return command + " --resume";
 }
@@ -60,17 +62,20 @@ void run_train(const Arguments& arguments) {
     fmt::print("{}", settings_yaml(settings));
     return;
   }
-  TrainingRun::Outcome outcome;
-  {
-    TrainingRun run(settings, {.resume = arguments.resume, .retune = arguments.retune});
-    outcome = run.run();
-    if (outcome == TrainingRun::Outcome::interrupted) {
-      fmt::print(stderr, "interrupted after step {} of {}, saved in {}\nto go on: {}\n", run.step(), run.total_steps(),
-                 run.directory(), resume_command(arguments));
-      throw CLI::RuntimeError(exit_interrupted);
+  TrainingRun::Outcome outcome{};
+  run_in_world([&](World& world) {
+    {
+      TrainingRun run(settings, {.world = &world, .resume = arguments.resume, .retune = arguments.retune});
+      outcome = run.run();
+      if (world.is_first() && outcome != TrainingRun::Outcome::finished)
+        fmt::print(stderr, "interrupted after step {} of {}, saved in {}\nto go on: {}\n", run.step(),
+                   run.total_steps(), run.directory(), resume_command(arguments, world.size()));
     }
-  }
-  if (!settings.run.sample.empty()) print_sample(settings);
+    if (world.is_first() && outcome == TrainingRun::Outcome::finished && !settings.run.sample.empty())
+      print_sample(settings);
+  });
+  if (outcome == TrainingRun::Outcome::interrupted) throw CLI::RuntimeError(exit_interrupted);
+  if (outcome == TrainingRun::Outcome::requeue) throw CLI::RuntimeError(exit_requeue);
 }
 
 }  // namespace

@@ -24,6 +24,8 @@ const std::vector<MetricColumn>& metric_columns() {
       {"seconds_optimizer", "seconds/optimizer"},
       {"seconds_validation", "seconds/validation"},
       {"seconds_checkpoint", "seconds/checkpoint"},
+      {"seconds_communication", "seconds/communication"},
+      {"bytes_sent", "communication/bytes_sent"},
       {"validation_loss", "loss/validation"},
       {"validation_bits_per_byte", "loss/validation_bits_per_byte"},
       {"peak_resident_bytes", "memory/peak_resident_bytes"},

@@ -24,10 +24,15 @@ std::pair<std::string, std::string> first_difference(const std::string& one, con
 
 }  // namespace
 
+std::vector<std::string> gather_all(World& world, const std::string& mine) {
+  std::vector<std::string> all;
+  world.thread().run([&](Communicator& ranks) { all = gather_all(ranks, mine); });
+  return all;
+}
+
 void require_same(World& world, ErrorKind kind, const std::string& what, const std::string& text,
                   const std::string& next) {
-  std::vector<std::string> texts;
-  world.thread().run([&](Communicator& ranks) { texts = gather_all(ranks, text); });
+  const std::vector<std::string> texts = gather_all(world, text);
   const auto most_common =
       std::ranges::max(texts, {}, [&](const std::string& one) { return std::ranges::count(texts, one); });
   for (size_t rank = 0; rank < texts.size(); ++rank) {

@@ -16,6 +16,9 @@ namespace nibble {
 void require_same(World& world, ErrorKind kind, const std::string& what, const std::string& text,
                   const std::string& next);
 
+/// Every rank's text, by rank.
+std::vector<std::string> gather_all(World& world, const std::string& mine);
+
 /// Element by element the largest that any rank has.
 std::vector<double> largest_of_all(World& world, const std::vector<double>& mine);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "comm/collectives.hpp"
 #include "data/prefetcher.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
@@ -68,9 +69,15 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   constexpr int64_t any_steps = 1;
   const MemoryTable before = held_memory();
   const RunParts parts = make_run_parts(stream, world, settings, config, any_steps, exchange_maker(settings));
+  StateList state;
+  RunCounters counters;
+  parts.step->state(state);
+  counters.state(state);
+  const CheckpointSaver saver(saver_options(world, settings), state);
   RunMemory memory{held_memory_since(before), file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
+  if (world.size() > 1) memory.table["communication"] = collective_staging_bytes(world.size());
   memory.table["GEMM scratch"] = parts.model->gemm_scratch_bytes();
   return memory;
 }

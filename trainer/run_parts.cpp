@@ -4,11 +4,13 @@
 
 #include <cstdio>
 
+#include "comm/collectives.hpp"
 #include "optim/adamw.hpp"
 #include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/rank_agreement.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
@@ -82,6 +84,23 @@ RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, 
       },
       make_exchange);
   return parts;
+}
+
+void RunCounters::state(StateList& list) {
+  list.add_scalar("trainer/step", step);
+  list.add_scalar("trainer/loss_tokens", loss_tokens);
+  list.add_scalar("trainer/refused", refused);
+  list.add_scalar("trainer/refused_in_a_row", refused_in_a_row);
+}
+
+CheckpointSaverOptions saver_options(World& world, const Settings& settings) {
+  return {.run_directory = settings.run.directory,
+          .rank = world.rank(),
+          .ranks = world.size(),
+          .keep = settings.run.checkpoint.keep,
+          .keep_every = settings.run.checkpoint.keep_every,
+          .background = settings.run.checkpoint.background,
+          .gather = [&world](const std::string& mine) { return gather_all(world, mine); }};
 }
 
 void initialize(Stream& stream, const Settings& settings, RunParts& parts) {

@@ -12,6 +12,7 @@
 #include "model/llama.hpp"
 #include "optim/optimizer.hpp"
 #include "optim/schedule.hpp"
+#include "trainer/checkpoint_saver.hpp"
 #include "trainer/run_directory.hpp"
 #include "trainer/settings.hpp"
 #include "trainer/train_step.hpp"
@@ -25,11 +26,23 @@ ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                           std::vector<OptimizedParameter> parameters);
 
+/// Where a run stands, besides the state of its parts.
+struct RunCounters {
+  int64_t step = 0;         ///< steps done, refused ones included
+  int64_t loss_tokens = 0;  ///< tokens that counted in steps that were not refused
+  int64_t refused = 0, refused_in_a_row = 0;
+
+  void state(StateList& list);
+};
+
 /// What a run trains and trains with. The memory of large parts is not touched before something is written there.
 struct RunParts {
   std::unique_ptr<Llama> model;
   std::unique_ptr<TrainStep> step;
 };
+
+/// How the checkpoints of such a run are saved, on this rank.
+CheckpointSaverOptions saver_options(World& world, const Settings& settings);
 
 /// The exchange that the settings name.
 MakeExchange exchange_maker(const Settings& settings);

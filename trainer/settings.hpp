@@ -118,6 +118,7 @@ struct CheckpointSettings {
   double interval = 0;  ///< seconds
   int64_t keep = 3;
   int64_t keep_every = 0;
+  bool background = true;
 
   bool operator==(const CheckpointSettings&) const = default;
 };

@@ -148,6 +148,8 @@ std::vector<Setting> make_table() {
     {"run.checkpoint.keep", count, NIBBLE_MEMBER(run.checkpoint.keep), "newest checkpoints that are kept", some_count},
     {"run.checkpoint.keep_every", count, NIBBLE_MEMBER(run.checkpoint.keep_every),
      "steps whose multiples are kept for ever (0: none)", any_count},
+    {"run.checkpoint.background", boolean, NIBBLE_MEMBER(run.checkpoint.background),
+     "save a copy of the state, in memory, while training goes on; false: training waits and needs none"},
   };
 }
 // clang-format on

@@ -68,7 +68,8 @@ std::vector<StepMeasurement::Kernel> slowest_first(const Profile& profile, int64
 
 }  // namespace
 
-StepMeasurement measure_step(const Settings& settings, int64_t steps) {
+StepMeasurement measure_step(Settings settings, int64_t steps) {
+  settings.run.checkpoint.background = false;  // nothing is saved
   if (!settings.model.from.empty())
     throw Error({.kind = ErrorKind::configuration,
                  .what = "only a shape that the settings give can be measured",

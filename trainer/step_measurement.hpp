@@ -41,6 +41,6 @@ struct StepMeasurement {
 
 /// Runs `steps` steps of the settings' model and batch, after one that is not counted.
 /// Throws Error{configuration} for an impossible shape, Error{resource} for one that does not fit the memory.
-StepMeasurement measure_step(const Settings& settings, int64_t steps);
+StepMeasurement measure_step(Settings settings, int64_t steps);
 
 }  // namespace nibble

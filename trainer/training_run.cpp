@@ -11,11 +11,11 @@
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/checkpoint_load.hpp"
-#include "trainer/checkpoint_save.hpp"
 #include "trainer/checkpoint_tuning.hpp"
-#include "trainer/interrupt.hpp"
-#include "trainer/rank_agreement.hpp"
+#include "trainer/directory.hpp"
 #include "trainer/metric_columns.hpp"
+#include "trainer/rank_agreement.hpp"
+#include "trainer/report.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
@@ -55,10 +55,14 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
     StateList list = state();
     load_checkpoint(*checkpoint, list);
     parts_.step->masters_changed();
-    saved_step_ = step_;
-    progress_->message(fmt::format("resuming from {}: step {} of {}", checkpoint->path.string(), step_, total_steps_));
+    saved_step_ = counters_.step;
+    progress_->message(
+        fmt::format("resuming from {}: step {} of {}", checkpoint->path.string(), counters_.step, total_steps_));
   }
   begin_directory(checkpoint.has_value());
+  CheckpointSaverOptions saving = saver_options(world_, settings_);
+  saving.require_ownership = [this] { lock_->still_held(); };
+  saver_ = std::make_unique<CheckpointSaver>(std::move(saving), state());
 }
 
 TrainingRun::~TrainingRun() = default;
@@ -89,13 +93,25 @@ nlohmann::json TrainingRun::data_identity() const {
 
 std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
   const fs::path run = settings_.run.directory;
-  if (!options_.resume) {
-    if (list_checkpoints(run).empty()) return std::nullopt;
+  if (!world_.is_first()) {
+    const std::string found = gather_all(world_, "").front();
+    if (found.empty()) return std::nullopt;
+    return open_checkpoint(found, Verification::by_another_rank);
+  }
+  std::optional<VerifiedCheckpoint> newest;
+  if (options_.resume) newest = newest_checkpoint();
+  else if (!list_checkpoints(run).empty())
     throw Error({.kind = ErrorKind::configuration,
                  .what = "the run's directory already holds checkpoints",
                  .where = run.string(),
                  .next = "add --resume to go on, or choose another run.directory"});
-  }
+  gather_all(world_, newest ? newest->path.string() : "");
+  return newest;
+}
+
+std::optional<VerifiedCheckpoint> TrainingRun::newest_checkpoint() {
+  const fs::path run = settings_.run.directory;
+  if (exists(run, ErrorKind::resource)) hold_directory();
   std::vector<RefusedCheckpoint> refused;
   std::optional<VerifiedCheckpoint> newest = newest_valid_checkpoint(run, refused);
   for (const RefusedCheckpoint& bad : refused)
@@ -108,6 +124,13 @@ std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
                  .next = "restore one from a copy, or start again in another run.directory"});
   if (!newest) progress_->message(fmt::format("no checkpoint in {}: starting at step 0", run.string()));
   return newest;
+}
+
+void TrainingRun::hold_directory() {
+  if (lock_) return;
+  lock_ = std::make_unique<RunLock>(settings_.run.directory, RunLockOptions{.message = [this](const std::string& text) {
+                                      progress_->message(text);
+                                    }});
 }
 
 /// Throws unless settings, data, tokenizer and tuning are those that the checkpoint's run had.
@@ -170,10 +193,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
 StateList TrainingRun::state() {
   StateList list;
   parts_.step->state(list);
-  list.add_scalar("trainer/step", step_);
-  list.add_scalar("trainer/loss_tokens", loss_tokens_);
-  list.add_scalar("trainer/refused", refused_);
-  list.add_scalar("trainer/refused_in_a_row", refused_in_a_row_);
+  counters_.state(list);
   return list;
 }
 
@@ -200,12 +220,12 @@ void TrainingRun::begin_directory(bool resumed) {
                  .where = run.string(),
                  .seen = failure.message(),
                  .next = "choose another run.directory"});
-  lock_ = std::make_unique<RunLock>(
-      run, RunLockOptions{.message = [this](const std::string& text) { progress_->message(text); }});
+  hold_directory();
   // Step 0 has a row of its own, written again when not even the first step was saved.
   metrics_ = std::make_unique<MetricsWriter>(
-      options_.resume ? MetricsWriter::resume(run, metric_column_names(), resumed && step_ > 0 ? step_ + 1 : 0)
-                      : MetricsWriter::create(run, metric_column_names()));
+      options_.resume
+          ? MetricsWriter::resume(run, metric_column_names(), resumed && counters_.step > 0 ? counters_.step + 1 : 0)
+          : MetricsWriter::create(run, metric_column_names()));
   write_file_atomically(run / "config.yaml", resolved_config());
   nlohmann::json tuning = tuning_;
   for (const auto& [library, version] : versions()) tuning["versions"][library] = version;
@@ -219,7 +239,7 @@ void TrainingRun::begin_directory(bool resumed) {
 void TrainingRun::save() {
   Stopwatch watch;
   const TokenizerInfo& tokenizer = train_data_->tokenizer();
-  const CheckpointHeader header{.step = step_,
+  const CheckpointHeader header{.step = counters_.step,
                                 .seed = static_cast<uint64_t>(settings_.run.seed),
                                 .model = parts_.model->config(),
                                 .tokenizer = tokenizer,
@@ -230,13 +250,12 @@ void TrainingRun::save() {
                                 .tuning = tuning_,
                                 .retuned = retuned_,
                                 .config_text = settings_yaml(settings_)};
-  lock_->still_held();
-  metrics_->sync();  // a checkpoint never is newer than the rows of its steps
-  save_checkpoint(settings_.run.directory, header, state());
-  prune_checkpoints(settings_.run.directory, settings_.run.checkpoint.keep, settings_.run.checkpoint.keep_every);
-  saved_step_ = step_;
+  world_.at(counters_.step, "checkpoint");
+  if (metrics_) metrics_->sync();  // a checkpoint never is newer than the rows of its steps
+  saver_->start(stream_, header, state());
+  saved_step_ = counters_.step;
   since_save_ = Stopwatch();
-  seconds_saving_ = watch.seconds();
+  seconds_saving_ += watch.seconds();
 }
 
 double TrainingRun::peak_share_of(double tokens_per_second) const {
@@ -271,56 +290,63 @@ std::optional<Evaluation> TrainingRun::run_validation() {
       evaluate(*parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_);
   last_validation_loss_ = evaluation.loss();
   const std::optional<double> bits = evaluation.bits_per_byte();
-  progress_->message(fmt::format("step {}: validation loss {:.4f}{}", step_, evaluation.loss(),
+  progress_->message(fmt::format("step {}: validation loss {:.4f}{}", counters_.step, evaluation.loss(),
                                  bits ? fmt::format(", {:.4f} bits per byte", *bits) : ""));
   return evaluation;
 }
 
 void TrainingRun::count(const StepResult& result, const Batch& batch) {
-  ++step_;
+  ++counters_.step;
   if (!result.refused) {
-    loss_tokens_ += batch.loss_tokens;
-    refused_in_a_row_ = 0;
+    counters_.loss_tokens += batch.loss_tokens;
+    counters_.refused_in_a_row = 0;
     return;
   }
-  ++refused_;
-  ++refused_in_a_row_;
-  progress_->message(fmt::format("step {} refused: loss {}, gradient norm {}; the weights are unchanged", step_,
-                                 result.loss, result.gradient_norm));
+  ++counters_.refused;
+  ++counters_.refused_in_a_row;
+  progress_->message(fmt::format("step {} refused: loss {}, gradient norm {}; the weights are unchanged",
+                                 counters_.step, result.loss, result.gradient_norm));
 }
 
-void TrainingRun::give_up_if_diverged() const {
-  if (refused_in_a_row_ < settings_.run.max_refused) return;
+void TrainingRun::give_up_if_diverged() {
+  if (counters_.refused_in_a_row < settings_.run.max_refused) return;
+  saver_->finish();
   throw Error(
       {.kind = ErrorKind::numerics,
        .what = "the run diverged: losses or gradients are not finite",
-       .where = fmt::format("{}, step {}", directory(), step_),
-       .seen = fmt::format("{} refused steps in a row", refused_in_a_row_),
+       .where = fmt::format("{}, step {}", directory(), counters_.step),
+       .seen = fmt::format("{} refused steps in a row", counters_.refused_in_a_row),
        .allowed = fmt::format("fewer than run.max_refused = {}", settings_.run.max_refused),
        .next = saved_step_ > 0
                    ? fmt::format("go on from step {} with --resume --set optimizer.learning_rate=<lower>", saved_step_)
                    : "start again with a lower optimizer.learning_rate"});
 }
 
-bool TrainingRun::agree_on_stopping_and_saving() {
+bool TrainingRun::agree() {
   const double interval = settings_.run.checkpoint.interval;
   const bool due = world_.is_first() && interval > 0 && since_save_.seconds() >= interval;
-  const std::vector<double> agreed = largest_of_all(world_, {InterruptScope::requested() ? 1.0 : 0, due ? 1.0 : 0});
-  stopping_ = agreed[0] > 0;
+  const std::vector<double> agreed =
+      largest_of_all(world_, {static_cast<double>(InterruptScope::wish()), due ? 1.0 : 0, saver_->idle() ? 0 : 1.0});
+  wish_ = static_cast<StopWish>(agreed[0]);
+  if (saver_->under_way() && agreed[2] == 0) {
+    Stopwatch watch;
+    saver_->advance();
+    seconds_saving_ += watch.seconds();
+  }
   return agreed[1] > 0;
 }
 
 void TrainingRun::train_one_step() {
   Stopwatch whole, watch;
-  world_.at(step_, "data");
+  world_.at(counters_.step, "data");
   const Batch batch = prefetcher_->next();
   const double seconds_data = watch.lap();
-  const StepResult result = parts_.step->run(step_, batch);
+  const StepResult result = parts_.step->run(counters_.step, batch);
   count(result, batch);
 
   watch.lap();
-  const bool last = step_ == total_steps_;
-  const bool validates = last || (settings_.validation.every > 0 && step_ % settings_.validation.every == 0);
+  const bool last = counters_.step == total_steps_;
+  const bool validates = last || (settings_.validation.every > 0 && counters_.step % settings_.validation.every == 0);
   const std::optional<Evaluation> evaluation = validates ? run_validation() : std::nullopt;
   const double seconds_validation = watch.lap();
   const double seconds_training =
@@ -328,11 +354,11 @@ void TrainingRun::train_one_step() {
   const double tokens_per_second = static_cast<double>(settings_.batch.tokens) / seconds_training;
   const double seconds_saving = std::exchange(seconds_saving_, 0);  // after the step before
   rate_.add(whole.seconds() + seconds_saving, settings_.batch.tokens);
-  MetricRow row = {{"step", step_},
+  MetricRow row = {{"step", counters_.step},
                    {"time", wall_time()},
-                   {"tokens", step_ * settings_.batch.tokens},
-                   {"loss_tokens", loss_tokens_},
-                   {"epoch", static_cast<double>(step_ * sequences_per_step_) /
+                   {"tokens", counters_.step * settings_.batch.tokens},
+                   {"loss_tokens", counters_.loss_tokens},
+                   {"epoch", static_cast<double>(counters_.step * sequences_per_step_) /
                                  static_cast<double>(train_loader_->windows_per_epoch())},
                    {"loss", result.loss},
                    {"learning_rate", result.learning_rate},
@@ -353,7 +379,7 @@ void TrainingRun::train_one_step() {
                    {"retuned", retuned_}};
   if (evaluation) add_validation(row, *evaluation);
   if (metrics_) metrics_->write(row);
-  progress_->update({.step = step_,
+  progress_->update({.step = counters_.step,
                      .total_steps = total_steps_,
                      .loss = result.loss,
                      .validation_loss = last_validation_loss_,
@@ -361,13 +387,13 @@ void TrainingRun::train_one_step() {
                      .gradient_norm = result.gradient_norm,
                      .tokens_per_second = rate_.tokens_per_second(),
                      .peak_share = peak_share_of(rate_.tokens_per_second()),
-                     .seconds_left = rate_.seconds_for(total_steps_ - step_),
-                     .refused = refused_});
+                     .seconds_left = rate_.seconds_for(total_steps_ - counters_.step),
+                     .refused = counters_.refused});
   give_up_if_diverged();
 
   const CheckpointSettings& checkpoint = settings_.run.checkpoint;
-  const bool due = agree_on_stopping_and_saving();
-  const bool saves = last || due || (checkpoint.every > 0 && step_ % checkpoint.every == 0);
+  const bool due = agree();
+  const bool saves = last || due || (checkpoint.every > 0 && counters_.step % checkpoint.every == 0);
   if (saves && !result.refused) save();
 }
 
@@ -375,7 +401,7 @@ TrainingRun::Outcome TrainingRun::run() {
   const InterruptScope signals;
   gemm_peak_ = measure_gemm_peak(stream_, parts_.model->recipe().operands);
   describe();
-  if (step_ == 0) {
+  if (counters_.step == 0) {
     if (const std::optional<Evaluation> evaluation = run_validation()) {
       MetricRow row = {{"step", int64_t{0}}, {"time", wall_time()}, {"tokens", int64_t{0}}};
       add_validation(row, *evaluation);
@@ -384,14 +410,21 @@ TrainingRun::Outcome TrainingRun::run() {
   }
   since_save_ = Stopwatch();
   prefetcher_ = std::make_unique<Prefetcher>(
-      [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); }, step_);
-  agree_on_stopping_and_saving();
-  while (step_ < total_steps_ && !stopping_) train_one_step();
-  if (saved_step_ != step_) save();
+      [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); },
+      counters_.step);
+  agree();
+  while (counters_.step < total_steps_ && wish_ == StopWish::none) train_one_step();
+  if (saved_step_ != counters_.step) save();
+  saver_->finish();
   progress_->message(fmt::format("memory   {} resident at its peak, {} foreseen", format_bytes(resident_memory().peak),
                                  format_bytes(memory_.peak())));
   progress_->finish();
-  return step_ < total_steps_ ? Outcome::interrupted : Outcome::finished;
+  if (world_.is_first()) {
+    const fs::path run = directory();
+    write_report(std::span(&run, 1), run / "report.html");
+  }
+  if (counters_.step == total_steps_) return Outcome::finished;
+  return wish_ == StopWish::requeue ? Outcome::requeue : Outcome::interrupted;
 }
 
 }  // namespace nibble

@@ -10,7 +10,9 @@
 
 #include "data/prefetcher.hpp"
 #include "trainer/checkpoint.hpp"
+#include "trainer/checkpoint_saver.hpp"
 #include "trainer/evaluation.hpp"
+#include "trainer/interrupt.hpp"
 #include "trainer/metrics.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/run_lock.hpp"
@@ -34,7 +36,7 @@ struct TrainingRunOptions {
 
 class TrainingRun {
  public:
-  enum class Outcome { finished, interrupted };
+  enum class Outcome { finished, interrupted, requeue };
 
   /// Opens the data, builds the model, and starts or resumes the run's directory. Every rank does the same; the
   /// first alone writes the directory and speaks.
@@ -47,7 +49,7 @@ class TrainingRun {
   /// Throws Error{numerics} after run.max_refused refused steps in a row; the checkpoints of before remain.
   Outcome run();
 
-  int64_t step() const { return step_; }  ///< steps done
+  int64_t step() const { return counters_.step; }  ///< steps done
   int64_t total_steps() const { return total_steps_; }
   const std::string& directory() const { return settings_.run.directory; }
 
@@ -56,6 +58,7 @@ class TrainingRun {
   void require_same_run();
   /// The newest checkpoint of the run's directory, if this run resumes and there is one.
   std::optional<VerifiedCheckpoint> find_checkpoint();
+  std::optional<VerifiedCheckpoint> newest_checkpoint();
   void build(const std::optional<VerifiedCheckpoint>& checkpoint);
   void refuse_another_run(const CheckpointHeader& header);
   void begin_directory(bool resumed);
@@ -65,9 +68,12 @@ class TrainingRun {
   void count(const StepResult& result, const Batch& batch);
   std::optional<Evaluation> run_validation();
   void save();
-  void give_up_if_diverged() const;
-  /// Whether any rank was told to end, and whether the first one's clock says that a save is due.
-  bool agree_on_stopping_and_saving();
+  void give_up_if_diverged();
+  /// Hears whether any rank was told to end, goes on with the save that is under way if all ranks can, and returns
+  /// whether the first one's clock says that another is due.
+  bool agree();
+  /// Takes the lock of the run's directory, once.
+  void hold_directory();
   StateList state();
   double peak_share_of(double tokens_per_second) const;
   nlohmann::json data_identity() const;
@@ -87,20 +93,18 @@ class TrainingRun {
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Progress> progress_;
+  std::unique_ptr<CheckpointSaver> saver_;  ///< behind what its threads use
   RateEstimator rate_;
   double gemm_peak_ = 0;  ///< TFLOP/s
   int64_t total_steps_ = 0, sequences_per_step_ = 0;
 
-  // What a resumed run needs besides the state of its parts.
-  int64_t step_ = 0;         ///< steps done, refused ones included
-  int64_t loss_tokens_ = 0;  ///< tokens that counted in steps that were not refused
-  int64_t refused_ = 0, refused_in_a_row_ = 0;
+  RunCounters counters_;
 
-  bool stopping_ = false;  ///< a rank was told to end
-  bool retuned_ = false;   ///< the run once went on with another tuning
-  int64_t saved_step_ = -1;
+  StopWish wish_ = StopWish::none;  ///< the strongest of all ranks
+  bool retuned_ = false;            ///< the run once went on with another tuning
+  int64_t saved_step_ = -1;         ///< of the last checkpoint that was begun
   Stopwatch since_save_;
-  double seconds_saving_ = 0;  ///< of the last save, for the next row of the metrics
+  double seconds_saving_ = 0;  ///< in which training waited for saves, for the next row of the metrics
   std::optional<double> last_validation_loss_;
 };
 

@@ -53,11 +53,13 @@ Settings everything_changed() {
                 .final = 0.07,
                 .decay = StepsOrShare::share(0.07),
                 .decay_shape = "linear"};
+  s.gradients.wire = "bf16";
+  s.shard = "optimizer";
   s.validation = {.every = 10, .tokens = 1000000};
   s.run = {.seed = 7,
            .threads = 2,
            .directory = "true",
-           .checkpoint = {.every = 5, .interval = 1800, .keep = 2, .keep_every = 20},
+           .checkpoint = {.every = 5, .interval = 1800, .keep = 2, .keep_every = 20, .background = false},
            .progress = 2.5,
            .max_refused = 3,
            .sample = "line\nbreak",
