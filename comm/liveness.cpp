@@ -14,8 +14,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-/// News of a rank's place travel faster than beats, so that a message about its death names the phase that it was in.
-constexpr int looks_per_beat = 10;
+/// News of a rank's place travel faster than beats, so that a message about its death names the phase that it was in;
+/// each look costs some microseconds.
+constexpr milliseconds look_time(10);
 
 volatile sig_atomic_t terminated = 0;
 void note_termination(int) { terminated = 1; }
@@ -24,6 +25,16 @@ void say_to_stderr(const std::string& message) {
   const std::string line = message + "\n";
   // Nobody is left who could be told that stderr takes no more.
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+/// Returns at the latest when the time is over.
+void wait_for_news(const std::vector<LivenessPeer>& peers, milliseconds time) {
+  std::vector<pollfd> waiting;
+  for (const LivenessPeer& peer : peers) {
+    const short wanted = peer.connection.has_unsent() ? POLLIN | POLLOUT : POLLIN;
+    if (!peer.ended) waiting.push_back({.fd = peer.connection.socket(), .events = wanted, .revents = 0});
+  }
+  ::poll(waiting.data(), waiting.size(), static_cast<int>(time.count()));
 }
 
 }  // namespace
@@ -47,7 +58,7 @@ Liveness::Liveness(int rank, const std::vector<std::string>& hosts, std::vector<
 Liveness::~Liveness() {
   {
     const std::lock_guard lock(mutex_);
-    abandoned_ = true;
+    orders_.abandoned = true;
   }
   thread_.join();
   struct sigaction now {};
@@ -57,15 +68,15 @@ Liveness::~Liveness() {
 
 void Liveness::at(int64_t step, const char* phase) {
   const std::lock_guard lock(mutex_);
-  step_ = step;
-  phase_ = phase;
+  orders_.step = step;
+  orders_.phase = phase;
 }
 
 void Liveness::fail(int exit_code, const std::string& message) {
   {
     const std::lock_guard lock(mutex_);
-    exit_code_ = exit_code;
-    failure_ = message;
+    orders_.exit_code = exit_code;
+    orders_.failure = message;
   }
   wait_for_the_end();
 }
@@ -73,7 +84,7 @@ void Liveness::fail(int exit_code, const std::string& message) {
 void Liveness::goodbye() {
   {
     const std::lock_guard lock(mutex_);
-    leaving_ = true;
+    orders_.leaving = true;
   }
   wait_for_the_end();
 }
@@ -83,50 +94,40 @@ void Liveness::wait_for_the_end() {
   changed_.wait(lock, [this] { return over_; });
 }
 
+Liveness::Orders Liveness::orders() {
+  const std::lock_guard lock(mutex_);
+  Orders orders = orders_;
+  if (terminated && orders.failure.empty()) {
+    orders.exit_code = static_cast<int>(ErrorKind::communication);
+    orders.failure = Error({.kind = ErrorKind::communication,
+                            .what = "ended by SIGTERM",
+                            .next = "a launcher sends it when a rank has ended or when it is itself asked to end: see "
+                                    "its message"})
+                         .what();
+  }
+  return orders;
+}
+
 void Liveness::watch(milliseconds beat, milliseconds deadline) {
-  const milliseconds look = beat / looks_per_beat;
-  LivenessPlace told;
+  Orders told;
   LivenessClock::time_point told_at{}, before = LivenessClock::now();
   bool failed = false;
   while (!side_->over()) {
-    std::vector<pollfd> waiting;
-    for (const LivenessPeer& peer : side_->peers())
-      if (!peer.ended)
-        waiting.push_back({.fd = peer.connection.socket(),
-                           .events = static_cast<short>(peer.connection.has_unsent() ? POLLIN | POLLOUT : POLLIN),
-                           .revents = 0});
-    ::poll(waiting.data(), waiting.size(), static_cast<int>(look.count()));
-
-    LivenessPlace place;
-    LivenessFailure failure;
-    bool leaving = false;
-    {
-      const std::lock_guard lock(mutex_);
-      if (abandoned_) break;
-      place = {.step = step_, .phase = phase_};
-      failure = {.exit_code = exit_code_, .message = failure_};
-      leaving = leaving_;
-    }
-    if (terminated && failure.message.empty())
-      failure = {.exit_code = static_cast<int>(ErrorKind::communication),
-                 .message = Error({.kind = ErrorKind::communication,
-                                   .what = "ended by SIGTERM",
-                                   .next = "a launcher sends it when a rank has ended or when it is asked to end: see "
-                                           "its message"})
-                                .what()};
-
+    wait_for_news(side_->peers(), std::min(beat, look_time));
+    const Orders now_ordered = orders();
+    if (now_ordered.abandoned) break;
     side_->exchange();
     if (side_->over()) break;
-    if (!failed && !failure.message.empty()) {
-      side_->fail(failure);
+    if (!failed && !now_ordered.failure.empty()) {
+      side_->fail({.exit_code = now_ordered.exit_code, .message = now_ordered.failure});
       failed = true;
     }
-    if (leaving) side_->leave();
+    if (now_ordered.leaving) side_->leave();
 
     const LivenessClock::time_point now = LivenessClock::now();
-    if (place != told || now - told_at >= beat) {
-      side_->tell(place);
-      told = place;
+    if (now_ordered.step != told.step || now_ordered.phase != told.phase || now - told_at >= beat) {
+      side_->tell({.step = now_ordered.step, .phase = now_ordered.phase});
+      told = now_ordered;
       told_at = now;
     }
     // Who was stopped itself (Ctrl-Z, a suspended job) has not listened: the others get their time again.

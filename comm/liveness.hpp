@@ -57,6 +57,16 @@ class Liveness {
   void goodbye();
 
  private:
+  /// What the owner has told the watch.
+  struct Orders {
+    int64_t step = -1;
+    const char* phase = "start";
+    int exit_code = 0;
+    std::string failure{};
+    bool leaving = false, abandoned = false;
+  };
+
+  Orders orders();
   void watch(std::chrono::milliseconds beat, std::chrono::milliseconds deadline);
   void wait_for_the_end();
 
@@ -64,11 +74,8 @@ class Liveness {
   std::mutex mutex_;
   std::condition_variable changed_;
   // Behind the mutex.
-  int64_t step_ = -1;
-  const char* phase_ = "start";
-  int exit_code_ = 0;
-  std::string failure_{};
-  bool leaving_ = false, abandoned_ = false, over_ = false;
+  Orders orders_{};
+  bool over_ = false;
 
   std::thread thread_;
 };

@@ -19,7 +19,6 @@ using LivenessClock = std::chrono::steady_clock;
 struct LivenessPlace {
   int64_t step = -1;  ///< -1 before the first
   std::string phase = "start";
-  bool operator==(const LivenessPlace&) const = default;
 };
 
 /// The rank at the other end of a connection.
