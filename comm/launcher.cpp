@@ -19,20 +19,23 @@ struct Mark {
   const char* remedy;
 };
 
+constexpr const char* remedy_under_slurm =
+    "use `srun --mpi=pmix nibble train run.yaml`, or mpirun inside the sbatch script as launch/slurm.sbatch does; "
+    "for one rank `mpirun -np 1 nibble train run.yaml`";
+
 /// From the innermost launcher to the outermost: mpirun runs inside an allocation of Slurm, not around it.
-/// Without PMI or PMIx, Open MPI ends a process of srun's in MPI_Init with a message of its own: that is left out.
+/// Open MPI knows srun through PMIx alone; else it ends the process in MPI_Init with a message of its own, so that is
+/// not called.
 constexpr Mark marks[] = {
     {"Open MPI's mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", true,
      "use the mpirun that belongs to the MPI library which `ldd nibble` names"},
     {"srun --mpi=pmix", "PMIX_RANK", "SLURM_NTASKS", true,
      "Slurm and the MPI library do not share a version of PMIx: call mpirun inside the sbatch script, as "
      "launch/slurm.sbatch does"},
+    {"srun --mpi=pmi2", "PMI_SIZE", "SLURM_NTASKS", false, remedy_under_slurm},
     {"mpiexec (PMI)", "PMI_SIZE", "PMI_SIZE", true,
-     "the MPI library does not know this launcher: use `mpirun -np {0} nibble train run.yaml`, under Slurm "
-     "`srun --mpi=pmix nibble train run.yaml`"},
-    {"Slurm", "SLURM_NTASKS", "SLURM_NTASKS", false,
-     "use `srun --mpi=pmix nibble train run.yaml`, or mpirun inside the sbatch script as launch/slurm.sbatch does; for "
-     "one rank `mpirun -np 1 nibble train run.yaml`"},
+     "the MPI library does not know this launcher: use `mpirun -np {0} nibble train run.yaml`"},
+    {"Slurm", "SLURM_NTASKS", "SLURM_NTASKS", false, remedy_under_slurm},
     {"PMIx", "PMIX_RANK", nullptr, true, ""},
     {"torchrun", "WORLD_SIZE", "WORLD_SIZE", false,
      "use `mpirun -np {0} nibble train run.yaml`; for one rank unset WORLD_SIZE"},
