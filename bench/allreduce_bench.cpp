@@ -1,6 +1,6 @@
 // Sum and gather of a vector of floats over all ranks, against Open MPI's MPI_Allreduce in the same run.
 //
-//   mpirun -np 4 allreduce_bench [repetitions]
+//   mpirun -np 4 allreduce_bench [repetitions [MiB ...]]
 //
 // Each repetition takes the candidates in turn, and each begins at a barrier. Printed are the medians of the slowest
 // rank, the bus bandwidth (2 (P - 1) / P of the vector's f32 bytes by the time, so that an algorithm that sends less
@@ -115,7 +115,10 @@ int main(int count, char** arguments) {
     if (communicator->rank() == 0)
       fmt::print("{} ranks, medians of {}\n     size  sum                 time    bus bandwidth  of MPI's time\n",
                  communicator->size(), repetitions);
-    for (const int64_t mebibytes : {1, 4, 16, 64}) nibble::measure(*communicator, mebibytes, repetitions);
+    std::vector<int64_t> sizes;
+    for (int i = 2; i < count; ++i) sizes.push_back(std::max(1, std::atoi(arguments[i])));
+    if (sizes.empty()) sizes = {1, 4, 16, 64};
+    for (const int64_t mebibytes : sizes) nibble::measure(*communicator, mebibytes, repetitions);
   } catch (const nibble::Error& error) {
     fmt::print(stderr, "{}\n", error.what());
     return error.exit_code();

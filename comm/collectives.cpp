@@ -59,16 +59,21 @@ void barrier(Communicator& communicator) {
   }
 }
 
-// A binomial tree over the ranks counted from the root: each gets the bytes from the one without its highest bit.
+// A binomial tree over the ranks counted from the root: each gets the bytes from the one without its highest bit. Large
+// ones go in segments, so that a rank passes on while it receives.
 void broadcast(Communicator& communicator, int root, std::span<std::byte> bytes) {
+  constexpr size_t segment_bytes = size_t{1} << 20;
   const int ranks = communicator.size(), place = (communicator.rank() - root + ranks) % ranks;
-  for (int distance = 1; distance < ranks; distance *= 2) {
-    if (place < distance && place + distance < ranks) {
-      const Communicator::Send send{(place + distance + root) % ranks, bytes};
-      communicator.transfer({&send, 1}, {});
-    } else if (place >= distance && place < 2 * distance) {
-      const Communicator::Receive receive{(place - distance + root) % ranks, bytes};
-      communicator.transfer({}, {&receive, 1});
+  for (; !bytes.empty(); bytes = bytes.subspan(std::min(segment_bytes, bytes.size()))) {
+    const std::span<std::byte> segment = bytes.first(std::min(segment_bytes, bytes.size()));
+    for (int distance = 1; distance < ranks; distance *= 2) {
+      if (place < distance && place + distance < ranks) {
+        const Communicator::Send send{(place + distance + root) % ranks, segment};
+        communicator.transfer({&send, 1}, {});
+      } else if (place >= distance && place < 2 * distance) {
+        const Communicator::Receive receive{(place - distance + root) % ranks, segment};
+        communicator.transfer({}, {&receive, 1});
+      }
     }
   }
 }

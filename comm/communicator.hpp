@@ -34,9 +34,17 @@ class Communicator {
   /// Throws Error{communication} when a message has another size than its receiver expects, the transport fails, or
   /// the communicator was abandoned; after that every transfer does.
   void transfer(std::span<const Send> sends, std::span<const Receive> receives) {
-    for (const Send& send : sends) bytes_sent_ += send.bytes.size();
-    do_transfer(sends, receives);
+    start(sends, receives);
+    finish();
   }
+
+  /// The two halves of `transfer`, so that the link has work while the caller has too. Several may be under way;
+  /// `finish` completes the one that was started first. All ranks must start theirs in orders that match.
+  void start(std::span<const Send> sends, std::span<const Receive> receives) {
+    for (const Send& send : sends) bytes_sent_ += send.bytes.size();
+    do_start(sends, receives);
+  }
+  void finish() { do_finish(); }
 
   /// Payload bytes that this rank has sent so far.
   uint64_t bytes_sent() const { return bytes_sent_; }
@@ -53,7 +61,8 @@ class Communicator {
   }
 
  private:
-  virtual void do_transfer(std::span<const Send> sends, std::span<const Receive> receives) = 0;
+  virtual void do_start(std::span<const Send> sends, std::span<const Receive> receives) = 0;
+  virtual void do_finish() = 0;
 
   uint64_t bytes_sent_ = 0;
   Buffer staging_;

@@ -10,6 +10,8 @@
 #include <atomic>
 #include <cassert>
 #include <chrono>
+#include <deque>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -58,11 +60,15 @@ class MpiCommunicator final : public Communicator {
     check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI does not start");
     check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI does not start");
     check(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI does not start");
+    // Tags are sizes.
+    int *largest_tag = nullptr, known = 0;
+    check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &largest_tag, &known), "MPI does not start");
+    if (known) largest_message_ = std::min(largest_message_, static_cast<size_t>(*largest_tag));
     // Linux prolongs every sleep by up to 50 us unless told otherwise; those here are as short as that.
     prctl(PR_SET_TIMERSLACK, 1000UL);
   }
   ~MpiCommunicator() override {
-    if (!abandoned_) MPI_Finalize();
+    if (!abandoned_ && under_way_.empty()) MPI_Finalize();
   }
 
   int rank() const override { return rank_; }
@@ -70,26 +76,31 @@ class MpiCommunicator final : public Communicator {
   void abandon() override { abandoned_ = true; }
 
  private:
-  void do_transfer(std::span<const Send> sends, std::span<const Receive> receives) override {
-    requests_.clear();
-    awaited_.clear();
+  /// A message that is received.
+  struct Awaited {
+    int from;
+    size_t bytes;
+    std::optional<size_t> other_size{};  ///< of a message that is there instead
+  };
+
+  struct Transfer {
+    std::vector<MPI_Request> requests;  ///< those of `awaited` come first
+    std::vector<Awaited> awaited{};
+  };
+
+  void do_start(std::span<const Send> sends, std::span<const Receive> receives) override {
+    Transfer& transfer = under_way_.emplace_back();
     for (const Receive& receive : receives)
       for_each_message(receive.bytes, [&](std::span<std::byte> message) {
-        awaited_.push_back({receive.from, message});
+        check(MPI_Irecv(message.data(), count_of(message), MPI_BYTE, receive.from, tag_of(message), MPI_COMM_WORLD,
+                        &transfer.requests.emplace_back()));
+        transfer.awaited.push_back({receive.from, message.size()});
       });
     for (const Send& send : sends)
       for_each_message(send.bytes, [&](std::span<const std::byte> message) {
-        check(MPI_Isend(message.data(), static_cast<int>(message.size()), MPI_BYTE, send.to, tag, MPI_COMM_WORLD,
-                        &requests_.emplace_back()));
+        check(MPI_Isend(message.data(), count_of(message), MPI_BYTE, send.to, tag_of(message), MPI_COMM_WORLD,
+                        &transfer.requests.emplace_back()));
       });
-    PassiveWaiting waiting;
-    for (size_t left = requests_.size(); left > 0 || !awaited_.empty();) {
-      if (abandoned_) throw rank_is_gone(rank_, "this rank was abandoned");
-      const size_t started = start_receives(), completed = complete_some();
-      left = left + started - completed;
-      if (started + completed > 0) waiting.progressed();
-      else waiting.pause();
-    }
   }
 
   template <class Byte, class Body>
@@ -98,40 +109,59 @@ class MpiCommunicator final : public Communicator {
       body(bytes.first(std::min(largest_message_, bytes.size())));
   }
 
-  /// Receives those messages that have come, and returns how many. Their size is looked at first: a receive that was
-  /// posted blindly is overrun by a longer message in shared memory (Open MPI 4.1.4).
-  size_t start_receives() {
-    const size_t before = awaited_.size();
-    silent_.clear();
-    std::erase_if(awaited_, [&](const Receive& awaited) {
-      // Behind a message that has not come nothing else comes from its rank.
-      if (std::find(silent_.begin(), silent_.end(), awaited.from) != silent_.end()) return false;
-      int has_come = 0, bytes = 0;
-      MPI_Message message = MPI_MESSAGE_NULL;
-      MPI_Status status;
-      check(MPI_Improbe(awaited.from, tag, MPI_COMM_WORLD, &has_come, &message, &status));
-      if (!has_come) {
-        silent_.push_back(awaited.from);
-        return false;
+  static int count_of(std::span<const std::byte> message) { return static_cast<int>(message.size()); }
+
+  /// A message's tag is its size: one of another size than expected then meets no receive. Open MPI 4.1.4 would write
+  /// the whole of a longer one over the end of the receiver's memory, if it came through shared memory.
+  static int tag_of(std::span<const std::byte> message) { return count_of(message); }
+
+  void do_finish() override {
+    Transfer& transfer = under_way_.front();
+    PassiveWaiting waiting;
+    statuses_.resize(transfer.requests.size());
+    indices_.resize(transfer.requests.size());
+    for (size_t left = transfer.requests.size(); left > 0;) {
+      if (abandoned_) throw rank_is_gone(rank_, "this rank was abandoned");
+      int completed = 0;
+      check(MPI_Testsome(static_cast<int>(transfer.requests.size()), transfer.requests.data(), &completed,
+                         indices_.data(), statuses_.data()));
+      for (size_t i = 0; i < static_cast<size_t>(completed); ++i)
+        check_not_cancelled(transfer, static_cast<size_t>(indices_[i]), statuses_[i]);
+      left -= static_cast<size_t>(completed);
+      if (completed > 0) {
+        waiting.progressed();
+      } else {
+        look_for_wrong_sizes(transfer);
+        waiting.pause();
       }
-      check(MPI_Get_count(&status, MPI_BYTE, &bytes));
-      if (static_cast<size_t>(bytes) != awaited.bytes.size()) {
-        abandon();
-        throw wrong_message_size(rank_, awaited.from, static_cast<size_t>(bytes), awaited.bytes.size());
-      }
-      check(MPI_Imrecv(awaited.bytes.data(), bytes, MPI_BYTE, &message, &requests_.emplace_back()));
-      return true;
-    });
-    return before - awaited_.size();
+    }
+    under_way_.pop_front();
   }
 
-  size_t complete_some() {
-    int completed = 0;
-    indices_.resize(requests_.size());
-    const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &completed, indices_.data(),
-                                  MPI_STATUSES_IGNORE);
-    check(code);
-    return completed == MPI_UNDEFINED ? 0 : static_cast<size_t>(completed);
+  /// While a receive waits for its message, nothing later can be there from the same rank, since messages arrive in
+  /// order. If something is, the receive is cancelled, which succeeds only if no message has met it.
+  void look_for_wrong_sizes(Transfer& transfer) {
+    for (size_t i = 0; i < transfer.awaited.size(); ++i) {
+      Awaited& awaited = transfer.awaited[i];
+      if (transfer.requests[i] == MPI_REQUEST_NULL || awaited.other_size) continue;
+      int is_there = 0, bytes = 0;
+      MPI_Status status;
+      check(MPI_Iprobe(awaited.from, MPI_ANY_TAG, MPI_COMM_WORLD, &is_there, &status));
+      if (!is_there) continue;
+      check(MPI_Get_count(&status, MPI_BYTE, &bytes));
+      awaited.other_size = static_cast<size_t>(bytes);
+      check(MPI_Cancel(&transfer.requests[i]));
+    }
+  }
+
+  void check_not_cancelled(const Transfer& transfer, size_t request, const MPI_Status& status) {
+    if (request >= transfer.awaited.size() || !transfer.awaited[request].other_size) return;
+    int cancelled = 0;
+    check(MPI_Test_cancelled(&status, &cancelled));
+    if (!cancelled) return;
+    abandon();
+    const Awaited& awaited = transfer.awaited[request];
+    throw wrong_message_size(rank_, awaited.from, *awaited.other_size, awaited.bytes);
   }
 
   /// What MPI reports leaves messages on their way, so the communicator is of no use any more.
@@ -145,14 +175,12 @@ class MpiCommunicator final : public Communicator {
                  .next = "look for the first error of the other ranks, and whether their hosts answer"});
   }
 
-  static constexpr int tag = 0;
-
   size_t largest_message_;
   int rank_ = 0, size_ = 1;
   std::atomic<bool> abandoned_ = false;
-  std::vector<MPI_Request> requests_;
-  std::vector<Receive> awaited_;  ///< messages that have not come
-  std::vector<int> silent_, indices_;
+  std::deque<Transfer> under_way_;
+  std::vector<MPI_Status> statuses_;
+  std::vector<int> indices_;
 };
 
 }  // namespace

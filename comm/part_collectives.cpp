@@ -11,15 +11,20 @@
 namespace nibble {
 namespace {
 
-/// What one message carries, and what is staged for one peer: large against the latency of a round (a millisecond at
-/// 10 Gbit/s), small enough that what arrived is still in the cache when it is summed.
-constexpr size_t segment_bytes = size_t{1} << 20;
+/// What one transfer carries, and the unit of staging: so large that the latency of a transfer does not count, so small
+/// that what has arrived is still in the cache when it is summed.
+constexpr size_t segment_bytes = size_t{1} << 19;
+
+/// Transfers that are under way at a time: the link goes on while one is completed and its segment is summed.
+constexpr size_t window = 3;
+
+/// Of each part that is gathered as bf16, the bytes that are rounded and widened at a time: several segments.
+constexpr size_t rounded_bytes = 8 * segment_bytes;
 
 /// Elements that are summed at a time: the contributions of eight ranks fit into a core's second-level cache.
 constexpr int64_t block_elements = 8192;
 
-/// Each rank's block, widened.
-constexpr size_t widened_bytes = static_cast<size_t>(block_elements) * sizeof(float);
+constexpr size_t block_bytes = static_cast<size_t>(block_elements) * sizeof(float);
 
 size_t longest_part(const Parts& parts) {
   size_t longest = 0;
@@ -81,39 +86,55 @@ void sum_in_order(const std::vector<MicroBatchSum>& plan, std::span<const float*
 
 size_t collective_staging_bytes(int ranks) {
   const auto count = static_cast<size_t>(ranks);
-  return (count + 1) * segment_bytes + count * widened_bytes;
+  return std::max(2 * window, window + 2 * count) * segment_bytes + count * block_bytes;
 }
 
 void all_gather(Communicator& communicator, const Parts& parts) {
   const auto ranks = static_cast<size_t>(communicator.size()), rank = static_cast<size_t>(communicator.rank());
   assert(parts.size() == ranks);
-  if (ranks == 1) return;
-  const std::span<std::byte> staging = communicator.staging(2 * segment_bytes);
   const auto right = static_cast<int>((rank + 1) % ranks), left = static_cast<int>((rank + ranks - 1) % ranks);
-  const size_t longest = longest_part(parts);
-  for (size_t round = 0; round + 1 < ranks; ++round) {
-    const Pieces& passed = parts[(rank + ranks - round) % ranks];
-    const Pieces& awaited = parts[(rank + ranks - round - 1) % ranks];
-    const size_t bytes_passed = bytes_of(passed), bytes_awaited = bytes_of(awaited);
-    for (size_t first = 0; first < longest; first += segment_bytes) {
-      const size_t out = length_of_segment(bytes_passed, first, segment_bytes);
-      const size_t in = length_of_segment(bytes_awaited, first, segment_bytes);
-      std::span<std::byte> sent = one_run(passed, first, out), received = one_run(awaited, first, in);
-      const bool packs = sent.size() != out, unpacks = received.size() != in;
-      if (packs) pack(passed, first, sent = staging.first(out));
-      if (unpacks) received = staging.subspan(segment_bytes, in);
-      const Communicator::Send send{right, sent};
-      const Communicator::Receive receive{left, received};
-      communicator.transfer({&send, 1}, {&receive, 1});
-      if (unpacks) unpack(received, awaited, first);
+  const size_t segments = (longest_part(parts) + segment_bytes - 1) / segment_bytes;
+  const std::span<std::byte> staging = communicator.staging(2 * window * segment_bytes);
+
+  /// A segment of a part, where it lies if that is one run.
+  struct Segment {
+    const Pieces* part;
+    size_t first;
+    std::span<std::byte> memory;
+    bool staged;
+  };
+  const auto segment_of = [&](size_t owner, size_t segment, size_t slot) {
+    const Pieces& part = parts[owner % ranks];
+    const size_t first = segment * segment_bytes;
+    const size_t bytes = length_of_segment(bytes_of(part), first, segment_bytes);
+    const std::span<std::byte> run = one_run(part, first, bytes);
+    const bool staged = run.size() != bytes;
+    return Segment{&part, first, staged ? staging.subspan(slot * segment_bytes, bytes) : run, staged};
+  };
+
+  // Every segment of every part but the own one arrives, and is passed on a round later.
+  std::array<Segment, window> arriving;
+  size_t started = 0;
+  for (size_t finished = 0; finished < (ranks - 1) * segments; ++finished) {
+    for (; started < std::min((ranks - 1) * segments, finished + std::min(window, segments)); ++started) {
+      const size_t round = started / segments, segment = started % segments, slot = started % window;
+      const Segment passed = segment_of(rank + ranks - round, segment, 2 * slot);
+      if (passed.staged) pack(*passed.part, passed.first, passed.memory);
+      arriving[slot] = segment_of(rank + ranks - round - 1, segment, 2 * slot + 1);
+      const Communicator::Send send{right, passed.memory};
+      const Communicator::Receive receive{left, arriving[slot].memory};
+      communicator.start({&send, 1}, {&receive, 1});
     }
+    communicator.finish();
+    const Segment& arrived = arriving[finished % window];
+    if (arrived.staged) unpack(arrived.memory, *arrived.part, arrived.first);
   }
 }
 
 void all_gather(Communicator& communicator, const Parts& parts, Wire wire) {
   if (wire == Wire::f32) return all_gather(communicator, parts);
   const size_t ranks = parts.size(), rank = static_cast<size_t>(communicator.rank());
-  const size_t longest = longest_part(parts) / sizeof(float), segment = segment_bytes / sizeof(bf16);
+  const size_t longest = longest_part(parts) / sizeof(float), segment = rounded_bytes / sizeof(bf16);
   std::vector<bf16> rounded(ranks * std::min(longest, segment));
   for (size_t first = 0; first < longest; first += segment) {
     Parts wired(ranks);
@@ -134,46 +155,86 @@ void all_gather(Communicator& communicator, const Parts& parts, Wire wire) {
   }
 }
 
+namespace {
+
+/// The staging of scatter_to_owners: while one segment of the own part is consumed, the next one arrives.
+class ScatterStaging {
+ public:
+  ScatterStaging(Communicator& communicator, Wire wire)
+      : ranks_(static_cast<size_t>(communicator.size())),
+        memory_(communicator.staging((window + 2 * ranks_) * segment_bytes +
+                                     (wire == Wire::bf16 ? ranks_ * block_bytes : 0))) {}
+
+  std::span<std::byte> outgoing(size_t transfer) const { return unit(transfer % window); }
+  std::span<std::byte> arriving(size_t segment, size_t peer) const {
+    return unit(window + segment % 2 * ranks_ + peer);
+  }
+  float* widened(size_t peer) const {
+    return floats(memory_.subspan((window + 2 * ranks_) * segment_bytes + peer * block_bytes, block_bytes));
+  }
+
+ private:
+  std::span<std::byte> unit(size_t i) const { return memory_.subspan(i * segment_bytes, segment_bytes); }
+
+  size_t ranks_;
+  std::span<std::byte> memory_;
+};
+
+/// Hands `count` elements of the own part, as they came from each rank, to `consume`.
+void consume_segment(std::span<const std::span<std::byte>> arrived, int64_t first, int64_t count, Wire wire,
+                     const ScatterStaging& staging, const Consume& consume) {
+  std::vector<const float*> contributions(arrived.size());
+  for (int64_t begin = 0; begin < count; begin += block_elements) {
+    const int64_t length = std::min(block_elements, count - begin);
+    for (size_t peer = 0; peer < arrived.size(); ++peer) {
+      if (wire == Wire::f32) {
+        contributions[peer] = floats(arrived[peer]) + begin;
+      } else {
+        to_f32(halves(arrived[peer]) + begin, length, staging.widened(peer));
+        contributions[peer] = staging.widened(peer);
+      }
+    }
+    consume(first + begin, length, contributions);
+  }
+}
+
+}  // namespace
+
 void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire, const Consume& consume) {
   const auto ranks = static_cast<size_t>(communicator.size()), rank = static_cast<size_t>(communicator.rank());
   assert(parts.size() == ranks);
-  const size_t element = wire == Wire::bf16 ? sizeof(bf16) : sizeof(float), segment = segment_bytes / element;
-  const size_t longest = longest_part(parts) / sizeof(float), own = bytes_of(parts[rank]) / sizeof(float);
+  const size_t element = wire == Wire::bf16 ? sizeof(bf16) : sizeof(float), capacity = segment_bytes / element;
+  const size_t longest = longest_part(parts) / sizeof(float), rounds = ranks - 1;
+  const size_t segments = (longest + capacity - 1) / capacity;
+  const ScatterStaging staging(communicator, wire);
+  const auto count_of = [&](size_t owner, size_t segment) {
+    return length_of_segment(bytes_of(parts[owner]) / sizeof(float), segment * capacity, capacity);
+  };
 
-  // Staged: what goes out and what came from each rank, this one too; behind that, widened blocks.
-  const std::span<std::byte> staging = communicator.staging(collective_staging_bytes(communicator.size()));
-  const auto staged = [&](size_t peer) { return staging.subspan((peer + 1) * segment_bytes, segment_bytes); };
+  size_t started = 0;
+  const auto start_next = [&] {
+    const size_t segment = started / rounds, round = started % rounds + 1;
+    const size_t to = (rank + round) % ranks, from = (rank + ranks - round) % ranks;
+    const Communicator::Send send{
+        static_cast<int>(to),
+        on_the_wire(parts[to], segment * capacity, count_of(to, segment), wire, staging.outgoing(started))};
+    const Communicator::Receive receive{static_cast<int>(from),
+                                        staging.arriving(segment, from).first(count_of(rank, segment) * element)};
+    communicator.start({&send, 1}, {&receive, 1});
+    ++started;
+  };
+
   std::vector<std::span<std::byte>> arrived(ranks);
-  std::vector<const float*> contributions(ranks);
-
-  for (size_t first = 0; first < longest; first += segment) {
-    const size_t count = length_of_segment(own, first, segment);
-    for (size_t round = 1; round < ranks; ++round) {
-      const size_t to = (rank + round) % ranks, from = (rank + ranks - round) % ranks;
-      const size_t out = length_of_segment(bytes_of(parts[to]) / sizeof(float), first, segment);
-      arrived[from] = staged(from).first(count * element);
-      const Communicator::Send send{static_cast<int>(to),
-                                    on_the_wire(parts[to], first, out, wire, staging.first(segment_bytes))};
-      const Communicator::Receive receive{static_cast<int>(from), arrived[from]};
-      communicator.transfer({&send, 1}, {&receive, 1});
+  for (size_t segment = 0; segment < segments; ++segment) {
+    const size_t count = count_of(rank, segment);
+    for (size_t finished = segment * rounds; finished < (segment + 1) * rounds; ++finished) {
+      while (started < std::min({finished + window, (segment + 2) * rounds, segments * rounds})) start_next();
+      communicator.finish();
     }
-    if (count == 0) continue;
-    arrived[rank] = on_the_wire(parts[rank], first, count, wire, staged(rank));
-
-    const auto elements = static_cast<int64_t>(count);
-    for (int64_t begin = 0; begin < elements; begin += block_elements) {
-      const int64_t length = std::min(block_elements, elements - begin);
-      for (size_t r = 0; r < ranks; ++r) {
-        if (wire == Wire::f32) {
-          contributions[r] = floats(arrived[r]) + begin;
-        } else {
-          float* const block = floats(staging.subspan((ranks + 1) * segment_bytes + r * widened_bytes, widened_bytes));
-          to_f32(halves(arrived[r]) + begin, length, block);
-          contributions[r] = block;
-        }
-      }
-      consume(static_cast<int64_t>(first) + begin, length, contributions);
-    }
+    for (size_t peer = 0; peer < ranks; ++peer) arrived[peer] = staging.arriving(segment, peer).first(count * element);
+    arrived[rank] = on_the_wire(parts[rank], segment * capacity, count, wire, arrived[rank]);
+    consume_segment(arrived, static_cast<int64_t>(segment * capacity), static_cast<int64_t>(count), wire, staging,
+                    consume);
   }
 }
 

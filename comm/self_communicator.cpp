@@ -12,10 +12,11 @@ class SelfCommunicator final : public Communicator {
   void abandon() override {}
 
  private:
-  void do_transfer([[maybe_unused]] std::span<const Send> sends,
-                   [[maybe_unused]] std::span<const Receive> receives) override {
+  void do_start([[maybe_unused]] std::span<const Send> sends,
+                [[maybe_unused]] std::span<const Receive> receives) override {
     assert(sends.empty() && receives.empty());
   }
+  void do_finish() override {}
 };
 
 }  // namespace

@@ -101,36 +101,53 @@ class ThreadCommunicator final : public Communicator {
         mailboxes_(std::move(mailboxes)),
         random_(delays.seed + static_cast<uint64_t>(rank)),
         longest_delay_(delays.longest) {}
-  ~ThreadCommunicator() override { mailboxes_->leave(rank_); }
+  ~ThreadCommunicator() override {
+    if (!under_way_.empty()) abandon();  // the boxes still hold its messages, whose memory ends here
+    mailboxes_->leave(rank_);
+  }
 
   int rank() const override { return rank_; }
   int size() const override { return mailboxes_->ranks(); }
   void abandon() override { mailboxes_->fail(fmt::format("rank {} was abandoned", rank_)); }
 
  private:
-  void do_transfer(std::span<const Send> sends, std::span<const Receive> receives) override {
+  struct Transfer {
+    std::vector<Send> sends;
+    std::vector<Receive> receives;
+    std::vector<Message> messages;  ///< of the sends
+  };
+
+  void do_start(std::span<const Send> sends, std::span<const Receive> receives) override {
     if (longest_delay_.count() > 0) {
       std::uniform_int_distribution<int64_t> delay(0, longest_delay_.count());
       std::this_thread::sleep_for(std::chrono::microseconds(delay(random_)));
     }
-    std::vector<Message> messages(sends.size());
-    for (size_t i = 0; i < sends.size(); ++i) {
-      assert(sends[i].to != rank_);
-      messages[i].bytes = sends[i].bytes;
-      if (!sends[i].bytes.empty()) mailboxes_->post(rank_, sends[i].to, messages[i]);
+    Transfer& transfer = under_way_.emplace_back();
+    for (const Send& send : sends)
+      if (!send.bytes.empty()) transfer.sends.push_back(send);
+    for (const Receive& receive : receives)
+      if (!receive.bytes.empty()) transfer.receives.push_back(receive);
+    transfer.messages.resize(transfer.sends.size());
+    for (size_t i = 0; i < transfer.sends.size(); ++i) {
+      assert(transfer.sends[i].to != rank_);
+      transfer.messages[i].bytes = transfer.sends[i].bytes;
+      mailboxes_->post(rank_, transfer.sends[i].to, transfer.messages[i]);
     }
-    for (const Receive& receive : receives) {
-      assert(receive.from != rank_);
-      if (!receive.bytes.empty()) mailboxes_->take(receive.from, rank_, receive.bytes);
-    }
-    for (size_t i = 0; i < sends.size(); ++i)
-      if (!sends[i].bytes.empty()) mailboxes_->wait_until_taken(rank_, sends[i].to, messages[i]);
+  }
+
+  void do_finish() override {
+    Transfer& transfer = under_way_.front();
+    for (const Receive& receive : transfer.receives) mailboxes_->take(receive.from, rank_, receive.bytes);
+    for (size_t i = 0; i < transfer.sends.size(); ++i)
+      mailboxes_->wait_until_taken(rank_, transfer.sends[i].to, transfer.messages[i]);
+    under_way_.pop_front();
   }
 
   int rank_;
   std::shared_ptr<Mailboxes> mailboxes_;
   std::mt19937_64 random_;
   std::chrono::microseconds longest_delay_;
+  std::deque<Transfer> under_way_;
 };
 
 }  // namespace
