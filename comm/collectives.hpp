@@ -34,10 +34,8 @@ std::vector<std::string> gather_all(Communicator& communicator, const std::strin
 /// same sizes on all ranks.
 using Parts = std::vector<Pieces>;
 
-/// Every rank gets every part from its owner. Bytes are carried as they are.
-/// Per rank (P - 1) / P of the vector is sent, in P - 1 rounds in each of which every rank sends to one rank and
-/// receives from one (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH",
-/// 2005, pairwise exchange); `all_gather` likewise, as a ring.
+/// Every rank gets every part from its owner, around the ring of the ranks. Bytes are carried as they are; a rank sends
+/// (P - 1) / P of the vector. Segments that lie in several pieces are staged.
 void all_gather(Communicator& communicator, const Parts& parts);
 
 /// How values travel; sums are always formed in f32.
@@ -51,7 +49,10 @@ using Consume = std::function<void(int64_t first, int64_t count, std::span<const
 
 /// Every rank's contribution to this rank's own part, where parts[r] are f32 pieces of this rank's own contribution to
 /// the whole vector. With Wire::bf16 each value is rounded to nearest, this rank's own too, so that a sum does not
-/// depend on who owns it. `consume` is called for one segment after the other, in order, so that memory is bounded.
+/// depend on who owns it. `consume` is called for one segment after the other, in order, so that memory is bounded
+/// (about 1 MiB for each rank); it may overwrite the elements of the own part that it is given. P - 1 rounds a segment,
+/// in each of which a rank sends to one and receives from another (Thakur, Rabenseifner and Gropp, "Optimization of
+/// collective communication operations in MPICH", 2005, pairwise exchange).
 void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire, const Consume& consume);
 
 /// What these take of a communicator's staging, at most.
