@@ -57,13 +57,13 @@ void print_sample(const Settings& settings) {
 }
 
 void run_train(const Arguments& arguments) {
-  const Settings settings = load_settings(arguments.file, arguments.overrides);
-  if (arguments.print_config) {
-    fmt::print("{}", settings_yaml(settings));
-    return;
-  }
-  TrainingRun::Outcome outcome{};
+  TrainingRun::Outcome outcome = TrainingRun::Outcome::finished;
   run_in_world([&](World& world) {
+    const Settings settings = load_settings(arguments.file, arguments.overrides);
+    if (arguments.print_config) {
+      if (world.is_first()) fmt::print("{}", settings_yaml(settings));
+      return;
+    }
     {
       TrainingRun run(settings, {.world = &world, .resume = arguments.resume, .retune = arguments.retune});
       outcome = run.run();

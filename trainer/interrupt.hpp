@@ -28,8 +28,6 @@ class InterruptScope {
   InterruptScope& operator=(const InterruptScope&) = delete;
 
   static StopWish wish();
-  /// Whether a signal came.
-  static bool requested() { return wish() != StopWish::none; }
 
  private:
   std::array<struct sigaction, 4> before_{};

@@ -37,6 +37,7 @@ struct Remedy {
   bool identity;  ///< a resumed run cannot have another value
 };
 constexpr Remedy remedies[] = {
+    {"run.checkpoint.background=false", [](Settings& settings) { settings.run.checkpoint.background = false; }, false},
     {"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }, false},
     {"batch.lanes=1", [](Settings& settings) { settings.batch.lanes = 1; }, true},
     // More micro-batches can fill more lanes, and each of these has a gradient.

@@ -1,12 +1,15 @@
 #include "trainer/training_run.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
 #include "comm/local_world.hpp"
 #include "tensor/convert.hpp"
+#include "tensor/cores.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
@@ -33,6 +36,14 @@ void add_validation(MetricRow& row, const Evaluation& evaluation) {
     row.emplace_back("validation_bits_per_byte", *bits);
 }
 
+/// By default the ranks of a host share its cores, unless the launcher has given each its own.
+int threads_of(const Settings& settings, const World& world) {
+  const int cores = usable_cores();
+  const bool own_cores = cores < static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  if (settings.run.threads != 0 || own_cores) return static_cast<int>(settings.run.threads);
+  return std::max(1, cores / world.local_size());
+}
+
 }  // namespace
 
 TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& options)
@@ -40,7 +51,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
       options_(options),
       alone_(options.world ? nullptr : make_local_world()),
       world_(options.world ? *options.world : *alone_),
-      stream_(static_cast<int>(settings.run.threads)),
+      stream_(threads_of(settings, world_)),
       tuning_(tuning_of(stream_)),
       progress_(world_.is_first() ? new Progress(Progress::to_stderr(settings.run.progress))
                                   : new Progress(Progress::silent())) {  // not movable: made in place
@@ -412,10 +423,13 @@ TrainingRun::Outcome TrainingRun::run() {
   prefetcher_ = std::make_unique<Prefetcher>(
       [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); },
       counters_.step);
-  agree();
-  while (counters_.step < total_steps_ && wish_ == StopWish::none) train_one_step();
-  if (saved_step_ != counters_.step) save();
-  saver_->finish();
+  // A rank that fails in here ends before its memory goes, into which others may still be sending.
+  world_.run([this] {
+    agree();
+    while (counters_.step < total_steps_ && wish_ == StopWish::none) train_one_step();
+    if (saved_step_ != counters_.step) save();
+    saver_->finish();
+  });
   progress_->message(fmt::format("memory   {} resident at its peak, {} foreseen", format_bytes(resident_memory().peak),
                                  format_bytes(memory_.peak())));
   progress_->finish();

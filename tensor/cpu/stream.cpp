@@ -5,16 +5,18 @@
 
 #include <cstdlib>
 
+#include "tensor/cores.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 
 namespace nibble {
-namespace {
 
 int usable_cores() {
   cpu_set_t set;
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : omp_get_num_procs();
 }
+
+namespace {
 
 Isa widest_isa() {
 #if defined(__x86_64__)

@@ -60,6 +60,8 @@ TEST_F(RunMemoryTest, RowsByHand) {
   EXPECT_EQ(memory.table.at("gradients"), 3 * 4 * parameters) << "four lanes of one micro-batch: 1 + log2(4) slots";
   // Rows of 48 and 80 bf16 take 128 and 192 bytes; gains are f32.
   EXPECT_EQ(memory.table.at("weights"), (2 * 300 + 2 * (144 + 48 + 160)) * 128 + 2 * 48 * 192 + 5 * 4 * 48u);
+  EXPECT_GE(memory.table.at("checkpoint snapshot"), 12 * parameters) << "weights and moments";
+  EXPECT_LE(memory.table.at("checkpoint snapshot"), 12 * parameters + 64 * alignment);
   EXPECT_EQ(memory.table.at("RoPE table"), 2 * 4 * 32 * 8u);
   EXPECT_EQ(memory.table.at("batches"), 4 * 3 * 4 * 256u) << "two ready, one in the making, one in use; three arrays";
   EXPECT_EQ(memory.token_files, std::filesystem::file_size(path("train.h5")));
@@ -76,6 +78,7 @@ TEST_F(RunMemoryTest, FollowsTheSettings) {
   EXPECT_LT(row("activations", {"model.recompute=block"}), row("activations", {}));
   EXPECT_LT(row("activations", {"batch.micro=1"}), row("activations", {}));
   EXPECT_EQ(row("batches", {"batch.tokens=512"}), 2 * row("batches", {}));
+  EXPECT_FALSE(foresee(settings({"run.checkpoint.background=false"})).table.contains("checkpoint snapshot"));
   const size_t file = std::filesystem::file_size(path("train.h5")),
                program = foresee(settings()).table.at("program and libraries");
   EXPECT_EQ(foresee(settings(), file + mebibyte).table.at("program and libraries"), program + mebibyte);
@@ -119,7 +122,8 @@ TEST_F(RunMemoryTest, TooLargeARunIsRefusedBeforeAnythingIsWritten) {
 
 TEST_F(RunMemoryTest, TheAdviceFits) {
   const Settings wide = settings({"batch.micro=64", "batch.tokens=8192", "model.ffn=4096"});
-  const Settings kept = settings({"batch.micro=64", "batch.tokens=8192", "model.ffn=4096", "model.recompute=block"});
+  const Settings kept = settings({"batch.micro=64", "batch.tokens=8192", "model.ffn=4096",
+                                  "run.checkpoint.background=false", "model.recompute=block"});
   // A process that holds no memory itself, so that the sum alone decides.
   Stream stream(2);
   const auto weigh = [&](const Settings& tried, size_t most) {
@@ -128,8 +132,10 @@ TEST_F(RunMemoryTest, TheAdviceFits) {
   const size_t needed = total(foresee(wide).table), less = total(foresee(kept).table);
   ASSERT_LT(less, needed);
   EXPECT_EQ(weigh(wide, needed).table, foresee(wide).table);
-  expect_error(ErrorKind::resource, {"next:    model.recompute=block takes " + format_bytes(less)},
-               [&] { weigh(wide, needed - 1); });
+  expect_error(
+      ErrorKind::resource,
+      {"next:    run.checkpoint.background=false takes ", "; with model.recompute=block takes " + format_bytes(less)},
+      [&] { weigh(wide, less); });
   EXPECT_NO_THROW(weigh(kept, less));
   expect_error(ErrorKind::resource, {"; with batch.micro=1 and batch.lanes=1 takes "}, [&] { weigh(kept, less / 2); });
 }

@@ -3,7 +3,10 @@
 #   SCRIPT SOURCE_TREE NIBBLE MPIRUN ...
 # shellcheck source=tests/launch/check.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../launch/check.sh"
-nibble=$2 mpirun=$3
+nibble=$2
+# As a user starts it, with the mpirun that CMake has found.
+mpirun=$root/launch/mpirun
+PATH=$(dirname "$3"):$PATH
 # As root in a container, more ranks than cores.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_hwloc_base_binding_policy=none ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive
