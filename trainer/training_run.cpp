@@ -190,6 +190,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
   AvailableMemory most = options_.memory();
+  most.bytes /= static_cast<size_t>(world_.local_size());  // the ranks of a host share it
   most.bytes += resident_memory().anonymous;  // weights to start from are in it, and given back before the first step
   memory_ = require_memory(stream_, world_, settings_, config, program, most, checkpoint.has_value());
   parts_ = make_run_parts(stream_, world_, settings_, config, total_steps_,
