@@ -1,0 +1,130 @@
+#include "trainer/doctor.hpp"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "data/token_data.hpp"
+#include "tensor/gemm.hpp"
+#include "trainer/gemm_check.hpp"
+#include "trainer/rank_agreement.hpp"
+#include "trainer/run_parts.hpp"
+#include "trainer/settings_output.hpp"
+
+namespace nibble {
+namespace {
+
+/// What one rank tells the others.
+struct Told {
+  MachineFacts machine;
+  std::string gemm;
+  int64_t wrong = 0;
+  double peak = 0;
+};
+
+std::vector<Told> tell(World& world, const Told& mine) {
+  const nlohmann::ordered_json json = {
+      {"machine", mine.machine}, {"gemm", mine.gemm}, {"wrong", mine.wrong}, {"peak", mine.peak}};
+  std::vector<Told> all;
+  for (const std::string& text : gather_all(world, json.dump())) {
+    const auto rank = nlohmann::ordered_json::parse(text);
+    all.push_back({rank.at("machine").get<MachineFacts>(), rank.at("gemm").get<std::string>(),
+                   rank.at("wrong").get<int64_t>(), rank.at("peak").get<double>()});
+  }
+  return all;
+}
+
+/// Whether all ranks have the same text.
+Finding compare(World& world, const std::string& check, ErrorKind kind, const std::string& text, std::string found,
+                const std::string& next) {
+  try {
+    require_same(world, kind, "ranks differ", text, next);
+  } catch (const Error& error) {
+    const ErrorDetail& detail = error.detail();
+    if (detail.kind != kind) throw;  // the ranks cannot even talk
+    return {.check = check,
+            .verdict = Verdict::failed,
+            .found = fmt::format("{}: {}; {}", detail.where, detail.seen, detail.allowed),
+            .next = next,
+            .who = kind};
+  }
+  return {.check = check, .found = std::move(found)};
+}
+
+/// What the ranks' files hold, or why a file cannot be read.
+Finding compare_data(World& world, const Settings& settings) {
+  std::string identity, trouble;
+  try {
+    for (const std::string& path : {settings.data.train, settings.data.validation})
+      if (!path.empty()) identity += path + " " + identity_of(TokenData::open(path)).dump() + "\n";
+  } catch (const Error& error) {
+    trouble = fmt::format("{}: {}", error.detail().where, error.detail().what);
+  }
+  Finding finding = compare(world, "data", ErrorKind::data, identity + trouble, "the same token files on all ranks",
+                            "copy the same files to every host, or put them on a file system that all share");
+  if (finding.verdict == Verdict::ok && !trouble.empty())
+    finding = {.check = "data",
+               .verdict = Verdict::failed,
+               .found = trouble,
+               .next = "make the token files with nibble tokenize, or correct data.train and data.validation",
+               .who = ErrorKind::data};
+  return finding;
+}
+
+}  // namespace
+
+const char* name(Verdict verdict) {
+  return verdict == Verdict::ok ? "ok" : verdict == Verdict::warning ? "warning" : "FAILED";
+}
+
+Diagnosis diagnose(World& world, const Settings* settings) {
+  Stream stream(settings ? static_cast<int>(settings->run.threads) : 0);
+  const DType operands = find_recipe(settings ? settings->precision.recipe : "bf16").operands;
+  const std::string directory = settings ? settings->run.directory : "";
+  world.at(0, "doctor: products");
+  Told mine{.machine = machine_facts(stream, directory),
+            .gemm = gemm_library(stream, operands),
+            .wrong = wrong_elements(stream, DType::f32) + wrong_elements(stream, DType::bf16)};
+  gather_all(world, "");  // all ranks multiply at the same time, as in a run
+  mine.peak = measure_gemm_peak(stream, operands);
+
+  Diagnosis diagnosis{.hosts = world.hosts(), .machines = {}, .gemm = {}, .gemm_peak = {}, .links = {}, .findings = {}};
+  std::vector<int64_t> wrong;
+  for (const Told& told : tell(world, mine)) {
+    diagnosis.machines.push_back(told.machine);
+    diagnosis.gemm.push_back(told.gemm);
+    diagnosis.gemm_peak.push_back(told.peak);
+    wrong.push_back(told.wrong);
+  }
+  world.at(0, "doctor: links");
+  diagnosis.links = measure_links(world, pairs_to_measure(world.size()));
+
+  std::vector<Finding>& findings = diagnosis.findings;
+  const std::set<std::string> hosts(diagnosis.hosts.begin(), diagnosis.hosts.end());
+  findings.push_back({.check = "executable",
+                      .found = fmt::format("ranks: {}, hosts: {}; all run the same file", world.size(), hosts.size())});
+  if (settings) {
+    findings.push_back(compare(world, "configuration", ErrorKind::configuration, settings_yaml(*settings),
+                               "the same on all ranks", "give every rank the same file and the same --set"));
+    findings.push_back(compare_data(world, *settings));
+  }
+  findings.push_back(compare(world, "rounding", ErrorKind::configuration, tuning_of(stream).dump(1),
+                             "the same threads, instruction set and GEMM on all ranks",
+                             "set run.threads, and NIBBLE_ISA=avx2 where processors differ"));
+  findings.push_back(judge_cores(diagnosis.hosts, diagnosis.machines));
+  findings.push_back(judge_environment(diagnosis.machines));
+  findings.push_back(judge_disk(diagnosis.hosts, diagnosis.machines));
+  findings.push_back(judge_network(diagnosis.hosts, diagnosis.machines));
+  findings.push_back(judge_links(diagnosis.links));
+  findings.push_back(judge_products(wrong));
+  findings.push_back(judge_peaks(diagnosis.gemm_peak));
+  return diagnosis;
+}
+
+int exit_code(const Diagnosis& diagnosis) {
+  for (const Finding& finding : diagnosis.findings)
+    if (finding.verdict == Verdict::failed) return static_cast<int>(finding.who);
+  return 0;
+}
+
+}  // namespace nibble

@@ -1,0 +1,28 @@
+// How fast messages travel between two ranks: latency and bandwidth, one pair after the other.
+//
+// Not for: what all ranks reach together, which share links (trainer/exchange_measurement.hpp).
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "comm/world.hpp"
+
+namespace nibble {
+
+struct Link {
+  int from = 0, to = 0;
+  double latency = 0;           ///< seconds, half of a round trip of small messages: the median of several
+  double bytes_per_second = 0;  ///< of messages of 1 MiB in one direction: the best of several bursts
+};
+
+/// Ranks up to which every pair is measured.
+inline constexpr int most_ranks_in_pairs = 16;
+
+/// (from, to): all pairs; of more than most_ranks_in_pairs ranks each with the next one and with the first.
+std::vector<std::pair<int, int>> pairs_to_measure(int ranks);
+
+/// All ranks call it and get the same. Throws as Communicator::transfer.
+std::vector<Link> measure_links(World& world, const std::vector<std::pair<int, int>>& pairs);
+
+}  // namespace nibble
