@@ -3,17 +3,12 @@
 #include <algorithm>
 
 #include "tensor/convert.hpp"
+#include "trainer/rotating_units.hpp"
 
 namespace nibble {
 namespace {
 
 size_t index(int64_t i) { return static_cast<size_t>(i); }
-
-/// The units whose gradients lie in the same part of a rotating set as this one's.
-bool share_memory(const ParameterLayout& layout, int a, int b) {
-  const auto is_block = [&](int unit) { return unit != layout.embedding_unit() && unit != layout.head_unit(); };
-  return is_block(a) ? is_block(b) && a % 2 == b % 2 : !is_block(b);
-}
 
 }  // namespace
 
@@ -23,7 +18,7 @@ GradientSum::GradientSum(Stream& stream, const Llama& model, GradientExchange& e
     passing_ = model.make_gradients(Residency::rotating);
     passing_.on_await([this](int unit) {
       for (int before = 0; before < layout_.units(); ++before)
-        if (share_memory(layout_, unit, before))
+        if (share_gradient_memory(layout_, unit, before))
           for (const int bucket : plan_.buckets_of_unit(before)) exchange_.wait(bucket);
     });
     keep_own();

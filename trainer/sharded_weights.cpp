@@ -27,7 +27,8 @@ ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, Communication
       layout_(model.layout()),
       thread_(thread),
       plan_(plan),
-      working_(model.make_weights(plan.shard() == Shard::parameters ? Residency::rotating : Residency::all)) {
+      working_(model.make_weights(plan.shard() == Shard::parameters ? Residency::rotating : Residency::all)),
+      rotating_(model.layout()) {
   if (plan.shard() == Shard::none) {
     keep_all();
     return;
@@ -35,7 +36,6 @@ ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, Communication
   keep_own();
   for (int unit = 0; unit < layout_.units(); ++unit) gathered_.push_back(plan.unit_parts(unit, working_));
   tickets_.assign(gathered_.size(), nothing);
-  resident_.fill(nothing);
   working_.on_await([this](int unit) { bring(unit); });
 }
 
@@ -99,19 +99,11 @@ void ShardedWeights::round() {
 
 void ShardedWeights::publish() {
   if (plan_.shard() == Shard::none) return;
-  resident_.fill(nothing);
-  if (plan_.shard() == Shard::parameters) return;
+  if (plan_.shard() == Shard::parameters) return rotating_.clear();
   for (int unit = 0; unit < layout_.units(); ++unit) gather(unit);
 }
 
-int ShardedWeights::place_of(int unit) const {
-  if (unit == layout_.embedding_unit()) return 2;
-  if (unit == layout_.head_unit()) return layout_.tied() ? 3 : 2;
-  return unit % 2;
-}
-
 void ShardedWeights::gather(int unit) {
-  resident_[index(place_of(unit))] = unit;
   tickets_[index(unit)] = thread_.submit([this, unit](Communicator& ranks) {
     const Parts& parts = gathered_[index(unit)];
     if (!own_.empty()) copy_pieces(own_[index(unit)], parts[index(plan_.rank())]);
@@ -120,15 +112,8 @@ void ShardedWeights::gather(int unit) {
 }
 
 void ShardedWeights::bring(int unit) {
-  if (plan_.shard() == Shard::parameters) {
-    if (resident_[index(place_of(unit))] != unit) gather(unit);
-    // The place of the next one belonged to the one before, which the pass has left behind.
-    const bool forward = unit == layout_.embedding_unit() || unit > unit_;
-    const int next = forward ? unit + 1 : unit - 1;
-    unit_ = unit;
-    if (next > layout_.embedding_unit() && next < layout_.units() && resident_[index(place_of(next))] != next)
-      gather(next);
-  }
+  if (plan_.shard() == Shard::parameters)
+    for (const int missing : rotating_.come_to(unit)) gather(missing);
   thread_.wait(tickets_[index(unit)]);
 }
 

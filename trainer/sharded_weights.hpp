@@ -6,7 +6,6 @@
 // Not for: gradients (gradient_sum.hpp), updates (optim/).
 #pragma once
 
-#include <array>
 #include <functional>
 #include <span>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "comm/communication_thread.hpp"
 #include "model/llama.hpp"
 #include "optim/optimizer.hpp"
+#include "trainer/rotating_units.hpp"
 #include "trainer/shard_plan.hpp"
 
 namespace nibble {
@@ -46,8 +46,6 @@ class ShardedWeights {
   void keep_own();
   void bring(int unit);
   void gather(int unit);
-  /// The part of a rotating set's memory that a unit uses.
-  int place_of(int unit) const;
 
   Stream& stream_;
   const ParameterLayout& layout_;
@@ -59,9 +57,7 @@ class ShardedWeights {
   std::vector<Parts> gathered_;                       ///< by unit
   std::vector<Pieces> own_;                           ///< by unit: this rank's part where it is kept, if not in place
   std::vector<CommunicationThread::Ticket> tickets_;  ///< by unit: of the last gather
-  // Of a rotating set: the units in the places, and where the pass stands.
-  std::array<int, 4> resident_{};
-  int unit_ = 0;
+  RotatingUnits rotating_;                            ///< of the working copies, where they are not kept
 };
 
 }  // namespace nibble
