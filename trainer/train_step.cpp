@@ -1,6 +1,7 @@
 #include "trainer/train_step.hpp"
 
 #include <cmath>
+#include <utility>
 
 #include "optim/gradient_norm.hpp"
 #include "trainer/stopwatch.hpp"
@@ -92,8 +93,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch) {
   StepResult result;
   Stopwatch watch;
   CommunicationThread& thread = world_.thread();
-  const CommunicationThread::Totals before = thread.totals();
-  double waited = before.seconds_waited;
+  double waited = thread.totals().seconds_waited;
   // The phase's seconds without those in which it waited for other ranks.
   const auto lap = [&] {
     const double waits = thread.totals().seconds_waited - std::exchange(waited, thread.totals().seconds_waited);
@@ -123,7 +123,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch) {
     model_.commit();
   }
   result.seconds.optimizer = lap();
-  const CommunicationThread::Totals after = thread.totals();
+  const CommunicationThread::Totals after = thread.totals(), before = std::exchange(accounted_, after);
   result.seconds.communication = after.seconds_busy - before.seconds_busy;
   result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent);
   return result;

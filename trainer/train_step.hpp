@@ -25,7 +25,7 @@ struct StepSeconds {
   double forward_backward = 0;
   double exchange = 0;       ///< waiting for other ranks and for what they send, in whatever phase
   double optimizer = 0;      ///< norm, clipping and update
-  double communication = 0;  ///< the communication thread's work, most of it beside the computation
+  double communication = 0;  ///< the communication thread's work since the step before, most of it beside computation
 };
 
 struct StepResult {
@@ -33,7 +33,7 @@ struct StepResult {
   double gradient_norm = 0;
   double learning_rate = 0;
   bool refused = false;    ///< loss or gradient was not finite, or no token counted: nothing changed
-  int64_t bytes_sent = 0;  ///< by this rank
+  int64_t bytes_sent = 0;  ///< by this rank, since the step before: weights still travel when a step returns
   StepSeconds seconds;
 };
 
@@ -90,6 +90,7 @@ class TrainStep {
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<std::vector<int64_t>> blocks_;  ///< by rank: the blocks of the gradient that it owns
   int64_t updates_ = 0;
+  CommunicationThread::Totals accounted_;  ///< of the steps so far
 };
 
 }  // namespace nibble
