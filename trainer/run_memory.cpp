@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 
 #include "comm/collectives.hpp"
 #include "data/prefetcher.hpp"
@@ -32,34 +33,37 @@ size_t file_bytes(const std::string& path) {
 
 /// Settings that take less memory.
 struct Remedy {
-  const char* text;
-  void (*apply)(Settings& settings);
-  bool identity;  ///< a resumed run cannot have another value
-};
-constexpr Remedy remedies[] = {
-    {"run.checkpoint.background=false", [](Settings& settings) { settings.run.checkpoint.background = false; }, false},
-    {"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }, false},
-    {"batch.lanes=1", [](Settings& settings) { settings.batch.lanes = 1; }, true},
-    // More micro-batches can fill more lanes, and each of these has a gradient.
-    {"batch.micro=1 and batch.lanes=1", [](Settings& settings) { settings.batch.micro = settings.batch.lanes = 1; },
-     true},
+  std::string change;
+  std::function<void(Settings& settings)> apply;
+  bool identity = false;  ///< a resumed run cannot have another value
 };
 
-/// What the settings take as each remedy is added to those before, until they fit.
-template <class Foresee>
-std::string advice(Settings settings, size_t needed, size_t most, bool resumed, Foresee&& foresee) {
+std::vector<Remedy> remedies(int ranks) {
+  std::vector<Remedy> list;
+  if (ranks > 1)
+    for (const char* level : {"optimizer", "gradients", "parameters"})
+      list.push_back({fmt::format("shard={}", level), [level](Settings& settings) { settings.shard = level; }});
+  list.push_back(
+      {"run.checkpoint.background=false", [](Settings& settings) { settings.run.checkpoint.background = false; }});
+  list.push_back({"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }});
+  // The fewest lanes are one for each rank.
+  const std::string lanes = fmt::format("batch.lanes={}", ranks);
+  list.push_back({lanes, [ranks](Settings& settings) { settings.batch.lanes = ranks; }, true});
+  // More micro-batches can fill more lanes, and each of these has a gradient.
+  list.push_back({"batch.micro=1 and " + lanes,
+                  [ranks](Settings& settings) {
+                    settings.batch.micro = 1;
+                    settings.batch.lanes = ranks;
+                  },
+                  true});
+  return list;
+}
+
+std::string advice(const std::vector<MemoryCandidate>& candidates, size_t most) {
   std::string text;
-  for (const Remedy& remedy : remedies) {
-    if (resumed && remedy.identity) continue;
-    Settings smaller = settings;
-    remedy.apply(smaller);
-    const size_t less = total(foresee(smaller).table);
-    if (less >= needed) continue;
-    text += fmt::format("{}{} takes {}", text.empty() ? "" : "; with ", remedy.text, format_bytes(less));
-    if (less <= most) return text;
-    needed = less;
-    settings = smaller;
-  }
+  for (const auto& [change, bytes] : candidates)
+    text += fmt::format("{}{} takes {}", text.empty() ? "" : "; with ", change, format_bytes(bytes));
+  if (!candidates.empty() && candidates.back().bytes <= most) return text;
   return text + (text.empty() ? "" : "; ") + "choose a smaller model, or end what else fills the memory";
 }
 
@@ -83,6 +87,25 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   return memory;
 }
 
+std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
+                                              const ModelConfig& config, size_t resident, size_t most, bool resumed) {
+  Settings kept = settings;
+  size_t needed = total(foresee_memory(stream, world, settings, config, resident).table);
+  std::vector<MemoryCandidate> candidates;
+  for (const Remedy& remedy : remedies(world.size())) {
+    if (resumed && remedy.identity) continue;
+    Settings smaller = kept;
+    remedy.apply(smaller);
+    const size_t less = total(foresee_memory(stream, world, smaller, config, resident).table);
+    if (less >= needed) continue;
+    candidates.push_back({remedy.change, less});
+    if (less <= most) break;
+    needed = less;
+    kept = smaller;
+  }
+  return candidates;
+}
+
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident, const AvailableMemory& most, bool resumed) {
   // Building the parts writes the table of rotations and a list of micro-batches, which takes less than the batches.
@@ -90,12 +113,10 @@ RunMemory require_memory(Stream& stream, World& world, const Settings& settings,
                              {"RoPE table", bytes_of(DType::f32, settings.data.sequence, config.head_dim)}};
   require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
-  const auto foresee = [&](const Settings& changed) {
-    return foresee_memory(stream, world, changed, config, resident);
-  };
-  RunMemory memory = foresee(settings);
-  require_fits("the run", memory.table, most,
-               [&] { return advice(settings, total(memory.table), most.bytes, resumed, foresee); });
+  RunMemory memory = foresee_memory(stream, world, settings, config, resident);
+  require_fits("the run", memory.table, most, [&] {
+    return advice(smaller_settings(stream, world, settings, config, resident, most.bytes, resumed), most.bytes);
+  });
   return memory;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "tensor/memory.hpp"
 #include "trainer/memory.hpp"
@@ -30,8 +31,20 @@ struct RunMemory {
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident);
 
-/// The same, if `most` is enough for it. Throws Error{resource} if not, with the largest rows and with what smaller
-/// settings would take; a resumed run can change fewer of them.
+/// Settings that take less memory, added to those of the candidates before.
+struct MemoryCandidate {
+  std::string change;  ///< "batch.lanes=1"
+  size_t bytes = 0;    ///< in all rows
+};
+
+/// What the settings take as one remedy after the other is added to those before: shard levels where there are several
+/// ranks, then what costs time, then what changes a run's identity, which a resumed run cannot do. Those that do not
+/// help are left out. Ends with the first that fits into `most`, or with the last.
+std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
+                                              const ModelConfig& config, size_t resident, size_t most, bool resumed);
+
+/// What foresee_memory gives, if `most` is enough for it. Throws Error{resource} if not, with the largest rows and with
+/// what smaller settings would take; a resumed run can change fewer of them.
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident, const AvailableMemory& most, bool resumed);
 
