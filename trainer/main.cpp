@@ -17,6 +17,7 @@
 #include "trainer/command_eval.hpp"
 #include "trainer/command_export.hpp"
 #include "trainer/command_generate.hpp"
+#include "trainer/command_plan.hpp"
 #include "trainer/command_report.hpp"
 #include "trainer/command_settings.hpp"
 #include "trainer/command_tokenize.hpp"
@@ -27,9 +28,9 @@
 namespace nibble {
 namespace {
 
-constexpr AddCommand commands[] = {add_train_command,    add_tokenize_command, add_eval_command,
-                                   add_generate_command, add_export_command,   add_report_command,
-                                   add_settings_command, add_bench_command,    add_doctor_command};
+constexpr AddCommand commands[] = {add_train_command,  add_tokenize_command, add_eval_command,     add_generate_command,
+                                   add_export_command, add_report_command,   add_settings_command, add_bench_command,
+                                   add_doctor_command, add_plan_command};
 
 /// What the user may have meant by an argument that nothing took.
 std::string suggestion(const CLI::App& app) {

@@ -50,8 +50,6 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                                                       .weight_decay = settings.weight_decay});
 }
 
-namespace {
-
 Shard shard_of(const Settings& settings) {
   return settings.shard == "optimizer"    ? Shard::optimizer
          : settings.shard == "gradients"  ? Shard::gradients
@@ -59,11 +57,12 @@ Shard shard_of(const Settings& settings) {
                                           : Shard::none;
 }
 
-}  // namespace
+Wire wire_of(const Settings& settings) { return settings.gradients.wire == "bf16" ? Wire::bf16 : Wire::f32; }
 
 MakeExchange exchange_maker(const Settings& settings) {
-  const Wire wire = settings.gradients.wire == "bf16" ? Wire::bf16 : Wire::f32;
-  return [wire](CommunicationThread& thread, SumGoes goes) { return make_dense_exchange(thread, wire, goes); };
+  return [wire = wire_of(settings)](CommunicationThread& thread, SumGoes goes) {
+    return make_dense_exchange(thread, wire, goes);
+  };
 }
 
 RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,

@@ -21,6 +21,8 @@ namespace nibble {
 
 LoaderOptions loader_options(const Settings& settings);
 LlamaOptions llama_options(const Settings& settings);
+Shard shard_of(const Settings& settings);
+Wire wire_of(const Settings& settings);
 /// `steps` of the whole run.
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,

@@ -68,7 +68,7 @@ std::vector<StepMeasurement::Kernel> slowest_first(const Profile& profile, int64
 
 }  // namespace
 
-StepMeasurement measure_step(Settings settings, int64_t steps) {
+StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
   settings.run.checkpoint.background = false;  // nothing is saved
   if (!settings.model.from.empty())
     throw Error({.kind = ErrorKind::configuration,
@@ -108,7 +108,7 @@ StepMeasurement measure_step(Settings settings, int64_t steps) {
     stream.attach(nullptr);
     forward_backward.push_back(seconds.forward_backward);
     optimizer.push_back(seconds.optimizer);
-    progress.update(step, steps);
+    if (!silent) progress.update(step, steps);
   }
   result.memory_foreseen = memory.peak();
   result.memory_peak = resident_memory().peak;

@@ -39,8 +39,9 @@ struct StepMeasurement {
   double tokens_per_second_without_optimizer() const { return static_cast<double>(tokens) / forward_backward; }
 };
 
-/// Runs `steps` steps of the settings' model and batch, after one that is not counted.
+/// Runs `steps` steps of the settings' model and batch, after one that is not counted; tells stderr how far it is
+/// unless `silent`.
 /// Throws Error{configuration} for an impossible shape, Error{resource} for one that does not fit the memory.
-StepMeasurement measure_step(Settings settings, int64_t steps);
+StepMeasurement measure_step(Settings settings, int64_t steps, bool silent = false);
 
 }  // namespace nibble

@@ -1,0 +1,82 @@
+// nibble plan as a user starts it.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/tensor/temporary_directory.hpp"
+#include "tests/trainer/run_program.hpp"
+
+namespace nibble {
+namespace {
+
+class PlanTest : public TemporaryDirectoryTest {
+ protected:
+  void SetUp() override {
+    TemporaryDirectoryTest::SetUp();
+    write(directory_ / "run.yaml",
+          "model: {width: 48, layers: 2, heads: 3, ffn: 80, vocab: 300}\n"
+          "data: {train: none, sequence: 32}\n"
+          "batch: {tokens: 256, micro: 2, lanes: 4}\n"
+          "steps: 2\n"
+          "run: {directory: none, threads: 1}\n");
+  }
+  Ended plan(const std::string& arguments) const {
+    return nibble("plan '" + (directory_ / "run.yaml").string() + "' " + arguments);
+  }
+  nlohmann::json answer(const std::string& arguments) const {
+    const Ended ended = plan(arguments + " --json");
+    EXPECT_EQ(ended.code, 0) << ended.output;
+    return nlohmann::json::parse(ended.output.substr(ended.output.find('{')));
+  }
+};
+
+TEST_F(PlanTest, FollowsRanksAndShards) {
+  const nlohmann::json one = answer(""), four = answer("--ranks 4 --set shard=optimizer --link 1Gbit/s");
+  EXPECT_EQ(one["bytes_sent"]["step"], 0);
+  EXPECT_GT(four["bytes_sent"]["weights"], 0);
+  EXPECT_GT(four["bytes_sent"]["gradients"], 0);
+  EXPECT_LT(four["memory"]["rows"]["optimizer moments"], one["memory"]["rows"]["optimizer moments"].get<double>() / 2);
+  EXPECT_TRUE(one["fits"]);
+  EXPECT_GT(one["seconds"]["step"], 0.0);
+  EXPECT_NEAR(four["links"]["gathered_bytes_per_second"].get<double>(), 117.7e6, 0.1e6);
+  EXPECT_GT(four["seconds"]["communication"], 0.0);
+}
+
+TEST_F(PlanTest, NamesTheFirstSettingsThatFit) {
+  const nlohmann::json all = answer("--ranks 2");
+  ASSERT_GE(all["smaller"].size(), 3u);
+  EXPECT_EQ(all["smaller"][0]["and"], "shard=optimizer");
+  size_t before = SIZE_MAX;
+  for (const nlohmann::json& candidate : all["smaller"]) {
+    EXPECT_LT(candidate["bytes"].get<size_t>(), before);
+    before = candidate["bytes"];
+  }
+  const Ended ended = plan("--ranks 4 --memory 100GiB");
+  EXPECT_EQ(ended.code, 0);
+  expect_said(ended, "  fits\n  and shard=optimizer");
+  expect_said(ended, "as given");
+  expect_said(ended, "unknown, and counted as no time: give --link");
+}
+
+TEST_F(PlanTest, ImpossibleWishesAreRefused) {
+  const Ended three = plan("--ranks 3");
+  EXPECT_EQ(three.code, 2);
+  expect_said(three, "not a power of two");
+  const Ended eight = plan("--ranks 8");
+  EXPECT_EQ(eight.code, 2);
+  expect_said(eight, "batch.lanes");
+  const Ended little = plan("--memory 1MiB");
+  EXPECT_EQ(little.code, 7);
+  expect_said(little, "no settings that were tried fit");
+  const Ended slow = plan("--ranks 2 --link fast");
+  EXPECT_EQ(slow.code, 2);
+  expect_said(slow, "1Gbit/s");
+  const Ended missing = nibble("plan no-such-run.yaml");
+  EXPECT_EQ(missing.code, 2);
+  expect_said(missing, "no-such-run.yaml");
+  const Ended shapeless = plan("--set model.vocab=0");
+  EXPECT_EQ(shapeless.code, 3) << shapeless.output;
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,178 @@
+// The forecast of a step: the bytes are those that real steps send, and time hides where the schedule lets it.
+#include "trainer/step_forecast.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+
+#include <thread>
+#include <utility>
+
+#include "comm/local_world.hpp"
+#include "comm/thread_communicator.hpp"
+#include "optim/adamw.hpp"
+#include "optim/weight_decay.hpp"
+#include "tests/trainer/expect_error.hpp"
+#include "trainer/train_step.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t length = 8;
+constexpr Shard levels[] = {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters};
+
+struct Case {
+  int ranks = 2;
+  Shard shard = Shard::none;
+  int64_t micro_batches = 8;
+  bool tied = false;
+  Wire wire = Wire::f32;
+};
+
+std::string name(const Case& how) {
+  return fmt::format("{} ranks, shard {}, {} micro-batches, tied {}, wire {}", how.ranks, static_cast<int>(how.shard),
+                     how.micro_batches, how.tied, static_cast<int>(how.wire));
+}
+
+ModelConfig shape(bool tied) {
+  return {.vocabulary = 300,  // enough for runs of several blocks
+          .width = 48,
+          .layers = 4,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 12,
+          .ffn = 80,
+          .context = length,
+          .tied = tied};
+}
+
+Batch batch_of(int64_t sequences) {
+  Batch batch{.sequences = sequences,
+              .length = length,
+              .inputs = {},
+              .targets = {},
+              .document_starts = {},
+              .loss_tokens = sequences * length};
+  batch.inputs.assign(static_cast<size_t>(sequences * length), 3);
+  batch.targets.assign(static_cast<size_t>(sequences * length), 5);
+  return batch;
+}
+
+constexpr int64_t steps = 2;
+
+/// What a rank sent.
+struct Sent {
+  int64_t in_last_step = 0;
+  int64_t reported = 0;  ///< by all steps
+};
+
+/// By rank.
+std::vector<Sent> bytes_sent(const Case& how) {
+  std::vector<Sent> bytes(static_cast<size_t>(how.ranks));
+  std::vector<std::unique_ptr<Communicator>> communicators = make_thread_communicators(how.ranks);
+  std::vector<std::jthread> threads;
+  for (size_t rank = 0; rank < bytes.size(); ++rank)
+    threads.emplace_back([&, rank] {
+      Stream stream(1);
+      const ModelConfig config = shape(how.tied);
+      Llama model(stream, config, find_recipe("bf16"), {.sequences = 1, .length = length});
+      const std::unique_ptr<World> world = make_local_world(std::move(communicators[rank]));
+      TrainStep step(
+          stream, model, *world,
+          {.micro_batches = how.micro_batches, .lanes = 4, .shard = how.shard, .schedule = {.steps = steps}},
+          weight_decay_mask(model.layout().parameters(), default_no_decay),
+          [](std::vector<OptimizedParameter> parameters) {
+            return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
+          },
+          [&](CommunicationThread& thread, SumGoes goes) { return make_dense_exchange(thread, how.wire, goes); });
+      step.fill_masters([&](size_t parameter, const Tensor& whole) {
+        initialize_parameter(stream, config, model.layout(), parameter, 3, 0.02, whole);
+      });
+      uint64_t before = 0;
+      for (int64_t s = 0; s < steps; ++s) {
+        bytes[rank].reported += step.run(s, batch_of(how.micro_batches)).bytes_sent;
+        world->thread().settle();  // what was published for the next step, too
+        const uint64_t sent = world->thread().totals().bytes_sent;
+        bytes[rank].in_last_step = static_cast<int64_t>(sent - std::exchange(before, sent));
+      }
+    });
+  threads.clear();
+  return bytes;
+}
+
+StepForecast forecast(const Case& how, int rank, const ForecastInput& input) {
+  const ParameterLayout layout(input.config);
+  return forecast_step(layout, ShardPlan(layout, how.shard, rank, how.ranks, how.micro_batches, 4), input);
+}
+
+ForecastInput input_of(const Case& how) {
+  return {.config = shape(how.tied), .length = length, .wire = how.wire, .speed = {}};
+}
+
+TEST(StepForecast, EveryByteIsOneThatTheStepSends) {
+  for (const Shard shard : levels)
+    for (const bool tied : {false, true})
+      for (const int ranks : {2, 4})
+        for (const int64_t micro_batches : {4, 8})
+          for (const Wire wire : {Wire::f32, Wire::bf16}) {
+            if (wire == Wire::bf16 && (tied || ranks == 4)) continue;
+            const Case how{ranks, shard, micro_batches, tied, wire};
+            const std::vector<Sent> sent = bytes_sent(how);
+            for (int rank = 0; rank < ranks; ++rank) {
+              const StepForecast step = forecast(how, rank, input_of(how));
+              const auto& [in_last_step, reported] = sent[static_cast<size_t>(rank)];
+              EXPECT_EQ(step.bytes(), in_last_step) << name(how) << ", rank " << rank;
+              // The first step reports weights that were published before it, the last one may not report its own.
+              EXPECT_GE(reported, steps * step.bytes()) << name(how) << ", rank " << rank;
+              EXPECT_LE(reported, steps * step.bytes() + step.weight_bytes) << name(how) << ", rank " << rank;
+            }
+          }
+}
+
+TEST(StepForecast, OneRankSendsNothing) {
+  for (const Shard shard : levels) {
+    const StepForecast step = forecast({.ranks = 1, .shard = shard}, 0, input_of({}));
+    EXPECT_EQ(step.bytes(), 0);
+    EXPECT_EQ(step.messages, 0);
+    EXPECT_EQ(step.exposed, 0);
+  }
+}
+
+TEST(StepForecast, WhatIsShorterThanTheBackwardPassHides) {
+  for (const Shard shard : levels) {
+    const Case how{.shard = shard};
+    ForecastInput input = input_of(how);
+    input.turn_seconds = 1;
+    input.optimizer_seconds = 0.5;
+    input.speed = {.latency = 0, .summed_bytes_per_second = 1e12, .gathered_bytes_per_second = 1e12};
+    const StepForecast fast = forecast(how, 0, input);
+    EXPECT_NEAR(fast.step(), 4 * 1 + 0.5, 1e-4) << name(how);
+
+    input.speed = {.latency = 0, .summed_bytes_per_second = 1e4, .gathered_bytes_per_second = 1e4};
+    const StepForecast slow = forecast(how, 0, input);
+    EXPECT_GT(slow.exposed, 0) << name(how);
+    EXPECT_LT(slow.exposed, slow.communication) << name(how);
+    EXPECT_GE(slow.step(), slow.communication) << "the link is never used twice at a time, " << name(how);
+  }
+}
+
+// With four micro-batches on each rank the sum of all hides under one of them at most, a sum of each under all.
+TEST(StepForecast, AtMostOneBackwardPassHidesAnExchangeThatComesOnceAStep) {
+  const Case how{};
+  ForecastInput input = input_of(how);
+  input.turn_seconds = 1;
+  input.speed = {.latency = 0, .summed_bytes_per_second = 1e5, .gathered_bytes_per_second = 1e5};
+  const StepForecast step = forecast(how, 0, input);
+  ASSERT_GT(step.communication, 1);
+  EXPECT_GT(step.exposed, step.communication - 1);
+}
+
+TEST(StepForecast, AnImaginedRankCannotSend) {
+  const std::unique_ptr<Communicator> ranks = make_imagined_communicator(1, 4);
+  EXPECT_EQ(ranks->rank(), 1);
+  EXPECT_EQ(ranks->size(), 4);
+  expect_error(ErrorKind::internal, {"only imagined"}, [&] { ranks->transfer({}, {}); });
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,129 @@
+#include "trainer/plan_output.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace nibble {
+namespace {
+
+std::string bytes_text(int64_t bytes) {
+  constexpr int64_t mebibyte = int64_t{1} << 20;
+  return bytes < mebibyte ? fmt::format("{} bytes", bytes) : format_bytes(static_cast<size_t>(bytes));
+}
+
+const char* name(RunPlan::Speed speed) {
+  switch (speed) {
+    case RunPlan::Speed::none_needed:
+      return "one rank sends nothing";
+    case RunPlan::Speed::measured:
+      return "measured between these ranks";
+    case RunPlan::Speed::given:
+      return "as given";
+    case RunPlan::Speed::unknown:
+      return "unknown, and counted as no time: give --link and --latency, or start it on the ranks";
+  }
+  return "";
+}
+
+std::string wire_text(const RunPlan& plan) {
+  const StepForecast& step = plan.step;
+  return fmt::format(
+      "a step of rank 0 sends\n"
+      "  gradients      {:>12}\n"
+      "  weights        {:>12}\n"
+      "  control        {:>12}  losses and block sums\n"
+      "  together       {:>12}  {} messages\n"
+      "  links          {}{}\n",
+      bytes_text(step.gradient_bytes), bytes_text(step.weight_bytes), bytes_text(step.control_bytes),
+      bytes_text(step.bytes()), step.messages, name(plan.speed_is),
+      plan.speed.summed_bytes_per_second > 0
+          ? fmt::format(": sums {:.1f} MB/s, gathers {:.1f} MB/s, {:.0f} us a message",
+                        plan.speed.summed_bytes_per_second * 1e-6, plan.speed.gathered_bytes_per_second * 1e-6,
+                        plan.speed.latency * 1e6)
+          : "");
+}
+
+std::string time_text(const RunPlan& plan) {
+  const StepForecast& step = plan.step;
+  if (!plan.no_compute.empty())
+    return fmt::format("time of a step: not predicted, since no micro-batch could be run here\n  {}\n",
+                       plan.no_compute);
+  return fmt::format(
+      "a step takes\n"
+      "  passes         {:>9.1f} ms  {} micro-batches of {:.1f} ms, measured\n"
+      "  optimizer      {:>9.1f} ms  measured, of what this rank updates\n"
+      "  communication  {:>9.1f} ms  beside the passes, without being slowed by them\n"
+      "  of that waits  {:>9.1f} ms\n"
+      "  together       {:>9.1f} ms  {:.0f} tokens/s{}\n",
+      step.forward_backward * 1e3, step.turns, step.forward_backward / static_cast<double>(step.turns) * 1e3,
+      step.optimizer * 1e3, step.communication * 1e3, step.exposed * 1e3, step.step() * 1e3,
+      static_cast<double>(plan.tokens) / step.step(),
+      plan.speed_is == RunPlan::Speed::unknown ? ", without communication" : "");
+}
+
+std::string candidates_text(const RunPlan& plan) {
+  size_t widest = 8;
+  for (const MemoryCandidate& candidate : plan.candidates) widest = std::max(widest, candidate.change.size() + 4);
+  bool found = false;
+  const auto row = [&](const std::string& change, size_t bytes) {
+    const bool first = !found && bytes <= plan.most.bytes;
+    found |= first;
+    return fmt::format("  {:<{}}  {:>10}{}\n", change, widest, format_bytes(bytes), first ? "  fits" : "");
+  };
+  std::string text = fmt::format("memory of a rank: {} ({})\n", format_bytes(plan.most.bytes), plan.most.limit) +
+                     row("as given", total(plan.memory.table));
+  for (const MemoryCandidate& candidate : plan.candidates) text += row("and " + candidate.change, candidate.bytes);
+  return text;
+}
+
+nlohmann::ordered_json candidates_json(const RunPlan& plan) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const auto& [change, bytes] : plan.candidates)
+    list.push_back({{"and", change}, {"bytes", bytes}, {"fits", bytes <= plan.most.bytes}});
+  return list;
+}
+
+}  // namespace
+
+std::string plan_text(const RunPlan& plan) {
+  return fmt::format("{:.2f}M parameters on {} ranks, shard: {}, {} tokens a step\n\nmemory of rank 0\n  {}\n\n",
+                     static_cast<double>(plan.parameters) * 1e-6, plan.ranks, plan.shard, plan.tokens,
+                     memory_text(plan.memory, "\n  ")) +
+         wire_text(plan) + "\n" + time_text(plan) + "\n" + candidates_text(plan);
+}
+
+nlohmann::ordered_json plan_json(const RunPlan& plan) {
+  const StepForecast& step = plan.step;
+  nlohmann::ordered_json seconds = nullptr;
+  if (plan.no_compute.empty())
+    seconds = {{"forward_backward", step.forward_backward},
+               {"optimizer", step.optimizer},
+               {"communication", step.communication},
+               {"exposed", step.exposed},
+               {"step", step.step()}};
+  return {
+      {"ranks", plan.ranks},
+      {"shard", plan.shard},
+      {"parameters", plan.parameters},
+      {"tokens", plan.tokens},
+      {"memory", {{"rows", plan.memory.table}, {"token_files", plan.memory.token_files}, {"peak", plan.memory.peak()}}},
+      {"bytes_sent",
+       {{"gradients", step.gradient_bytes},
+        {"weights", step.weight_bytes},
+        {"control", step.control_bytes},
+        {"step", step.bytes()},
+        {"messages", step.messages}}},
+      {"links",
+       {{"from", name(plan.speed_is)},
+        {"latency_seconds", plan.speed.latency},
+        {"summed_bytes_per_second", plan.speed.summed_bytes_per_second},
+        {"gathered_bytes_per_second", plan.speed.gathered_bytes_per_second}}},
+      {"seconds", seconds},
+      {"not_measured", plan.no_compute},
+      {"memory_of_a_rank", plan.most.bytes},
+      {"fits", plan.fits()},
+      {"smaller", candidates_json(plan)}};
+}
+
+}  // namespace nibble

@@ -1,0 +1,156 @@
+#include "trainer/run_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "comm/local_world.hpp"
+#include "data/token_data.hpp"
+#include "tensor/error.hpp"
+#include "trainer/exchange_measurement.hpp"
+#include "trainer/presets.hpp"
+#include "trainer/rank_agreement.hpp"
+#include "trainer/resolve.hpp"
+#include "trainer/run_directory.hpp"
+#include "trainer/step_measurement.hpp"
+
+namespace nibble {
+namespace {
+
+/// What this program takes before it has parts, with the token files, which a run maps.
+size_t resident_before_parts(const Settings& settings) {
+  size_t bytes = resident_memory().all;
+  for (const std::string& path : {settings.data.train, settings.data.validation}) {
+    std::error_code failure;
+    const std::uintmax_t size = std::filesystem::file_size(path, failure);
+    if (!failure) bytes += size;
+  }
+  return bytes;
+}
+
+AvailableMemory memory_of_a_rank(const World& world) {
+  AvailableMemory most = available_memory();
+  most.bytes += resident_memory().anonymous;
+  if (world.local_size() > 1) {
+    most.bytes /= static_cast<size_t>(world.local_size());
+    most.limit += fmt::format(", shared by {} ranks", world.local_size());
+  }
+  return most;
+}
+
+/// A run of one rank that has this shape and so many micro-batches a step.
+Settings burst_settings(Settings settings, const ModelConfig& config, int64_t micro_batches) {
+  ModelSettings& model = settings.model;
+  model.from.clear();
+  model.preset = "none";
+  model.width = config.width;
+  model.layers = config.layers;
+  model.heads = config.heads;
+  model.kv_heads = config.kv_heads;
+  model.head_dim = config.head_dim;
+  model.ffn = config.ffn;
+  model.vocab = config.vocabulary;
+  model.context = config.context;
+  model.tied = config.tied;
+  settings.shard = "none";
+  settings.batch.lanes = 1;
+  settings.batch.tokens = micro_batches * settings.batch.micro * settings.data.sequence;
+  return settings;
+}
+
+struct ComputeSeconds {
+  double turn = 0, optimizer = 0;
+  std::string trouble{};
+};
+
+/// What the slowest rank takes while all of them compute.
+ComputeSeconds measure_compute(World& world, const Settings& settings, const ModelConfig& config, int64_t turns) {
+  constexpr int64_t steps = 3;
+  // With a second micro-batch, which is added to the first, if the run has one.
+  const int64_t micro_batches = std::min<int64_t>(turns, 2);
+  std::vector<double> seconds(3);
+  std::string trouble;
+  gather_all(world, "");  // together
+  try {
+    const StepMeasurement burst =
+        measure_step(burst_settings(settings, config, micro_batches), steps, !world.is_first());
+    seconds = {burst.forward_backward / static_cast<double>(micro_batches), burst.optimizer, 0};
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::resource) throw;
+    trouble = error.detail().what + ": " + error.detail().seen;
+    seconds[2] = 1;
+  }
+  seconds = largest_of_all(world, seconds);
+  if (seconds[2] > 0) return {.trouble = trouble.empty() ? "another rank has no memory for it" : trouble};
+  return {.turn = seconds[0], .optimizer = seconds[1]};
+}
+
+/// The part of all parameters that a rank updates.
+double share_of(const ShardPlan& plan, int64_t parameters) {
+  if (plan.shard() == Shard::none) return 1;
+  int64_t own = 0;
+  for (const Run& run : plan.partition().runs(plan.rank())) own += run.count;
+  return static_cast<double>(own) / static_cast<double>(parameters);
+}
+
+}  // namespace
+
+ModelConfig shape_of(const Settings& settings) {
+  if (!settings.model.from.empty()) {
+    const ModelSource source = find_model(settings.model.from);
+    ModelConfig config = source.checkpoint ? source.checkpoint->header().model : read_huggingface_config(source.path);
+    config.context = std::max(config.context, settings.data.sequence);
+    return config;
+  }
+  const Preset* preset = find_preset(settings.model.preset);
+  const bool known = settings.model.vocab > 0 || (preset && preset->vocabulary > 0);
+  return model_config(settings, known ? 0 : TokenData::open(settings.data.train).tokenizer().vocabulary);
+}
+
+RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& options) {
+  const size_t resident = resident_before_parts(settings);
+  RunPlan plan;
+  plan.ranks = options.ranks;
+  plan.shard = settings.shard;
+  plan.tokens = settings.batch.tokens;
+  plan.most = options.memory ? AvailableMemory{*options.memory, "--memory"} : memory_of_a_rank(world);
+  const ModelConfig config = shape_of(settings);
+  plan.parameters = config.parameters();
+
+  const ParameterLayout layout(config);
+  const ShardPlan shards(layout, shard_of(settings), 0, options.ranks,
+                         settings.batch.tokens / (settings.data.sequence * settings.batch.micro), settings.batch.lanes);
+  {
+    Stream stream(static_cast<int>(settings.run.threads));
+    const std::unique_ptr<World> imagined = make_local_world(make_imagined_communicator(0, options.ranks));
+    plan.memory = foresee_memory(stream, *imagined, settings, config, resident);
+    constexpr size_t nothing_fits = 0;  // all candidates
+    plan.candidates = smaller_settings(stream, *imagined, settings, config, resident, nothing_fits, false);
+  }
+
+  world.at(0, "plan: a step's passes");
+  const ComputeSeconds compute = measure_compute(world, settings, config, shards.turns());
+  plan.no_compute = compute.trouble;
+  world.at(0, "plan: exchange");
+  const LlamaOptions llama = llama_options(settings);
+  const Wire wire = wire_of(settings);
+  if (options.ranks > 1) {
+    plan.speed_is = options.speed      ? RunPlan::Speed::given
+                    : world.size() > 1 ? RunPlan::Speed::measured
+                                       : RunPlan::Speed::unknown;
+    plan.speed = options.speed ? *options.speed : measure_exchange(world, wire);
+  }
+  plan.step = forecast_step(layout, shards,
+                            {.config = config,
+                             .length = settings.data.sequence,
+                             .recompute = llama.recompute,
+                             .operands = find_recipe(settings.precision.recipe).operands,
+                             .wire = wire,
+                             .turn_seconds = compute.turn,
+                             .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters),
+                             .speed = plan.speed});
+  return plan;
+}
+
+}  // namespace nibble

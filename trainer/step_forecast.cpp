@@ -1,0 +1,217 @@
+#include "trainer/step_forecast.hpp"
+
+#include <algorithm>
+
+#include "trainer/rotating_units.hpp"
+
+namespace nibble {
+namespace {
+
+size_t index(int i) { return static_cast<size_t>(i); }
+
+/// Collectives cut what they send into messages of this size; here only latencies depend on it.
+constexpr int64_t message_bytes = int64_t{1} << 20;
+
+/// Bytes by rank.
+using Sizes = std::vector<int64_t>;
+
+class Step {
+ public:
+  Step(const ParameterLayout& layout, const ShardPlan& plan, const ForecastInput& input)
+      : layout_(layout),
+        plan_(plan),
+        input_(input),
+        rotating_(layout),
+        gathered_(index(layout.units())),
+        summed_(index(plan.partition().buckets())) {
+    const ModelConfig& config = input.config;
+    const double attention = static_cast<double>(input.length * config.query_width());
+    double products = 3 * products_of(layout.head());
+    for (int64_t layer = 0; layer < config.layers; ++layer) products += passes() * block_products(layer, attention);
+    seconds_ = input.turn_seconds / products;
+    attention_ = attention;
+  }
+
+  /// The second of two: the first one begins without what a step before it has sent.
+  StepForecast play() {
+    publish();
+    one_step();
+    forecast_ = {};
+    const double begin = now_;
+    one_step();
+    forecast_.turns = plan_.turns();
+    forecast_.forward_backward = input_.turn_seconds * static_cast<double>(plan_.turns());
+    forecast_.optimizer = input_.optimizer_seconds;
+    forecast_.exposed = std::max(0.0, now_ - begin - forecast_.forward_backward - forecast_.optimizer);
+    return forecast_;
+  }
+
+ private:
+  // Time.
+
+  void compute(double products) { now_ += products * seconds_; }
+  void wait(double finish) { now_ = std::max(now_, finish); }
+  /// The communication thread does one job after the other. Returns when this one is done.
+  double submit(double seconds) {
+    forecast_.communication += seconds;
+    return free_ = std::max(free_, now_) + seconds;
+  }
+
+  // What travels.
+
+  int ranks() const { return plan_.ranks(); }
+  double seconds_of(const Sizes& parts, double bytes_per_second) {
+    const int64_t longest = std::ranges::max(parts), rounds = ranks() - 1;
+    const int64_t messages = rounds * ((longest + message_bytes - 1) / message_bytes);
+    forecast_.messages += messages;
+    const double bytes = static_cast<double>(rounds * longest);
+    return static_cast<double>(messages) * input_.speed.latency + (bytes_per_second > 0 ? bytes / bytes_per_second : 0);
+  }
+  /// Every other rank is sent what it owns.
+  double scatter(const Sizes& parts, int64_t& sent) {
+    for (int rank = 0; rank < ranks(); ++rank)
+      if (rank != plan_.rank()) sent += parts[index(rank)];
+    return seconds_of(parts, input_.speed.summed_bytes_per_second);
+  }
+  /// A ring: all is passed on but what the next rank owns.
+  double gather(const Sizes& parts, int64_t& sent) {
+    for (int rank = 0; rank < ranks(); ++rank)
+      if (rank != (plan_.rank() + 1) % ranks()) sent += parts[index(rank)];
+    return seconds_of(parts, input_.speed.gathered_bytes_per_second);
+  }
+
+  template <class ElementBytes>
+  void add_parts(Sizes& parts, int bucket, ElementBytes&& element_bytes) const {
+    for (int rank = 0; rank < ranks(); ++rank)
+      for (const Run& run : plan_.partition().runs(bucket, rank))
+        parts[index(rank)] += run.count * element_bytes(layout_.parameters()[index(run.tensor)]);
+  }
+
+  void begin_sum(int bucket) {
+    if (ranks() == 1) return;
+    Sizes parts(index(ranks()));
+    const int64_t element = input_.wire == Wire::bf16 ? 2 : 4;
+    add_parts(parts, bucket, [&](const ParameterInfo&) { return element; });
+    double seconds = scatter(parts, forecast_.gradient_bytes);
+    if (plan_.shard() == Shard::none) seconds += gather(parts, forecast_.gradient_bytes);
+    summed_[index(bucket)] = submit(seconds);
+  }
+  void gather_unit(int unit) {
+    if (ranks() == 1) return;
+    Sizes parts(index(ranks()));
+    for (const int bucket : plan_.buckets_of_unit(unit))
+      add_parts(parts, bucket, [&](const ParameterInfo& info) {
+        return static_cast<int64_t>(size_of(info.kind == ParameterKind::norm ? DType::f32 : input_.operands));
+      });
+    gathered_[index(unit)] = submit(gather(parts, forecast_.weight_bytes));
+  }
+  /// Rounds of distance 1, 2, 4 ...: in each a rank passes on as many ranks' numbers as it has.
+  void agree() {
+    int64_t sent = 0;
+    double seconds = 0;
+    for (int distance = 1; distance < ranks(); distance *= 2) {
+      for (int i = 0; i < std::min(distance, ranks() - distance); ++i)
+        sent += (plan_.turns() + std::ssize(plan_.partition().blocks_of((plan_.rank() + i) % ranks()))) *
+                static_cast<int64_t>(sizeof(double));
+      ++forecast_.messages;
+      seconds += input_.speed.latency;
+    }
+    if (input_.speed.gathered_bytes_per_second > 0)
+      seconds += static_cast<double>(sent) / input_.speed.gathered_bytes_per_second;
+    forecast_.control_bytes += sent;
+    wait(submit(seconds));
+  }
+
+  // As ShardedWeights and GradientSum.
+
+  void publish() {
+    if (plan_.shard() == Shard::none) return;
+    if (plan_.shard() == Shard::parameters) return rotating_.clear();
+    for (int unit = 0; unit < layout_.units(); ++unit) gather_unit(unit);
+  }
+  void await_weights(int unit) {
+    if (plan_.shard() == Shard::parameters)
+      for (const int missing : rotating_.come_to(unit)) gather_unit(missing);
+    wait(gathered_[index(unit)]);
+  }
+  void await_gradients(int unit) {
+    if (plan_.shard() < Shard::gradients) return;
+    for (int before = 0; before < layout_.units(); ++before)
+      if (share_gradient_memory(layout_, unit, before))
+        for (const int bucket : plan_.buckets_of_unit(before)) wait(summed_[index(bucket)]);
+  }
+  void ready(int64_t turn, int buffer) {
+    if (plan_.shard() < Shard::gradients && turn + 1 < plan_.turns()) return;
+    if (plan_.completes_bucket(buffer)) begin_sum(plan_.bucket_of(buffer));
+  }
+
+  // As Llama; the time of a product is its share of the turn's.
+
+  double products_of(int buffer) const {
+    const BufferInfo& info = layout_.buffers()[index(buffer)];
+    return info.kind == ParameterKind::norm ? 0 : static_cast<double>(info.rows * info.cols);
+  }
+  double block_products(int64_t layer, double attention) const {
+    const int l = static_cast<int>(layer);
+    return products_of(layout_.qkv(l)) + attention + products_of(layout_.output(l)) + products_of(layout_.gate_up(l)) +
+           products_of(layout_.down(l));
+  }
+  /// Forward, and twice as many products backward; and once more forward where activations are not kept.
+  double passes() const { return input_.recompute == Recompute::block ? 4 : 3; }
+
+  void forward() {
+    await_weights(layout_.embedding_unit());
+    for (int64_t layer = 0; layer < input_.config.layers; ++layer) {
+      await_weights(layout_.block_unit(layer));
+      compute(block_products(layer, attention_));
+    }
+    await_weights(layout_.head_unit());
+  }
+  void backward(int64_t turn) {
+    await_gradients(layout_.head_unit());
+    compute(3 * products_of(layout_.head()));
+    if (!layout_.tied()) ready(turn, layout_.head());
+    ready(turn, layout_.final_norm());
+    for (int layer = static_cast<int>(input_.config.layers) - 1; layer >= 0; --layer) {
+      await_weights(layout_.block_unit(layer));
+      await_gradients(layout_.block_unit(layer));
+      if (input_.recompute == Recompute::block) compute(block_products(layer, attention_));
+      for (const int buffer : {layout_.down(layer), layout_.gate_up(layer), layout_.ffn_norm(layer),
+                               layout_.output(layer), layout_.qkv(layer), layout_.attention_norm(layer)}) {
+        compute(2 * (products_of(buffer) + (buffer == layout_.qkv(layer) ? attention_ : 0)));
+        ready(turn, buffer);
+      }
+    }
+    await_gradients(layout_.embedding_unit());
+    ready(turn, layout_.embedding());
+  }
+  void one_step() {
+    for (int64_t turn = 0; turn < plan_.turns(); ++turn) {
+      forward();
+      backward(turn);
+    }
+    for (const double finish : summed_) wait(finish);
+    agree();
+    now_ += input_.optimizer_seconds;
+    publish();
+  }
+
+  const ParameterLayout& layout_;
+  const ShardPlan& plan_;
+  const ForecastInput& input_;
+  RotatingUnits rotating_;
+  double seconds_ = 0;                     ///< of one product of a weight with a micro-batch
+  double attention_ = 0;                   ///< of a block, in such products
+  double now_ = 0;                         ///< of the thread that computes
+  double free_ = 0;                        ///< the communication thread has done all that it was given
+  std::vector<double> gathered_, summed_;  ///< when the last gather of a unit and the last sum of a bucket are done
+  StepForecast forecast_;
+};
+
+}  // namespace
+
+StepForecast forecast_step(const ParameterLayout& layout, const ShardPlan& plan, const ForecastInput& input) {
+  return Step(layout, plan, input).play();
+}
+
+}  // namespace nibble

@@ -1,0 +1,53 @@
+// A training step of one rank, played through without doing it: what it sends, and when it computes and waits.
+//
+// The jobs of the communication thread are those of ShardedWeights, GradientSum and TrainStep, of the same sizes and in
+// the same order.
+// Not for: measuring what it is told (run_plan.hpp).
+#pragma once
+
+#include <cstdint>
+
+#include "model/llama.hpp"
+#include "trainer/shard_plan.hpp"
+
+namespace nibble {
+
+/// What travels between ranks, while all of them send and receive at the same time.
+struct ExchangeSpeed {
+  double latency = 0;                  ///< seconds, of one message
+  double summed_bytes_per_second = 0;  ///< that a rank sends to be summed
+  double gathered_bytes_per_second = 0;
+};
+
+struct ForecastInput {
+  ModelConfig config;
+  int64_t length = 0;  ///< tokens of a sequence
+  Recompute recompute = Recompute::none;
+  DType operands = DType::bf16;
+  Wire wire = Wire::f32;
+  double turn_seconds = 0;       ///< forward and backward pass of one micro-batch
+  double optimizer_seconds = 0;  ///< norm and update of what this rank owns
+  ExchangeSpeed speed;           ///< of zeros: messages take no time
+};
+
+struct StepForecast {
+  int64_t turns = 0;
+  // Bytes that this rank sends.
+  int64_t gradient_bytes = 0;
+  int64_t weight_bytes = 0;
+  int64_t control_bytes = 0;  ///< losses and block sums, from which all ranks decide alike
+  int64_t messages = 0;
+  // Seconds.
+  double forward_backward = 0;
+  double optimizer = 0;
+  double communication = 0;  ///< the communication thread works
+  double exposed = 0;        ///< of that, while the rank waits
+  double step() const { return forward_backward + optimizer + exposed; }
+
+  int64_t bytes() const { return gradient_bytes + weight_bytes + control_bytes; }
+};
+
+/// A step in the midst of a run, for the rank of the plan.
+StepForecast forecast_step(const ParameterLayout& layout, const ShardPlan& plan, const ForecastInput& input);
+
+}  // namespace nibble
