@@ -1,5 +1,7 @@
 #include "trainer/exchange_measurement.hpp"
 
+#include <time.h>
+
 #include <algorithm>
 #include <bit>
 
@@ -28,6 +30,13 @@ double median_seconds(Communicator& ranks, Action&& action) {
   return seconds[repeats / 2];
 }
 
+/// Of the calling thread.
+double processor_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 }  // namespace
 
 ExchangeSpeed measure_exchange(World& world, Wire wire) {
@@ -38,18 +47,22 @@ ExchangeSpeed measure_exchange(World& world, Wire wire) {
   for (int rank = 0; rank < world.size(); ++rank)
     parts.push_back({std::as_writable_bytes(
         std::span(values).subspan(static_cast<size_t>(part * rank), static_cast<size_t>(part)))});
-  std::vector<double> seconds(3);
+  std::vector<double> seconds(4);
   world.thread().run([&](Communicator& ranks) {
-    seconds = {median_seconds(ranks, [&] { barrier(ranks); }),
-               median_seconds(ranks, [&] { reduce_scatter(ranks, parts, wire); }),
-               median_seconds(ranks, [&] { all_gather(ranks, parts); })};
+    seconds[0] = median_seconds(ranks, [&] { barrier(ranks); });
+    const double begin = processor_seconds();
+    const Stopwatch watch;
+    seconds[1] = median_seconds(ranks, [&] { reduce_scatter(ranks, parts, wire); });
+    seconds[2] = median_seconds(ranks, [&] { all_gather(ranks, parts); });
+    seconds[3] = (processor_seconds() - begin) / watch.seconds();
   });
   seconds = largest_of_all(world, seconds);
   const auto sent = static_cast<double>(part * (world.size() - 1));
   const int rounds = std::bit_width(static_cast<unsigned>(world.size() - 1));  // of a barrier, each of a message's time
   return {.latency = seconds[0] / rounds,
           .summed_bytes_per_second = sent * (wire == Wire::bf16 ? 2 : 4) / seconds[1],
-          .gathered_bytes_per_second = sent * 4 / seconds[2]};
+          .gathered_bytes_per_second = sent * 4 / seconds[2],
+          .core_share = seconds[3]};
 }
 
 }  // namespace nibble

@@ -8,7 +8,8 @@
 
 namespace nibble {
 
-/// The slowest rank's medians of several sums and gathers, while nothing else is computed. All ranks call it and get
+/// The slowest rank's medians of several sums and gathers, while nothing else is computed; `core_share` is what they
+/// take of a core, as if none were idle. All ranks call it and get
 /// the same; zeros for one rank. Throws as Communicator::transfer.
 ExchangeSpeed measure_exchange(World& world, Wire wire);
 

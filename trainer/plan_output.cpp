@@ -53,11 +53,13 @@ std::string time_text(const RunPlan& plan) {
       "a step takes\n"
       "  passes         {:>9.1f} ms  {} micro-batches of {:.1f} ms, measured\n"
       "  optimizer      {:>9.1f} ms  measured, of what this rank updates\n"
-      "  communication  {:>9.1f} ms  beside the passes, without being slowed by them\n"
-      "  of that waits  {:>9.1f} ms\n"
+      "  communication  {:>9.1f} ms  most of it beside the passes\n"
+      "  waiting for it {:>9.1f} ms\n"
+      "  slowed by it   {:>9.1f} ms{}\n"
       "  together       {:>9.1f} ms  {:.0f} tokens/s{}\n",
       step.forward_backward * 1e3, step.turns, step.forward_backward / static_cast<double>(step.turns) * 1e3,
-      step.optimizer * 1e3, step.communication * 1e3, step.exposed * 1e3, step.step() * 1e3,
+      step.optimizer * 1e3, step.communication * 1e3, step.exposed * 1e3, step.slowed * 1e3,
+      plan.speed_is == RunPlan::Speed::given ? "  not known, counted as none" : "", step.step() * 1e3,
       static_cast<double>(plan.tokens) / step.step(),
       plan.speed_is == RunPlan::Speed::unknown ? ", without communication" : "");
 }
@@ -101,6 +103,7 @@ nlohmann::ordered_json plan_json(const RunPlan& plan) {
                {"optimizer", step.optimizer},
                {"communication", step.communication},
                {"exposed", step.exposed},
+               {"slowed", step.slowed},
                {"step", step.step()}};
   return {
       {"ranks", plan.ranks},
@@ -118,7 +121,8 @@ nlohmann::ordered_json plan_json(const RunPlan& plan) {
        {{"from", name(plan.speed_is)},
         {"latency_seconds", plan.speed.latency},
         {"summed_bytes_per_second", plan.speed.summed_bytes_per_second},
-        {"gathered_bytes_per_second", plan.speed.gathered_bytes_per_second}}},
+        {"gathered_bytes_per_second", plan.speed.gathered_bytes_per_second},
+        {"core_share", plan.speed.core_share}}},
       {"seconds", seconds},
       {"not_measured", plan.no_compute},
       {"memory_of_a_rank", plan.most.bytes},

@@ -9,6 +9,7 @@
 #include "data/token_data.hpp"
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
+#include "trainer/machine_facts.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/resolve.hpp"
@@ -86,6 +87,14 @@ ComputeSeconds measure_compute(World& world, const Settings& settings, const Mod
   return {.turn = seconds[0], .optimizer = seconds[1]};
 }
 
+/// Whether no core is left for the communication thread. Ranks that may use all cores of a host share them.
+bool all_cores_compute(const World& world, const Settings& settings) {
+  const Stream stream(static_cast<int>(settings.run.threads));
+  const MachineFacts machine = machine_facts(stream, settings.run.directory);
+  const bool shared = std::ssize(machine.cores) == machine.host_cores;
+  return machine.threads * (shared ? world.local_size() : 1) >= std::ssize(machine.cores);
+}
+
 /// The part of all parameters that a rank updates.
 double share_of(const ShardPlan& plan, int64_t parameters) {
   if (plan.shard() == Shard::none) return 1;
@@ -140,6 +149,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
                     : world.size() > 1 ? RunPlan::Speed::measured
                                        : RunPlan::Speed::unknown;
     plan.speed = options.speed ? *options.speed : measure_exchange(world, wire);
+    if (!all_cores_compute(world, settings)) plan.speed.core_share = 0;
   }
   plan.step = forecast_step(layout, shards,
                             {.config = config,

@@ -43,6 +43,8 @@ class Step {
     forecast_.forward_backward = input_.turn_seconds * static_cast<double>(plan_.turns());
     forecast_.optimizer = input_.optimizer_seconds;
     forecast_.exposed = std::max(0.0, now_ - begin - forecast_.forward_backward - forecast_.optimizer);
+    // The threads of a kernel share their work evenly, so all of them wait for the one that lost its core.
+    forecast_.slowed = input_.speed.core_share * std::max(0.0, forecast_.communication - forecast_.exposed);
     return forecast_;
   }
 

@@ -17,6 +17,7 @@ struct ExchangeSpeed {
   double latency = 0;                  ///< seconds, of one message
   double summed_bytes_per_second = 0;  ///< that a rank sends to be summed
   double gathered_bytes_per_second = 0;
+  double core_share = 0;  ///< of a core that computes, which the communication thread takes while it works
 };
 
 struct ForecastInput {
@@ -42,7 +43,8 @@ struct StepForecast {
   double optimizer = 0;
   double communication = 0;  ///< the communication thread works
   double exposed = 0;        ///< of that, while the rank waits
-  double step() const { return forward_backward + optimizer + exposed; }
+  double slowed = 0;         ///< by the rest, where it takes a core from threads that compute
+  double step() const { return forward_backward + optimizer + exposed + slowed; }
 
   int64_t bytes() const { return gradient_bytes + weight_bytes + control_bytes; }
 };

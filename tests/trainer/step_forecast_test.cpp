@@ -167,6 +167,18 @@ TEST(StepForecast, AtMostOneBackwardPassHidesAnExchangeThatComesOnceAStep) {
   EXPECT_GT(step.exposed, step.communication - 1);
 }
 
+TEST(StepForecast, ACoreThatCommunicatesDoesNotCompute) {
+  const Case how{.shard = Shard::gradients};
+  ForecastInput input = input_of(how);
+  input.turn_seconds = 1;
+  input.speed = {.latency = 0, .summed_bytes_per_second = 1e6, .gathered_bytes_per_second = 1e6};
+  const StepForecast idle = forecast(how, 0, input);
+  input.speed.core_share = 0.5;
+  const StepForecast busy = forecast(how, 0, input);
+  EXPECT_EQ(idle.slowed, 0);
+  EXPECT_NEAR(busy.step() - idle.step(), 0.5 * (idle.communication - idle.exposed), 1e-9);
+}
+
 TEST(StepForecast, AnImaginedRankCannotSend) {
   const std::unique_ptr<Communicator> ranks = make_imagined_communicator(1, 4);
   EXPECT_EQ(ranks->rank(), 1);
