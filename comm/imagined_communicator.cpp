@@ -13,9 +13,10 @@ class ImaginedCommunicator final : public Communicator {
   void abandon() override {}
 
  private:
-  void do_transfer(std::span<const Send>, std::span<const Receive>) override {
+  void do_start(std::span<const Send>, std::span<const Receive>) override {
     throw Error({.kind = ErrorKind::internal, .what = "a rank that is only imagined was to send or receive"});
   }
+  void do_finish() override {}
 
   int rank_, ranks_;
 };

@@ -10,7 +10,7 @@ namespace {
 size_t index(int i) { return static_cast<size_t>(i); }
 
 /// Collectives cut what they send into messages of this size; here only latencies depend on it.
-constexpr int64_t message_bytes = int64_t{1} << 20;
+constexpr int64_t message_bytes = int64_t{1} << 19;
 
 /// Bytes by rank.
 using Sizes = std::vector<int64_t>;
