@@ -5,24 +5,13 @@
 
 #include "tensor/memory.hpp"
 #include "tests/tensor/temporary_directory.hpp"
+#include "tests/trainer/checkpoint_header.hpp"
 #include "trainer/checkpoint_load.hpp"
 
 namespace nibble {
 namespace {
 
-CheckpointHeader header_of(int64_t step) {
-  return {.step = step,
-          .model = {.vocabulary = 11,
-                    .width = 8,
-                    .layers = 1,
-                    .heads = 2,
-                    .kv_heads = 1,
-                    .head_dim = 4,
-                    .ffn = 12,
-                    .context = 32},
-          .tokenizer = make_byte_tokenizer()->info(),
-          .config_text = "steps: 1\n"};
-}
+using test::checkpoint_header;
 
 class BackgroundSaveTest : public TemporaryDirectoryTest {
  protected:
@@ -46,7 +35,7 @@ TEST_F(BackgroundSaveTest, WritesTheStateOfTheMomentInWhichItWasStarted) {
     std::memset(whole_.view().data, 0, 40'000);
     const RankFile file = save.take_file();
     EXPECT_FALSE(save.under_way());
-    save.commit([&] { commit_checkpoint(directory_, header_of(step), {&file, 1}); });
+    save.commit([&] { commit_checkpoint(directory_, checkpoint_header(step), {&file, 1}); });
     EXPECT_TRUE(save.under_way());
     while (!save.idle()) std::this_thread::yield();
     save.finish();

@@ -5,27 +5,16 @@
 
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
+#include "tests/trainer/checkpoint_header.hpp"
 #include "trainer/checkpoint.hpp"
 #include "trainer/checkpoint_load.hpp"
 
 namespace nibble {
 namespace {
 
-namespace fs = std::filesystem;
+using test::checkpoint_header;
 
-CheckpointHeader header_of(int64_t step) {
-  return {.step = step,
-          .model = {.vocabulary = 11,
-                    .width = 8,
-                    .layers = 1,
-                    .heads = 2,
-                    .kv_heads = 1,
-                    .head_dim = 4,
-                    .ffn = 12,
-                    .context = 32},
-          .tokenizer = make_byte_tokenizer()->info(),
-          .config_text = "steps: 1\n"};
-}
+namespace fs = std::filesystem;
 
 /// Ranks on threads of this process, each with 10000 of a tensor's elements and one tensor that all have.
 class CheckpointSaverTest : public TemporaryDirectoryTest {
@@ -102,7 +91,7 @@ TEST_F(CheckpointSaverTest, AllRanksSaveTogether) {
         on_ranks(background, [&](CheckpointSaver& saver, int, Rank& rank, Stream& stream) {
           for (const int64_t step : {1, 2, 3}) {
             rank.fill(static_cast<float>(step));
-            saver.start(stream, header_of(step), rank.list);
+            saver.start(stream, checkpoint_header(step), rank.list);
             EXPECT_EQ(saver.under_way(), background);
             rank.fill(-1);
           }
@@ -121,7 +110,7 @@ TEST_F(CheckpointSaverTest, AllRanksSaveTogether) {
 TEST_F(CheckpointSaverTest, EachStageIsTakenWhenAllAreIdle) {
   const std::vector<ErrorDetail> errors = on_ranks(true, [&](CheckpointSaver& saver, int, Rank& rank, Stream& stream) {
     rank.fill(5);
-    saver.start(stream, header_of(5), rank.list);
+    saver.start(stream, checkpoint_header(5), rank.list);
     while (!saver.idle()) std::this_thread::yield();
     EXPECT_EQ(saver.advance(), std::nullopt);
     EXPECT_TRUE(saver.under_way());
@@ -137,7 +126,7 @@ TEST_F(CheckpointSaverTest, WhatFailsOnOneRankFailsOnAllAndLeavesTheOlderCheckpo
   const auto save = [&](int64_t step) {
     return [step](CheckpointSaver& saver, int, Rank& rank, Stream& stream) {
       rank.fill(static_cast<float>(step));
-      saver.start(stream, header_of(step), rank.list);
+      saver.start(stream, checkpoint_header(step), rank.list);
       saver.finish();
     };
   };

@@ -9,6 +9,7 @@
 
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
+#include "tests/trainer/checkpoint_header.hpp"
 #include "tests/trainer/faults/file_faults.hpp"
 #include "trainer/background_save.hpp"
 #include "trainer/checkpoint_load.hpp"
@@ -20,6 +21,8 @@ extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 
 namespace nibble {
 namespace {
+
+using test::checkpoint_header;
 
 namespace fs = std::filesystem;
 using faults::Fault;
@@ -43,28 +46,13 @@ struct State {
   StateList list;
 };
 
-CheckpointHeader header_of(int64_t step) {
-  return {.step = step,
-          .model = {.vocabulary = 11,
-                    .width = 8,
-                    .layers = 1,
-                    .heads = 2,
-                    .kv_heads = 1,
-                    .head_dim = 4,
-                    .ffn = 12,
-                    .context = 32},
-          .tokenizer = make_byte_tokenizer()->info(),
-          .tokenizer_model = "model",
-          .config_text = "steps: 1\n"};
-}
-
 void save(const fs::path& run, int64_t step, int64_t keep = 100) {
   const State first(0, step), second(1, step);
   begin_checkpoint(run, step, first.list);
   const fs::path folder = saving_path(run, step);
   const RankFile files[] = {write_rank_file(folder, 0, ranks, first.list),
                             write_rank_file(folder, 1, ranks, second.list)};
-  commit_checkpoint(run, header_of(step), files);
+  commit_checkpoint(run, checkpoint_header(step, "model"), files);
   prune_checkpoints(run, keep, 0);
 }
 
@@ -80,7 +68,7 @@ void save_in_background(const fs::path& run, int64_t step, int64_t keep) {
   first.values.view().as<float>()[0] = -1;
   std::vector<RankFile> files = {first_save.take_file(), second_save.take_file()};
   first_save.commit([&] {
-    commit_checkpoint(run, header_of(step), files);
+    commit_checkpoint(run, checkpoint_header(step, "model"), files);
     prune_checkpoints(run, keep, 0);
   });
   first_save.finish();
