@@ -72,6 +72,8 @@ hid_t file_type(DType type) {
       return H5T_STD_I64LE;
     case DType::u8:
       return H5T_STD_U8LE;
+    case DType::i8:
+      return H5T_STD_I8LE;
     case DType::bf16:
     case DType::u16:
       return H5T_STD_U16LE;
@@ -287,11 +289,11 @@ DatasetInfo File::describe(const std::string& name) {
   DatasetInfo info;
   const Handle type(H5Dget_type(dataset), H5Tclose);
   bool known = false;
-  for (DType candidate : {DType::f32, DType::f64, DType::i32, DType::i64, DType::u8, DType::u16})
+  for (DType candidate : {DType::f32, DType::f64, DType::i32, DType::i64, DType::u8, DType::u16, DType::i8})
     if (H5Tequal(type, file_type(candidate)) > 0) info.dtype = candidate, known = true;
   if (!known)
     fail("the dataset has an unsupported element type", name, "another HDF5 type",
-         "little-endian f32, f64, i32, i64, u8, u16");
+         "little-endian f32, f64, i32, i64, u8, u16, i8");
   if (info.dtype == DType::u16 && has_attribute(name, "dtype") && string_attribute(name, "dtype") == "bf16")
     info.dtype = DType::bf16;
 

@@ -1,6 +1,6 @@
 // Element types: their sizes, their names in files, and bfloat16.
 //
-// Not for: number formats of quantizers (quant/); those are stored as u8 codes here.
+// Not for: number formats of quantizers (quant/); those are stored as u8 or i8 codes here.
 #pragma once
 
 #include <bit>
@@ -26,7 +26,7 @@ struct bf16 {
   bool operator==(const bf16&) const = default;
 };
 
-enum class DType : uint8_t { f32, bf16, f64, i32, i64, u8, u16 };
+enum class DType : uint8_t { f32, bf16, f64, i32, i64, u8, u16, i8 };
 
 constexpr size_t size_of(DType type) {
   switch (type) {
@@ -40,6 +40,7 @@ constexpr size_t size_of(DType type) {
     case DType::u16:
       return 2;
     case DType::u8:
+    case DType::i8:
       return 1;
   }
   return 0;
@@ -61,6 +62,8 @@ constexpr std::string_view name(DType type) {
       return "u8";
     case DType::u16:
       return "u16";
+    case DType::i8:
+      return "i8";
   }
   return "?";
 }
@@ -95,6 +98,10 @@ struct DTypeOf<uint8_t> {
 template <>
 struct DTypeOf<uint16_t> {
   static constexpr DType value = DType::u16;
+};
+template <>
+struct DTypeOf<int8_t> {
+  static constexpr DType value = DType::i8;
 };
 }  // namespace detail
 

@@ -39,9 +39,10 @@ uint64_t parse_checksum(const JsonFields& fields, const std::string& key) {
 }
 
 DType parse_dtype(const JsonFields& fields, const std::string& key) {
-  for (const DType type : {DType::f32, DType::bf16, DType::f64, DType::i32, DType::i64, DType::u8, DType::u16})
+  for (const DType type :
+       {DType::f32, DType::bf16, DType::f64, DType::i32, DType::i64, DType::u8, DType::u16, DType::i8})
     if (name(type) == fields.text(key)) return type;
-  fields.refuse(key, "an unknown element type", "f32, bf16, f64, i32, i64, u8, u16");
+  fields.refuse(key, "an unknown element type", "f32, bf16, f64, i32, i64, u8, u16, i8");
 }
 
 json to_json(const TokenizerInfo& info) {

@@ -62,6 +62,8 @@ std::string_view stored_name(DType type) {
       return "U8";
     case DType::u16:
       return "U16";
+    case DType::i8:
+      return "I8";
   }
   return "";
 }
