@@ -4,7 +4,8 @@
 // (cpu/onednn_gemm.hpp). Processor, instruction set, operand type and shape decide, so a run that goes on elsewhere may
 // round otherwise, and one that goes on here does not. With NIBBLE_GEMM=packed or onednn in the environment the one or
 // the other multiplies wherever it can: for comparisons.
-// Not for: quantized operands (quant/ brings them to bf16 or to a native format first).
+// Not for: quantizing. Operands come from quant/ as bf16 that holds elements times block scales; their tensor and row
+// scales are multiplied in here.
 #pragma once
 
 #include <memory>
@@ -17,23 +18,33 @@ namespace nibble {
 
 enum class Transpose : bool { no, yes };
 
-/// c[M,N] = op(a)[M,K] op(b)[K,N] + addend[M,N], where op transposes if asked.
+/// What a product of quantized operands is multiplied with:
+/// c[i,j] = (((sum of a[i,:] b[:,j]) * factor) * rows[i]) * cols[j] + addend[i,j], each operation rounded in f32.
+struct Scaling {
+  float factor = 1;
+  Tensor rows{};  ///< f32 [1, M]; empty: ones
+  Tensor cols{};  ///< f32 [1, N]; empty: ones
+
+  bool trivial() const { return factor == 1 && !rows && !cols; }
+};
+
+/// c[M,N] = op(a)[M,K] op(b)[K,N] + addend[M,N], where op transposes if asked; the product scaled as `scaling` says.
 ///
 /// a and b are both f32 (then c is f32) or both bf16 (then c is f32 or bf16). `addend` is absent (default), c itself
 /// (then c must be f32: c += a b), or another f32 matrix. Entered by the main thread; uses the stream's threads.
 /// Errors: Error{internal} when shapes or types do not fit, Error{resource} when oneDNN fails, Error{configuration} for
 /// an unknown or unavailable NIBBLE_GEMM.
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
-          const Tensor& c, const Tensor& addend = {});
+          const Tensor& c, const Tensor& addend = {}, const Scaling& scaling = {});
 
-/// The same on the calling thread alone, for use inside parallel_tasks.
+/// The same, not scaled, on the calling thread alone, for use inside parallel_tasks.
 void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                   const Tensor& c, const Tensor& addend = {});
 
 /// What products take beside their operands and keep for the next ones, at most, where no a, b and c of `operands` has
-/// more elements than these, or than measure_gemm_peak's: packed blocks, copies of what must be widened, the library's
-/// working memory.
-size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c);
+/// more elements than these, or than measure_gemm_peak's, and no scaled one a c of more than `scaled_c`: packed blocks,
+/// copies of what must be widened, sums before they are scaled, the library's working memory.
+size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c = 0);
 
 /// What multiplies operands of a type, "packed FMA 16x32" or "oneDNN 2.6.3, <instruction set>": part of what a run
 /// records as tuned.

@@ -4,13 +4,14 @@
 // on the number of threads or on how C is cut among them.
 #pragma once
 
+#include "tensor/gemm.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 #include "tensor/tile_kernel.hpp"
 
 namespace nibble {
 
-/// c[m,n] = op(a) op(b) + addend; types and addends as gemm() allows them.
+/// c[m,n] = op(a) op(b), scaled, + addend; types, addends and scaling as gemm() allows them.
 struct Product {
   Tensor a;
   bool transpose_a = false;  ///< a is [k,m]
@@ -18,6 +19,7 @@ struct Product {
   bool transpose_b = false;  ///< b is [n,k]
   Tensor c;
   Tensor addend{};  ///< f32 [m,n], c itself among them; empty: zeros
+  Scaling scaling{};
 
   int64_t depth() const { return transpose_a ? a.rows : a.cols; }
 };

@@ -59,18 +59,25 @@ const TileKernel* tile_kernel(const Stream& stream, const Product& product) {
 }
 
 void check(const Product& product) {
-  const auto& [a, transpose_a, b, transpose_b, c, addend] = product;
+  const auto& [a, transpose_a, b, transpose_b, c, addend, scaling] = product;
   const int64_t m = transpose_a ? a.cols : a.rows, n = transpose_b ? b.rows : b.cols, k = product.depth(),
                 k_of_b = transpose_b ? b.cols : b.rows;
   const bool types_fit =
       a.dtype == b.dtype && (c.dtype == DType::f32 || (a.dtype == DType::bf16 && c.dtype == DType::bf16));
   const bool addend_fits = !addend || (addend.dtype == DType::f32 && addend.rows == m && addend.cols == n &&
                                        (addend.data != c.data || c.dtype == DType::f32));
-  if (types_fit && addend_fits && k == k_of_b && c.rows == m && c.cols == n) return;
+  const auto scales = [](const Tensor& x, int64_t count) {
+    return !x || (x.dtype == DType::f32 && x.rows == 1 && x.cols == count);
+  };
+  const bool scaling_fits = scales(scaling.rows, m) && scales(scaling.cols, n);
+  if (types_fit && addend_fits && scaling_fits && k == k_of_b && c.rows == m && c.cols == n) return;
   throw Error({.kind = ErrorKind::internal,
                .what = "GEMM operands do not fit",
-               .seen = fmt::format("a {} op [{}, {}], b {} op [{}, {}], c {} [{}, {}]", name(a.dtype), m, k,
-                                   name(b.dtype), k_of_b, n, name(c.dtype), c.rows, c.cols)});
+               .seen = fmt::format("a {} op [{}, {}], b {} op [{}, {}], c {} [{}, {}], addend {} [{}, {}], scales of "
+                                   "{} rows ({}) and {} columns ({})",
+                                   name(a.dtype), m, k, name(b.dtype), k_of_b, n, name(c.dtype), c.rows, c.cols,
+                                   name(addend.dtype), addend.rows, addend.cols, scaling.rows.cols,
+                                   name(scaling.rows.dtype), scaling.cols.cols, name(scaling.cols.dtype))});
 }
 
 void run(Stream& stream, int threads, const Product& product) {
@@ -90,10 +97,10 @@ std::string describe(const Product& product) {
 }  // namespace
 
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
-          const Tensor& c, const Tensor& addend) {
-  const Product product{a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend};
+          const Tensor& c, const Tensor& addend, const Scaling& scaling) {
+  const Product product{a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend, scaling};
   const std::string description = stream.profile() ? describe(product) : std::string();
-  const KernelTimer timer(stream, description, {a, b, c, addend},
+  const KernelTimer timer(stream, description, {a, b, c, addend, scaling.rows, scaling.cols},
                           2 * static_cast<double>(c.size()) * static_cast<double>(product.depth()));
   run(stream, stream.threads(), product);
 }
@@ -106,11 +113,11 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 /// Of the products by which oneDNN's peak is measured.
 static constexpr int64_t measured_size = 1024;
 
-size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c) {
+size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? static_cast<size_t>(stream.threads()) * packed_gemm_scratch_bytes(*kernel)
                 : onednn_scratch_bytes(stream.threads(), operands, std::max(a, measured_size * measured_size),
-                                       std::max(b, measured_size * measured_size), c);
+                                       std::max(b, measured_size * measured_size), c, scaled_c);
 }
 
 std::string gemm_library(const Stream& stream, DType operands) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "tensor/convert.hpp"
+#include "tensor/cpu/epilogue.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 
@@ -145,7 +146,7 @@ GemmCache::~GemmCache() = default;
 namespace {
 
 void run(Stream& stream, int threads, const Product& product) {
-  const auto& [a, transpose_a, b, transpose_b, c, addend] = product;
+  const auto& [a, transpose_a, b, transpose_b, c, addend, scaling] = product;
   if (c.rows == 0 || c.cols == 0) return;
   const Key key{c.rows,
                 c.cols,
@@ -194,6 +195,15 @@ Tensor transposed_column(const Tensor& column) {
   return {column.dtype, memory.data(), 1, column.rows};
 }
 
+/// c of sums (f32), which may be c.
+void finish_rows(Stream& stream, const Tensor& sums, const Epilogue& epilogue, const Tensor& c) {
+  const int64_t rows_per_task = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, c.cols));
+  parallel_for(stream, c.rows, rows_per_task, [&](int64_t begin, int64_t end) {
+    finish(sums.slice_rows(begin, end - begin), epilogue.part(begin, end - begin, 0, c.cols),
+           c.slice_rows(begin, end - begin));
+  });
+}
+
 }  // namespace
 
 void onednn_gemm(Stream& stream, int threads, const Product& product) {
@@ -203,6 +213,15 @@ void onednn_gemm(Stream& stream, int threads, const Product& product) {
     plain.a = transposed_column(product.a);
     plain.transpose_a = false;
     return onednn_gemm(stream, threads, plain);
+  }
+  if (!product.scaling.trivial()) {
+    Product sums = product;
+    sums.scaling = {};
+    sums.addend = {};
+    // What is added last must not be overwritten before.
+    if (product.c.dtype != DType::f32 || product.addend) sums.c = wide_like(product.c, WideOperand::c);
+    onednn_gemm(stream, threads, sums);
+    return finish_rows(stream, sums.c, {product.scaling, product.addend}, product.c);
   }
   if (product.a.dtype != DType::bf16 || library_has_bf16()) return run(stream, threads, product);
   Product wide = product;
@@ -216,13 +235,14 @@ void onednn_gemm(Stream& stream, int threads, const Product& product) {
   convert(stream, wide.c, product.c);
 }
 
-size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c) {
+size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
   // Scratchpads (measured: 1.1 MiB for two threads), and what tasks widen: blocks of attention, 0.4 MB.
   constexpr size_t each_thread = size_t{2} << 20;
   size_t bytes = static_cast<size_t>(threads) * each_thread;
   if (operands == DType::bf16 && !library_has_bf16())
-    for (const int64_t elements : {a, b, c}) bytes += bytes_of(DType::f32, 1, elements);
-  return bytes;
+    return bytes + bytes_of(DType::f32, 1, a) + bytes_of(DType::f32, 1, b) +
+           bytes_of(DType::f32, 1, std::max(c, scaled_c));
+  return bytes + bytes_of(DType::f32, 1, scaled_c);
 }
 
 namespace {

@@ -15,7 +15,7 @@ namespace nibble {
 void onednn_gemm(Stream& stream, int threads, const Product& product);
 
 /// As gemm_scratch_bytes.
-size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c);
+size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c);
 
 /// Whether the library uses AMX here.
 bool onednn_has_amx();

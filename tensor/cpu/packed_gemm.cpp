@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "tensor/cpu/epilogue.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
@@ -62,20 +63,33 @@ void copy_tile(const float* tile, int64_t tile_stride, const Tensor& to) {
     });
 }
 
-/// A tile at the edge of C: computed whole beside it, its valid part copied.
-void multiply_at_edge(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
-                      const Tensor& target) {
-  assert(kernel.rows <= 32 && kernel.cols <= 32);
-  alignas(alignment) float tile[32 * 32] = {};
-  if (start) copy_tile<float>(start.as<float>(), start.stride, Tensor(DType::f32, tile, start.rows, start.cols, 32));
-  kernel.multiply(depth, a, b, tile, 32, {DType::f32, tile, 32});
-  if (target.dtype == DType::f32) copy_tile<float>(tile, 32, target);
-  else copy_tile<bf16>(tile, 32, target);
+void copy_tile(const float* tile, int64_t tile_stride, const Tensor& to) {
+  if (to.dtype == DType::f32) copy_tile<float>(tile, tile_stride, to);
+  else copy_tile<bf16>(tile, tile_stride, to);
 }
 
-/// region = start + packed a x packed b, tile by tile; start and target are views of the region.
+/// A tile at the edge of C, or one whose sums are finished: computed whole beside C, its valid part brought there.
+void multiply_beside(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
+                     const Tensor& target, const Epilogue* epilogue) {
+  assert(kernel.rows <= 32 && kernel.cols <= 32);
+  alignas(alignment) float tile[32 * 32];
+  const bool whole = target.rows == kernel.rows && target.cols == kernel.cols;
+  if (start && !whole) {
+    std::fill_n(tile, 32 * 32, 0.0f);
+    copy_tile(start.as<float>(), start.stride, Tensor(DType::f32, tile, start.rows, start.cols, 32));
+  }
+  const TileTarget sums{DType::f32, tile, 32};
+  if (!start) kernel.multiply(depth, a, b, nullptr, 0, sums);
+  else if (whole) kernel.multiply(depth, a, b, start.as<float>(), start.stride, sums);
+  else kernel.multiply(depth, a, b, tile, 32, sums);
+  if (epilogue) finish(Tensor(DType::f32, tile, target.rows, target.cols, 32), *epilogue, target);
+  else copy_tile(tile, 32, target);
+}
+
+/// region = start + packed a x packed b, tile by tile; start and target are views of the region. With an epilogue (of
+/// the region) the sums are complete, and the target is C.
 void multiply_blocks(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
-                     const Tensor& target) {
+                     const Tensor& target, const Epilogue* epilogue) {
   const int64_t element = static_cast<int64_t>(size_of(kernel.panel_type));
   for (int64_t j = 0; j < target.cols; j += kernel.cols) {
     const void* panel_b = static_cast<const char*>(b) + j * depth * element;
@@ -85,10 +99,15 @@ void multiply_blocks(const TileKernel& kernel, int64_t depth, const void* a, con
       const int64_t rows = std::min(kernel.rows, target.rows - i);
       const auto tile = [&](const Tensor& x) { return x ? x.slice_rows(i, rows).slice_cols(j, cols) : Tensor(); };
       const Tensor from = tile(start), to = tile(target);
-      if (rows == kernel.rows && cols == kernel.cols)
+      if (epilogue) {
+        const Epilogue finishing = epilogue->part(i, rows, j, cols);
+        multiply_beside(kernel, depth, panel_a, panel_b, from, to, &finishing);
+      } else if (rows < kernel.rows || cols < kernel.cols) {
+        multiply_beside(kernel, depth, panel_a, panel_b, from, to, nullptr);
+      } else {
         kernel.multiply(depth, panel_a, panel_b, from ? from.as<float>() : nullptr, from.stride,
                         {to.dtype, to.data, to.stride});
-      else multiply_at_edge(kernel, depth, panel_a, panel_b, from, to);
+      }
     }
   }
 }
@@ -102,23 +121,30 @@ void multiply_region(const TileKernel& kernel, const Product& product, const Reg
   const int64_t depth = product.depth(), depth_block = part_length(depth, kernel.depth_block, kernel.depth_step),
                 row_block = part_length(region.rows, kernel.row_block, kernel.rows);
   const Tensor target = view(product.c);
-  const Tensor partial = target.dtype == DType::f32
+  const bool finished = !product.scaling.trivial();
+  const Epilogue epilogue =
+      Epilogue{product.scaling, product.addend}.part(region.row, region.rows, region.col, region.cols);
+  // What is added last must not be overwritten before.
+  const Tensor partial = target.dtype == DType::f32 && !(finished && product.addend)
                              ? target
                              : Tensor(DType::f32, blocks.partial.data(), region.rows, region.cols, kernel.col_block);
-  Tensor start = view(product.addend);
+  Tensor start = finished ? Tensor() : view(product.addend);
   int64_t first = 0;
   if (kernel.enter) kernel.enter();
   do {  // a product of depth 0 still writes its addend
     const int64_t count = std::min(depth_block, depth - first);
-    const Tensor& into = first + count == depth ? target : partial;
+    const bool last = first + count == depth;
+    const Tensor& into = last ? target : partial;
     kernel.pack_cols(part(product.b, !product.transpose_b, region.col, region.cols, first, count), !product.transpose_b,
                      blocks.b.data());
     for (int64_t row = 0; row < region.rows; row += row_block) {
       const int64_t rows = std::min(row_block, region.rows - row);
       kernel.pack_rows(part(product.a, product.transpose_a, region.row + row, rows, first, count), product.transpose_a,
                        blocks.a.data());
+      const Epilogue finishing = epilogue.part(row, rows, 0, region.cols);
       multiply_blocks(kernel, kernel.padded_depth(count), blocks.a.data(), blocks.b.data(),
-                      start ? start.slice_rows(row, rows) : Tensor(), into.slice_rows(row, rows));
+                      start ? start.slice_rows(row, rows) : Tensor(), into.slice_rows(row, rows),
+                      finished && last ? &finishing : nullptr);
     }
     first += count;
     start = partial;
