@@ -1,11 +1,11 @@
-// Matrix products: fp32, and bf16 with fp32 accumulation.
+// Matrix products: fp32, bf16 with fp32 accumulation, and int8 with exact sums.
 //
 // Computed by Nibble's own kernels over packed operands (packed_gemm.hpp) where they are faster, else by oneDNN
 // (cpu/onednn_gemm.hpp). Processor, instruction set, operand type and shape decide, so a run that goes on elsewhere may
 // round otherwise, and one that goes on here does not. With NIBBLE_GEMM=packed or onednn in the environment the one or
 // the other multiplies wherever it can: for comparisons.
-// Not for: quantizing. Operands come from quant/ as bf16 that holds elements times block scales; their tensor and row
-// scales are multiplied in here.
+// Not for: quantizing. Operands come from quant/ as bf16 that holds elements times block scales, or as int8 codes;
+// their tensor and row scales are multiplied in here.
 #pragma once
 
 #include <memory>
@@ -19,21 +19,30 @@ namespace nibble {
 enum class Transpose : bool { no, yes };
 
 /// What a product of quantized operands is multiplied with:
-/// c[i,j] = (((sum of a[i,:] b[:,j]) * factor) * rows[i]) * cols[j] + addend[i,j], each operation rounded in f32.
+/// c[i,j] = ((sum * factor) * rows[i]) * cols[j] + addend[i,j], each operation rounded in f32,
+/// sum = sum over l of (a[i,l] + a_offset)(b[l,j] + b_offset).
 struct Scaling {
   float factor = 1;
   Tensor rows{};  ///< f32 [1, M]; empty: ones
   Tensor cols{};  ///< f32 [1, N]; empty: ones
+  /// Of codes in i8 alone: QuEST's half-odd levels are stored k and mean k + 0.5. The sum is exact, and rounded once to
+  /// f32, for offsets that are multiples of 1/2.
+  float a_offset = 0, b_offset = 0;
 
-  bool trivial() const { return factor == 1 && !rows && !cols; }
+  bool has_offsets() const { return a_offset != 0 || b_offset != 0; }
+  bool trivial() const { return factor == 1 && !rows && !cols && !has_offsets(); }
 };
+
+/// 2^31 / 2^14, rounded down: so many products of -128 by -128 do not reach 2^31.
+inline constexpr int64_t largest_i8_depth = 131071;
 
 /// c[M,N] = op(a)[M,K] op(b)[K,N] + addend[M,N], where op transposes if asked; the product scaled as `scaling` says.
 ///
-/// a and b are both f32 (then c is f32) or both bf16 (then c is f32 or bf16). `addend` is absent (default), c itself
-/// (then c must be f32: c += a b), or another f32 matrix. Entered by the main thread; uses the stream's threads.
-/// Errors: Error{internal} when shapes or types do not fit, Error{resource} when oneDNN fails, Error{configuration} for
-/// an unknown or unavailable NIBBLE_GEMM.
+/// a and b are both f32 (then c is f32), or both bf16 or both i8 (then c is f32 or bf16). Of i8, sums are exact in i32
+/// and rounded once to f32; the depth is at most largest_i8_depth. `addend` is absent (default), c itself (then c must
+/// be f32: c += a b), or another f32 matrix. Entered by the main thread; uses the stream's threads. Errors:
+/// Error{internal} when shapes or types do not fit, Error{resource} when oneDNN fails, Error{configuration} for an
+/// unknown or unavailable NIBBLE_GEMM.
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
           const Tensor& c, const Tensor& addend = {}, const Scaling& scaling = {});
 

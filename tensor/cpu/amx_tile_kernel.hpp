@@ -20,17 +20,18 @@ void pack_amx_cols(const Tensor& x, bool depth_major, void* panels);
 
 /// C in tiles 0 to 3, two tiles of A in 4 and 5, two of B in 6 and 7.
 template <class Tiles>
-void multiply_on_tiles(int64_t depth, const void* a, const void* b, const float* start, int64_t start_stride,
+void multiply_on_tiles(int64_t depth, const void* a, const void* b, const void* start, int64_t start_stride,
                        const TileTarget& target) {
   constexpr int64_t square = 16 * 32, line = 64;  // elements, bytes
   const auto* panel_a = static_cast<const bf16*>(a);
   const auto* panel_b = static_cast<const bf16*>(b);
   if (start) {
+    const auto* from = static_cast<const float*>(start);
     const int64_t stride = start_stride * 4;
-    Tiles::template load<0>(start, stride);
-    Tiles::template load<1>(start + 16, stride);
-    Tiles::template load<2>(start + 16 * start_stride, stride);
-    Tiles::template load<3>(start + 16 * start_stride + 16, stride);
+    Tiles::template load<0>(from, stride);
+    Tiles::template load<1>(from + 16, stride);
+    Tiles::template load<2>(from + 16 * start_stride, stride);
+    Tiles::template load<3>(from + 16 * start_stride + 16, stride);
   } else {
     Tiles::template zero<0>();
     Tiles::template zero<1>();

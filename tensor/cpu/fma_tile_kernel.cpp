@@ -89,13 +89,14 @@ void multiply_into(int64_t depth, const float* a, const float* b, const float* s
                   target + row * target_stride, target_stride);
 }
 
-void multiply(int64_t depth, const void* a, const void* b, const float* start, int64_t start_stride,
+void multiply(int64_t depth, const void* a, const void* b, const void* start, int64_t start_stride,
               const TileTarget& target) {
   const auto* panel_a = static_cast<const float*>(a);
   const auto* panel_b = static_cast<const float*>(b);
+  const auto* from = static_cast<const float*>(start);
   if (target.dtype == DType::f32)
-    multiply_into(depth, panel_a, panel_b, start, start_stride, static_cast<float*>(target.data), target.stride);
-  else multiply_into(depth, panel_a, panel_b, start, start_stride, static_cast<bf16*>(target.data), target.stride);
+    multiply_into(depth, panel_a, panel_b, from, start_stride, static_cast<float*>(target.data), target.stride);
+  else multiply_into(depth, panel_a, panel_b, from, start_stride, static_cast<bf16*>(target.data), target.stride);
 }
 
 }  // namespace

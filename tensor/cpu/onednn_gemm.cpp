@@ -22,6 +22,10 @@ const dnnl::engine& engine() {
   return instance;
 }
 
+int effective_isa() { return static_cast<int>(dnnl::get_effective_cpu_isa()); }
+
+bool contains(int isa, dnnl::cpu_isa part) { return (isa & static_cast<int>(part)) == static_cast<int>(part); }
+
 enum class Addend : int64_t { none, destination, other };
 
 /// Everything a primitive depends on.
@@ -48,7 +52,17 @@ struct KeyHash {
 };
 
 dnnl::memory::data_type dnnl_type(DType type) {
-  return type == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+  using dnnl_types = dnnl::memory::data_type;
+  switch (type) {
+    case DType::bf16:
+      return dnnl_types::bf16;
+    case DType::i8:
+      return dnnl_types::s8;
+    case DType::i32:
+      return dnnl_types::s32;
+    default:
+      return dnnl_types::f32;
+  }
 }
 
 dnnl::memory::desc describe(int64_t rows, int64_t cols, int64_t stride, bool transposed, DType type) {
@@ -116,15 +130,17 @@ void* thread_scratch(size_t bytes) {
   return scratch.data();
 }
 
-/// Memory for packed fp32 copies of a product's operands and result; grows, and is kept for the thread's next product.
-enum class WideOperand { a, b, c };
-Tensor wide_like(const Tensor& x, WideOperand which) {
-  thread_local Buffer memory[3];
+/// Memory for packed matrices that a product takes beside its operands: these and the result with elements of four
+/// bytes, sums before they are finished, and part of them. Grows, and is kept for the thread's next product.
+enum class Beside { a, b, c, part };
+Tensor beside(DType type, int64_t rows, int64_t cols, Beside which) {
+  thread_local Buffer memory[4];
   Buffer& buffer = memory[static_cast<int>(which)];
-  const size_t bytes = bytes_of(DType::f32, x.rows, x.cols);
+  const size_t bytes = bytes_of(type, rows, cols);
   if (buffer.bytes() < bytes) buffer = Buffer(bytes, "widened GEMM operands");
-  return {DType::f32, buffer.data(), x.rows, x.cols};
+  return {type, buffer.data(), rows, cols};
 }
+Tensor wide_like(const Tensor& x, Beside which) { return beside(DType::f32, x.rows, x.cols, which); }
 
 }  // namespace
 
@@ -195,12 +211,97 @@ Tensor transposed_column(const Tensor& column) {
   return {column.dtype, memory.data(), 1, column.rows};
 }
 
-/// c of sums (f32), which may be c.
-void finish_rows(Stream& stream, const Tensor& sums, const Epilogue& epilogue, const Tensor& c) {
-  const int64_t rows_per_task = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, c.cols));
-  parallel_for(stream, c.rows, rows_per_task, [&](int64_t begin, int64_t end) {
-    finish(sums.slice_rows(begin, end - begin), epilogue.part(begin, end - begin, 0, c.cols),
-           c.slice_rows(begin, end - begin));
+int64_t rows_per_task(int64_t cols) { return std::max<int64_t>(1, 4096 / std::max<int64_t>(1, cols)); }
+
+/// terms[i] += offset * the sum of x over the depth; x is i8 [count, depth], or with `depth_major` [depth, count].
+void add_sums(Stream& stream, const Tensor& x, bool depth_major, double offset, double* terms) {
+  if (!depth_major)
+    return parallel_for(stream, x.rows, rows_per_task(x.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        int32_t sum = 0;
+        for (int64_t k = 0; k < x.cols; ++k) sum += x.row<int8_t>(i)[k];
+        terms[i] += offset * sum;
+      }
+    });
+  parallel_for(stream, x.cols, rows_per_task(x.rows), [&](int64_t begin, int64_t end) {
+    for (int64_t k = 0; k < x.rows; ++k)
+      for (int64_t j = begin; j < end; ++j) terms[j] += offset * x.row<int8_t>(k)[j];
+  });
+}
+
+/// What the offsets of codes add to the sums of each row and column (epilogue.hpp).
+void add_terms(Stream& stream, const Product& product, Epilogue& epilogue) {
+  const auto zeros = [](int64_t count, Buffer& memory) {
+    const size_t bytes = bytes_of(DType::f64, 1, count);
+    if (memory.bytes() < bytes) memory = Buffer(bytes, "widened GEMM operands");
+    std::memset(memory.data(), 0, bytes);
+    return Tensor(DType::f64, memory.data(), 1, count);
+  };
+  thread_local Buffer rows, cols;
+  epilogue.row_terms = zeros(product.c.rows, rows);
+  epilogue.col_terms = zeros(product.c.cols, cols);
+  const double a_offset = product.scaling.a_offset, b_offset = product.scaling.b_offset;
+  for (int64_t i = 0; i < product.c.rows; ++i)
+    epilogue.row_terms.as<double>()[i] = static_cast<double>(product.depth()) * a_offset * b_offset;
+  add_sums(stream, product.a, product.transpose_a, b_offset, epilogue.row_terms.as<double>());
+  add_sums(stream, product.b, !product.transpose_b, a_offset, epilogue.col_terms.as<double>());
+}
+
+/// oneDNN multiplies i8 exactly with VNNI alone: without, it adds pairs of products in 16 bits, with saturation.
+bool library_has_exact_i8() {
+  static const bool available = contains(effective_isa(), dnnl::cpu_isa::avx512_core_vnni);
+  return available;
+}
+
+/// The sums (i32) of codes in f32, where they are exact over a depth of 1024: 2^10 products of up to 2^14 stay within
+/// 24 bits.
+void multiply_widened(Stream& stream, int threads, const Product& product) {
+  constexpr int64_t exact_depth = 1024;
+  const auto widened = [&](const Tensor& x, Beside which) {
+    const Tensor wide = wide_like(x, which);
+    parallel_for(stream, x.rows, rows_per_task(x.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t j = 0; j < x.cols; ++j) wide.row<float>(i)[j] = x.row<int8_t>(i)[j];
+    });
+    return wide;
+  };
+  const Tensor& sums = product.c;
+  for (int64_t i = 0; i < sums.rows; ++i) std::fill_n(sums.row<int32_t>(i), sums.cols, 0);
+  for (int64_t first = 0; first < product.depth(); first += exact_depth) {
+    const int64_t count = std::min(exact_depth, product.depth() - first);
+    const auto part = [&](const Tensor& x, bool depth_major) {
+      return depth_major ? x.slice_rows(first, count) : x.slice_cols(first, count);
+    };
+    Product wide = product;
+    wide.a = widened(part(product.a, product.transpose_a), Beside::a);
+    wide.b = widened(part(product.b, !product.transpose_b), Beside::b);
+    wide.c = wide_like(product.c, Beside::part);
+    run(stream, threads, wide);
+    parallel_for(stream, sums.rows, rows_per_task(sums.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t j = 0; j < sums.cols; ++j)
+          sums.row<int32_t>(i)[j] += static_cast<int32_t>(wide.c.row<float>(i)[j]);
+    });
+  }
+}
+
+/// Sums first, in c's memory where that has room and nothing to add in it; what becomes of them in a second pass.
+void multiply_and_finish(Stream& stream, int threads, const Product& product) {
+  const Tensor& c = product.c;
+  const bool codes = product.a.dtype == DType::i8, in_c = c.dtype == DType::f32 && !product.addend;
+  const DType type = codes ? DType::i32 : DType::f32;
+  Product sums = product;
+  sums.scaling = {};
+  sums.addend = {};
+  sums.c = in_c ? Tensor(type, c.data, c.rows, c.cols, c.stride) : beside(type, c.rows, c.cols, Beside::c);
+  if (!codes) onednn_gemm(stream, threads, sums);
+  else if (library_has_exact_i8()) run(stream, threads, sums);
+  else multiply_widened(stream, threads, sums);
+  Epilogue epilogue{.scaling = product.scaling, .addend = product.addend};
+  if (product.scaling.has_offsets()) add_terms(stream, product, epilogue);
+  parallel_for(stream, c.rows, rows_per_task(c.cols), [&](int64_t begin, int64_t end) {
+    const int64_t rows = end - begin;
+    finish(sums.c.slice_rows(begin, rows), epilogue.part(begin, rows, 0, c.cols), c.slice_rows(begin, rows));
   });
 }
 
@@ -214,44 +315,29 @@ void onednn_gemm(Stream& stream, int threads, const Product& product) {
     plain.transpose_a = false;
     return onednn_gemm(stream, threads, plain);
   }
-  if (!product.scaling.trivial()) {
-    Product sums = product;
-    sums.scaling = {};
-    sums.addend = {};
-    // What is added last must not be overwritten before.
-    if (product.c.dtype != DType::f32 || product.addend) sums.c = wide_like(product.c, WideOperand::c);
-    onednn_gemm(stream, threads, sums);
-    return finish_rows(stream, sums.c, {product.scaling, product.addend}, product.c);
-  }
+  if (product.a.dtype == DType::i8 || !product.scaling.trivial()) return multiply_and_finish(stream, threads, product);
   if (product.a.dtype != DType::bf16 || library_has_bf16()) return run(stream, threads, product);
   Product wide = product;
-  wide.a = wide_like(product.a, WideOperand::a);
-  wide.b = wide_like(product.b, WideOperand::b);
+  wide.a = wide_like(product.a, Beside::a);
+  wide.b = wide_like(product.b, Beside::b);
   convert(stream, product.a, wide.a);
   convert(stream, product.b, wide.b);
   if (product.c.dtype == DType::f32) return run(stream, threads, wide);
-  wide.c = wide_like(product.c, WideOperand::c);
+  wide.c = wide_like(product.c, Beside::c);
   run(stream, threads, wide);
   convert(stream, wide.c, product.c);
 }
 
 size_t onednn_scratch_bytes(int threads, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
-  // Scratchpads (measured: 1.1 MiB for two threads), and what tasks widen: blocks of attention, 0.4 MB.
+  // Scratchpads (measured: 1.1 MiB for two threads), what tasks widen: blocks of attention, 0.4 MB, and the terms of
+  // offsets, 8 bytes a row and a column.
   constexpr size_t each_thread = size_t{2} << 20;
-  size_t bytes = static_cast<size_t>(threads) * each_thread;
-  if (operands == DType::bf16 && !library_has_bf16())
-    return bytes + bytes_of(DType::f32, 1, a) + bytes_of(DType::f32, 1, b) +
-           bytes_of(DType::f32, 1, std::max(c, scaled_c));
-  return bytes + bytes_of(DType::f32, 1, scaled_c);
+  const auto of = [](int64_t elements) { return bytes_of(DType::f32, 1, elements); };
+  const size_t library = static_cast<size_t>(threads) * each_thread;
+  if (operands == DType::i8) return library + of(c) + (library_has_exact_i8() ? 0 : of(a) + of(b) + of(c));
+  if (operands == DType::bf16 && !library_has_bf16()) return library + of(a) + of(b) + of(std::max(c, scaled_c));
+  return library + of(scaled_c);
 }
-
-namespace {
-
-int effective_isa() { return static_cast<int>(dnnl::get_effective_cpu_isa()); }
-
-bool contains(int isa, dnnl::cpu_isa part) { return (isa & static_cast<int>(part)) == static_cast<int>(part); }
-
-}  // namespace
 
 bool onednn_has_amx() { return onednn_isa_has_amx(effective_isa()); }
 

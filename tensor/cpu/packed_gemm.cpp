@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 
 #include "tensor/cpu/epilogue.hpp"
 #include "tensor/simd.hpp"
@@ -31,7 +32,7 @@ Tensor part(const Tensor& x, bool depth_major, int64_t first, int64_t count, int
 
 /// One thread's packed blocks and partial sums.
 struct Blocks {
-  Buffer a, b, partial;
+  Buffer a, b, partial, row_terms, col_terms;
 
   static Blocks& of_thread(const TileKernel& kernel) {
     thread_local Blocks blocks;
@@ -41,49 +42,67 @@ struct Blocks {
     reserve(blocks.a, a_bytes(kernel));
     reserve(blocks.b, b_bytes(kernel));
     reserve(blocks.partial, partial_bytes(kernel));
+    reserve(blocks.row_terms, row_terms_bytes(kernel));
+    reserve(blocks.col_terms, col_terms_bytes(kernel));
     return blocks;
   }
 
   static size_t a_bytes(const TileKernel& kernel) {
-    return bytes_of(kernel.panel_type, kernel.row_block, kernel.depth_block);
+    return bytes_of(kernel.panel_type, kernel.row_block, kernel.padded_depth(kernel.depth_block));
   }
   static size_t b_bytes(const TileKernel& kernel) {
-    return bytes_of(kernel.panel_type, kernel.col_block, kernel.depth_block);
+    return bytes_of(kernel.panel_type, kernel.col_block, kernel.padded_depth(kernel.depth_block));
   }
   static size_t partial_bytes(const TileKernel& kernel) {
-    return bytes_of(DType::f32, kernel.region_rows, kernel.col_block);
+    return bytes_of(kernel.sum_type, kernel.region_rows, kernel.col_block);
+  }
+  static size_t row_terms_bytes(const TileKernel& kernel) {
+    return kernel.panel_type == DType::i8 ? bytes_of(DType::f64, 1, kernel.region_rows) : 0;
+  }
+  static size_t col_terms_bytes(const TileKernel& kernel) {
+    return kernel.panel_type == DType::i8 ? bytes_of(DType::f64, 1, kernel.col_block) : 0;
   }
 };
 
-template <class T>
-void copy_tile(const float* tile, int64_t tile_stride, const Tensor& to) {
+/// Elements of four bytes as they are, or floats rounded to bf16.
+void copy_tile(const Tensor& from, const Tensor& to) {
   for (int64_t i = 0; i < to.rows; ++i)
-    simd::for_each_group(to.cols, [&](int64_t j, int64_t count) {
-      simd::store_n(to.row<T>(i) + j, simd::load_n(tile + i * tile_stride + j, count), count);
-    });
-}
-
-void copy_tile(const float* tile, int64_t tile_stride, const Tensor& to) {
-  if (to.dtype == DType::f32) copy_tile<float>(tile, tile_stride, to);
-  else copy_tile<bf16>(tile, tile_stride, to);
+    if (to.dtype == DType::bf16) {
+      simd::for_each_group(to.cols, [&](int64_t j, int64_t count) {
+        simd::store_n(to.row<bf16>(i) + j, simd::load_n(from.row<float>(i) + j, count), count);
+      });
+    } else {
+      std::memcpy(to.slice_rows(i, 1).data, from.slice_rows(i, 1).data,
+                  static_cast<size_t>(to.cols) * size_of(to.dtype));
+    }
 }
 
 /// A tile at the edge of C, or one whose sums are finished: computed whole beside C, its valid part brought there.
 void multiply_beside(const TileKernel& kernel, int64_t depth, const void* a, const void* b, const Tensor& start,
                      const Tensor& target, const Epilogue* epilogue) {
   assert(kernel.rows <= 32 && kernel.cols <= 32);
-  alignas(alignment) float tile[32 * 32];
+  alignas(alignment) unsigned char memory[32 * 32 * 4];
+  const Tensor tile(kernel.sum_type, memory, target.rows, target.cols, 32);
+  const TileTarget sums{tile.dtype, tile.data, tile.stride};
   const bool whole = target.rows == kernel.rows && target.cols == kernel.cols;
   if (start && !whole) {
-    std::fill_n(tile, 32 * 32, 0.0f);
-    copy_tile(start.as<float>(), start.stride, Tensor(DType::f32, tile, start.rows, start.cols, 32));
+    std::memset(memory, 0, sizeof memory);
+    copy_tile(start, tile);
+    kernel.multiply(depth, a, b, tile.data, tile.stride, sums);
+  } else {
+    kernel.multiply(depth, a, b, start.data, start.stride, sums);
   }
-  const TileTarget sums{DType::f32, tile, 32};
-  if (!start) kernel.multiply(depth, a, b, nullptr, 0, sums);
-  else if (whole) kernel.multiply(depth, a, b, start.as<float>(), start.stride, sums);
-  else kernel.multiply(depth, a, b, tile, 32, sums);
-  if (epilogue) finish(Tensor(DType::f32, tile, target.rows, target.cols, 32), *epilogue, target);
-  else copy_tile(tile, 32, target);
+  if (epilogue) finish(tile, *epilogue, target);
+  else copy_tile(tile, target);
+}
+
+/// For each of `count` rows (or columns) of panels of i8: the sums that they open with, times an offset, onto `terms`.
+void add_sums(const void* panels, int64_t width, int64_t padded_depth, double offset, int64_t count, double* terms) {
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t sum;
+    std::memcpy(&sum, static_cast<const char*>(panels) + i / width * width * padded_depth + i % width * 4, sizeof sum);
+    terms[i] += offset * sum;
+  }
 }
 
 /// region = start + packed a x packed b, tile by tile; start and target are views of the region. With an epilogue (of
@@ -105,8 +124,7 @@ void multiply_blocks(const TileKernel& kernel, int64_t depth, const void* a, con
       } else if (rows < kernel.rows || cols < kernel.cols) {
         multiply_beside(kernel, depth, panel_a, panel_b, from, to, nullptr);
       } else {
-        kernel.multiply(depth, panel_a, panel_b, from ? from.as<float>() : nullptr, from.stride,
-                        {to.dtype, to.data, to.stride});
+        kernel.multiply(depth, panel_a, panel_b, from.data, from.stride, {to.dtype, to.data, to.stride});
       }
     }
   }
@@ -121,13 +139,22 @@ void multiply_region(const TileKernel& kernel, const Product& product, const Reg
   const int64_t depth = product.depth(), depth_block = part_length(depth, kernel.depth_block, kernel.depth_step),
                 row_block = part_length(region.rows, kernel.row_block, kernel.rows);
   const Tensor target = view(product.c);
-  const bool finished = !product.scaling.trivial();
-  const Epilogue epilogue =
-      Epilogue{product.scaling, product.addend}.part(region.row, region.rows, region.col, region.cols);
+  const Scaling& scaling = product.scaling;
+  const bool finished = kernel.sum_type == DType::i32 || !scaling.trivial();
+  Epilogue epilogue =
+      Epilogue{.scaling = scaling, .addend = product.addend}.part(region.row, region.rows, region.col, region.cols);
+  if (scaling.has_offsets()) {
+    epilogue.row_terms = Tensor(DType::f64, blocks.row_terms.data(), 1, region.rows);
+    epilogue.col_terms = Tensor(DType::f64, blocks.col_terms.data(), 1, region.cols);
+    std::fill_n(epilogue.row_terms.as<double>(), region.rows,
+                static_cast<double>(depth) * scaling.a_offset * scaling.b_offset);
+    std::fill_n(epilogue.col_terms.as<double>(), region.cols, 0.0);
+  }
   // What is added last must not be overwritten before.
-  const Tensor partial = target.dtype == DType::f32 && !(finished && product.addend)
-                             ? target
-                             : Tensor(DType::f32, blocks.partial.data(), region.rows, region.cols, kernel.col_block);
+  const bool in_c = target.dtype == DType::f32 && !(finished && product.addend);
+  const Tensor partial =
+      in_c ? Tensor(kernel.sum_type, target.data, region.rows, region.cols, target.stride)
+           : Tensor(kernel.sum_type, blocks.partial.data(), region.rows, region.cols, kernel.col_block);
   Tensor start = finished ? Tensor() : view(product.addend);
   int64_t first = 0;
   if (kernel.enter) kernel.enter();
@@ -137,10 +164,16 @@ void multiply_region(const TileKernel& kernel, const Product& product, const Reg
     const Tensor& into = last ? target : partial;
     kernel.pack_cols(part(product.b, !product.transpose_b, region.col, region.cols, first, count), !product.transpose_b,
                      blocks.b.data());
+    if (scaling.has_offsets())
+      add_sums(blocks.b.data(), kernel.cols, kernel.padded_depth(count), scaling.a_offset, region.cols,
+               epilogue.col_terms.as<double>());
     for (int64_t row = 0; row < region.rows; row += row_block) {
       const int64_t rows = std::min(row_block, region.rows - row);
       kernel.pack_rows(part(product.a, product.transpose_a, region.row + row, rows, first, count), product.transpose_a,
                        blocks.a.data());
+      if (scaling.has_offsets())
+        add_sums(blocks.a.data(), kernel.rows, kernel.padded_depth(count), scaling.b_offset, rows,
+                 epilogue.row_terms.as<double>() + row);
       const Epilogue finishing = epilogue.part(row, rows, 0, region.cols);
       multiply_blocks(kernel, kernel.padded_depth(count), blocks.a.data(), blocks.b.data(),
                       start ? start.slice_rows(row, rows) : Tensor(), into.slice_rows(row, rows),
@@ -183,7 +216,8 @@ struct Grid {
 }  // namespace
 
 size_t packed_gemm_scratch_bytes(const TileKernel& kernel) {
-  return Blocks::a_bytes(kernel) + Blocks::b_bytes(kernel) + Blocks::partial_bytes(kernel);
+  return Blocks::a_bytes(kernel) + Blocks::b_bytes(kernel) + Blocks::partial_bytes(kernel) +
+         Blocks::row_terms_bytes(kernel) + Blocks::col_terms_bytes(kernel);
 }
 
 void packed_gemm(Stream& stream, const TileKernel& kernel, const Product& product) {
