@@ -228,7 +228,10 @@ void packed_gemm(Stream& stream, const TileKernel& kernel, const Product& produc
 
 void packed_gemm_in_task(const TileKernel& kernel, const Product& product) {
   const Grid grid(kernel, product.c, 1);
-  for (int64_t i = 0; i < grid.size(); ++i) multiply_region(kernel, product, grid.region(i, product.c));
+  const auto multiply = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) multiply_region(kernel, product, grid.region(i, product.c));
+  };
+  detail::run(Isa::avx512, multiply, 0, grid.size());  // every tile kernel needs it
 }
 
 }  // namespace nibble
