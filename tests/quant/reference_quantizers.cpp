@@ -58,7 +58,8 @@ Trial try_grid(const Matrix& x, const Block& block, const NvQuantizer& quantizer
   for (const size_t i : block) {
     const float y = x.values[i] / nv_divisor(trial.scale, tensor_scale) - grid.shift;
     const int code = encode(quantizer.element, y, i, grid.uniforms);
-    const float value = (quantizer.element.value(code) + grid.shift) * (trial.scale * tensor_scale);
+    const float level = quantizer.element.value(code);
+    const float value = (grid.shift == 0 ? level : level + grid.shift) * (trial.scale * tensor_scale);  // -0 stays
     trial.codes.push_back(code);
     trial.values.push_back(value);
     trial.error += std::pow(double{x.values[i]} - value, 2);
