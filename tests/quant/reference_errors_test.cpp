@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -181,6 +182,40 @@ INSTANTIATE_TEST_SUITE_P(
             0.318},
         Row{"quest_sparse", quantize_quest_sparse, 0.2151, {}, 0.410}),
     name_of);
+
+// Errors depend on where the deviation lies between two powers of two; one octave in eighths. Where few of the 8192
+// blocks take another exponent than the rest, their number spreads the error by a percent.
+TEST(ReferencePhases, ErrorsOfPowerOfTwoScalesOverAnOctave) {
+  const struct {
+    const char* name;
+    std::function<ReferenceQuantized(const Matrix&)> quantize;
+    std::array<double, 8> errors;
+  } rules[] = {
+      {"QuEST floor",
+       [](const Matrix& x) { return quantize_quest_mxfp4(x, DeviationRule::floor); },
+       {0.02694, 0.02154, 0.01727, 0.01614, 0.01802, 0.02212, 0.02706, 0.02952}},
+      {"QuEST nearest",
+       [](const Matrix& x) { return quantize_quest_mxfp4(x, DeviationRule::nearest); },
+       {0.01272, 0.01277, 0.01318, 0.01380, 0.01414, 0.01396, 0.01347, 0.01298}},
+      {"three quarters",
+       [](const Matrix& x) { return quantize_mx(x, {.shrink = 0.75f, .compensation = 4.0f / 3}); },
+       {0.01385, 0.01354, 0.01332, 0.01328, 0.01346, 0.01377, 0.01403, 0.01407}},
+      {"floor",
+       [](const Matrix& x) { return quantize_mx(x, {}); },
+       {0.01324, 0.01289, 0.01279, 0.01305, 0.01348, 0.01383, 0.01390, 0.01363}},
+  };
+  for (int eighth = 0; eighth < 8; ++eighth) {
+    Matrix x = gaussian();
+    double energy = 0;
+    for (float& value : x.values) {
+      value *= static_cast<float>(std::exp2(eighth / 8.0));
+      energy += double{value} * value;
+    }
+    for (const auto& [name, quantize, errors] : rules)
+      EXPECT_NEAR(squared_error(x, quantize(x).values) / energy / errors[eighth], 1, 0.02)
+          << name << ", " << eighth << " eighths";
+  }
+}
 
 TEST(ReferenceChoices, FractionOfBlocksThatTakeFour) {
   const auto fraction = [](Extent extent) {

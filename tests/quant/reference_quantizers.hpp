@@ -41,7 +41,8 @@ struct NvQuantizer {
 /// On a shifted grid value = (value(code) + shift) * scale * tensor_scale.
 ReferenceQuantized quantize_nv(const Matrix& x, const NvQuantizer& quantizer);
 
-/// MS-EDEN of rotated data (section 3.2). One uniform for each 16; `group` elements, 16, 32 or 128, share a correction.
+/// MS-EDEN of rotated data (section 3.2). One uniform for each 16; `group` elements, 16, 32 or 128, share a correction,
+/// whose sums run over the scaled values, as in the authors' code: with 32 and 128 not quite <z, z> / <z, q>.
 ReferenceQuantized quantize_ms_eden(const Matrix& rotated, int64_t group, std::span<const float> uniforms,
                                     float largest_scale = 256);
 
