@@ -146,11 +146,11 @@ TEST(ReferenceInvariants, OfFourPairsTheTwoLargerStay) {
 }
 
 TEST(ReferenceInvariants, NothingBecomesInfiniteOrNan) {
-  const float huge = 0x1.fep126f, smallest_bf16 = 0x1p-133f;
+  const float huge = 0x1.fep126f, smallest_bf16 = 0x1p-133f, smallest_float = 0x1p-149f;
   std::vector<Matrix> extremes;
-  for (const float everywhere : {0.0f, -0.0f, 1.0f, huge, -huge, smallest_bf16})
+  for (const float everywhere : {0.0f, -0.0f, 1.0f, huge, -huge, smallest_bf16, smallest_float})
     extremes.push_back({16, 128, std::vector<float>(16 * 128, everywhere)});
-  for (const float single : {1.0f, huge, smallest_bf16}) {
+  for (const float single : {1.0f, huge, smallest_bf16, smallest_float}) {
     Matrix& x = extremes.emplace_back(Matrix{16, 128, std::vector<float>(16 * 128)});
     x.values[77] = single;
   }

@@ -10,6 +10,9 @@ float power(int exponent) { return std::ldexp(1.0f, exponent); }
 
 int exponent_of(float x) { return x == 0 ? -127 : std::ilogb(x); }
 
+// A scale that nothing can be divided by: all is zero, or so small that its scale is.
+float one_for_zero(float scale) { return scale == 0 ? 1 : scale; }
+
 int encode(const Element& element, float x, size_t place, std::span<const float> uniforms) {
   return uniforms.empty() ? element.nearest(x) : element.stochastic(x, uniforms[place]);
 }
@@ -17,13 +20,11 @@ int encode(const Element& element, float x, size_t place, std::span<const float>
 // What a block's amax is brought to, in units of its scale.
 float largest_value(const NvQuantizer& quantizer) { return quantizer.element.largest() / quantizer.scale_override; }
 
-// 1 where all is zero, or so small that this scale would be.
 float nv_tensor_scale(const Matrix& x, const NvQuantizer& quantizer) {
-  const float scale = largest_magnitude(x) / (quantizer.largest_scale * largest_value(quantizer));
-  return scale == 0 ? 1 : scale;
+  return one_for_zero(largest_magnitude(x) / (quantizer.largest_scale * largest_value(quantizer)));
 }
 
-float nv_divisor(float scale, float tensor_scale) { return (scale == 0 ? 1 : scale) * tensor_scale; }
+float nv_divisor(float scale, float tensor_scale) { return one_for_zero(scale) * tensor_scale; }
 
 float e4m3_of(float x) { return e4m3.value(e4m3.nearest(x)); }
 
@@ -72,8 +73,7 @@ Trial try_grid(const Matrix& x, const Block& block, const NvQuantizer& quantizer
 ReferenceQuantized quantize_absmax(const Matrix& x, const Element& element, Extent extent, float factor) {
   ReferenceQuantized result(x);
   for (const Block& block : blocks(x, extent)) {
-    const float amax = largest_magnitude(x, block);
-    const float scale = amax == 0 ? 1 : factor * amax / element.largest();
+    const float scale = one_for_zero(factor * largest_magnitude(x, block) / element.largest());
     result.scales.push_back(scale);
     for (const size_t i : block) {
       const int code = element.nearest(x.values[i] / scale);

@@ -10,7 +10,8 @@
 
 namespace nibble::reference {
 
-/// scale = factor * amax / largest, 1 where all is zero; per tensor, row or block. HALO's FP6 is e3m2 with factor 0.75.
+/// scale = factor * amax / largest, 1 where that is zero; per tensor, row or block. HALO's FP6 is e3m2 with factor
+/// 0.75.
 ReferenceQuantized quantize_absmax(const Matrix& x, const Element& element, Extent extent, float factor = 1);
 
 /// How an MX scale's exponent follows from a block's amax (section 1.2).
