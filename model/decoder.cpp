@@ -14,35 +14,41 @@
 
 namespace nibble {
 
-Decoder::Decoder(Stream& stream, const ModelConfig& config, const Recipe& recipe, const ParameterSet& weights,
+Decoder::Decoder(Stream& stream, const ModelConfig& config, const Precision& precision, const ParameterSet& weights,
                  int64_t capacity)
     : stream_(stream),
       config_(config),
-      recipe_(recipe),
+      precision_(precision),
       weights_(weights),
       layout_(config),
       rope_(config, capacity),
       capacity_(capacity) {
-  const auto operator_of = [&](int buffer) {
-    const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
-    return make_linear(recipe_, {.name = info.name, .in = info.cols, .out = info.rows});
-  };
-  for (int layer = 0; layer < config.layers; ++layer)
-    blocks_.push_back({operator_of(layout_.qkv(layer)),
-                       operator_of(layout_.output(layer)),
-                       operator_of(layout_.gate_up(layer)),
-                       operator_of(layout_.down(layer)),
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const auto operator_of = [&](Projection projection, int buffer) {
+      const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
+      return make_linear(precision_.phases(layer, projection).back().recipe,
+                         {.name = info.name, .in = info.cols, .out = info.rows});
+    };
+    blocks_.push_back({operator_of(Projection::qkv, layout_.qkv(layer)),
+                       operator_of(Projection::output, layout_.output(layer)),
+                       operator_of(Projection::gate_up, layout_.gate_up(layer)),
+                       operator_of(Projection::down, layout_.down(layer)),
                        {},
                        {}});
+  }
   arena_ = Arena("generation", [this](Arena& arena) { lay_out(arena); });
 }
 
 void Decoder::lay_out(Arena& arena) {
-  const DType operands = recipe_.operands;
+  const DType operands = precision_.operands();
+  size_t linear_scratch = 0;
   for (Block& block : blocks_) {
+    for (const Linear* linear : {block.qkv.get(), block.output.get(), block.gate_up.get(), block.down.get()})
+      linear_scratch = std::max(linear_scratch, linear->scratch_bytes(chunk));
     block.keys = arena.take(operands, capacity_, config_.kv_width());
     block.values = arena.take(operands, capacity_, config_.kv_width());
   }
+  linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(linear_scratch));
   residual_ = arena.take(DType::f32, chunk, config_.width);
   middle_ = arena.take(DType::f32, chunk, config_.width);
   normed_ = arena.take(operands, chunk, config_.width);
@@ -96,11 +102,11 @@ void Decoder::read_chunk(std::span<const int32_t> ids) {
     const Block& block = blocks_[static_cast<size_t>(layer)];
     const auto linear = [&](Linear& operation, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual) {
       operation.forward(stream_, {}, rows(x), weights_.buffer(buffer), rows(y), residual ? rows(residual) : Tensor(),
-                        nullptr);
+                        nullptr, linear_scratch_);
     };
     norm(residual_, layout_.attention_norm(layer));
     linear(*block.qkv, layout_.qkv(layer), normed_, qkv_, {});
-    rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, tokens, position_, Rotation::forward,
+    rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, tokens, position_, RopeDirection::forward,
          rows(qkv_));
     attend(block, tokens);
     linear(*block.output, layout_.output(layer), attention_, middle_, residual_);

@@ -18,7 +18,7 @@ namespace nibble {
 class Decoder {
  public:
   /// One sequence of up to `capacity` tokens. `weights` must outlive the decoder.
-  Decoder(Stream& stream, const ModelConfig& config, const Recipe& recipe, const ParameterSet& weights,
+  Decoder(Stream& stream, const ModelConfig& config, const Precision& precision, const ParameterSet& weights,
           int64_t capacity);
 
   int64_t position() const { return position_; }
@@ -43,7 +43,7 @@ class Decoder {
 
   Stream& stream_;
   ModelConfig config_;
-  Recipe recipe_;
+  Precision precision_;
   const ParameterSet& weights_;
   ParameterLayout layout_;
   RopeTable rope_;
@@ -53,6 +53,7 @@ class Decoder {
   Arena arena_;
   Tensor residual_, middle_, normed_, inverse_rms_, qkv_, attention_, gate_up_, activation_, logits_;
   Tensor attention_scratch_;  ///< see cached_attention
+  Tensor linear_scratch_;
 };
 
 }  // namespace nibble

@@ -15,31 +15,40 @@
 
 namespace nibble {
 
-Llama::Llama(Stream& stream, const ModelConfig& config, const Recipe& recipe, const LlamaOptions& options)
+Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precision, const LlamaOptions& options)
     : stream_(stream),
       config_(config.validated()),
-      recipe_(recipe),
+      precision_(precision),
       options_(options),
       attention_shape_{options.sequences, options.length, config.heads, config.kv_heads, config.head_dim},
       layout_(config),
       rope_(config, options.length) {
-  const auto operator_of = [&](int buffer) {
-    const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
-    return make_linear(recipe_, {.name = info.name, .in = info.cols, .out = info.rows});
-  };
-  for (int layer = 0; layer < config.layers; ++layer)
-    linears_.push_back({operator_of(layout_.qkv(layer)), operator_of(layout_.output(layer)),
-                        operator_of(layout_.gate_up(layer)), operator_of(layout_.down(layer))});
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const auto operator_of = [&](Projection projection, int buffer, bool input_stays) {
+      const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
+      return make_linear(precision_.phases(layer, projection), {.name = info.name,
+                                                                .in = info.cols,
+                                                                .out = info.rows,
+                                                                .tokens = options.training ? tokens() : 0,
+                                                                .id = static_cast<uint32_t>(buffer),
+                                                                .seed = options.seed,
+                                                                .input_stays = input_stays});
+    };
+    linears_.push_back({operator_of(Projection::qkv, layout_.qkv(layer), false),
+                        operator_of(Projection::output, layout_.output(layer), true),
+                        operator_of(Projection::gate_up, layout_.gate_up(layer), false),
+                        operator_of(Projection::down, layout_.down(layer), true)});
+  }
   arena_ = Arena("activations", [this](Arena& arena) { lay_out(arena); });
   scratch_ = Arena("scratch of attention and loss", [this](Arena& arena) {
     attention_scratch_ =
-        AttentionScratch(arena, attention_shape_, recipe_.operands, stream_.threads(), options_.training);
-    loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, recipe_.operands, options_.training);
+        AttentionScratch(arena, attention_shape_, precision_.operands(), stream_.threads(), options_.training);
+    loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, precision_.operands(), options_.training);
   });
 }
 
 void Llama::lay_out(Arena& arena) {
-  const DType operands = recipe_.operands;
+  const DType operands = precision_.operands();
   const bool keep_all = options_.training && options_.recompute == Recompute::none;
   residual_.clear();
   saved_.clear();
@@ -48,6 +57,9 @@ void Llama::lay_out(Arena& arena) {
   normed_scratch_ = arena.take(operands, tokens(), config_.width);
   activation_ = arena.take(operands, tokens(), config_.ffn);
   for (size_t i = 0; i < (keep_all ? linears_.size() : 1); ++i) saved_.push_back(take_block_saved(arena, linears_[i]));
+  size_t scratch = 0;
+  for_each_linear([&](const Linear& linear) { scratch = std::max(scratch, linear.scratch_bytes(tokens())); });
+  linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(scratch));
   normed_final_ = arena.take(operands, tokens(), config_.width);
   inverse_rms_final_ = arena.take(DType::f32, 1, tokens());
   if (!options_.training) return;
@@ -61,7 +73,7 @@ void Llama::lay_out(Arena& arena) {
 }
 
 Llama::BlockSaved Llama::take_block_saved(Arena& arena, const BlockLinears& linears) const {
-  const DType operands = recipe_.operands;
+  const DType operands = precision_.operands();
   const auto take_input = [&](const Linear& linear) {
     return options_.training && linear.keeps_input() ? arena.take(operands, tokens(), config_.width) : normed_scratch_;
   };
@@ -95,12 +107,12 @@ size_t Llama::gemm_scratch_bytes() const {
   }
   const int64_t activations = tokens() * features,
                 logits = std::max(loss_scratch_.logits.size(), loss_scratch_.dlogits.size());
-  return nibble::gemm_scratch_bytes(stream_, recipe_.operands, std::max(activations, logits),
+  return nibble::gemm_scratch_bytes(stream_, precision_.operands(), std::max(activations, logits),
                                     std::max(weights, activations), activations);
 }
 
 ParameterSet Llama::make_weights(Residency residency) const {
-  return {layout_, recipe_.operands, DType::f32, true, "weights", residency};
+  return {layout_, precision_.operands(), DType::f32, true, "weights", residency};
 }
 
 ParameterSet Llama::make_gradients(Residency residency) const {
@@ -116,6 +128,11 @@ void Llama::for_each_linear(Action&& action) {
 
 void Llama::state(StateList& list) {
   for_each_linear([&](Linear& linear) { linear.state(list); });
+}
+std::vector<float*> Llama::statistics() {
+  std::vector<float*> list;
+  for_each_linear([&](Linear& linear) { linear.statistics(list); });
+  return list;
 }
 void Llama::commit() {
   for_each_linear([](Linear& linear) { linear.commit(); });
@@ -156,13 +173,13 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
   const auto linear_forward = [&](Linear& linear, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual,
                                   LinearSaved& kept) {
     linear.forward(stream_, call, x, weights.buffer(buffer), y, residual,
-                   call.pass == Pass::evaluation ? nullptr : &kept);
+                   call.pass == Pass::evaluation ? nullptr : &kept, linear_scratch_);
   };
 
   rms_norm_forward(stream_, in, weights.buffer(layout_.attention_norm(l)), epsilon, s.normed_attention,
                    s.inverse_rms_attention);
   linear_forward(*linears.qkv, layout_.qkv(l), s.normed_attention, s.qkv, {}, s.to_qkv);
-  rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, Rotation::forward,
+  rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::forward,
        s.qkv);
   attention_forward(stream_, attention_shape_, s.qkv, batch.document_starts, attention_scratch_, s.attention,
                     s.log_sum_exp);
@@ -177,7 +194,7 @@ void Llama::down_forward(const ParameterSet& weights, int64_t layer, const Linea
   BlockSaved& s = saved(layer);
   linears_[static_cast<size_t>(layer)].down->forward(
       stream_, call, activation_, weights.buffer(layout_.down(static_cast<int>(layer))), residual(layer + 1), s.middle,
-      call.pass == Pass::evaluation ? nullptr : &s.to_down);
+      call.pass == Pass::evaluation ? nullptr : &s.to_down, linear_scratch_);
 }
 
 void Llama::restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
@@ -203,7 +220,8 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
   const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
   const auto linear_backward = [&](Linear& linear, int buffer, const Tensor& dy, const LinearSaved& kept,
                                    const Tensor& dx) {
-    linear.backward(stream_, options.call, dy, weights.buffer(buffer), kept, dx, gradients.buffer(buffer));
+    linear.backward(stream_, options.call, dy, weights.buffer(buffer), kept, dx, gradients.buffer(buffer),
+                    linear_scratch_);
     if (options.ready) options.ready(buffer);
   };
   const auto norm_backward = [&](int buffer, const Tensor& x, const Tensor& inverse_rms) {
@@ -223,7 +241,7 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
   linear_backward(*linears.output, layout_.output(l), dresidual_operand_, s.to_output, dattention_);
   attention_backward(stream_, attention_shape_, dattention_, s.qkv, batch.document_starts, s.attention, s.log_sum_exp,
                      attention_scratch_, dqkv_);
-  rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, Rotation::backward,
+  rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::backward,
        dqkv_);
   linear_backward(*linears.qkv, layout_.qkv(l), dqkv_, s.to_qkv, dnormed_);
   norm_backward(layout_.attention_norm(l), residual(layer), s.inverse_rms_attention);

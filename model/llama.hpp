@@ -30,6 +30,7 @@ struct LlamaOptions {
   int64_t length = 0;     ///< tokens of each sequence
   Recompute recompute = Recompute::none;
   bool training = true;  ///< false: no memory for gradients
+  uint64_t seed = 0;     ///< of the recipe's random numbers
 };
 
 /// One micro-batch, row-major [sequences, length].
@@ -51,11 +52,11 @@ struct BackwardOptions {
 class Llama {
  public:
   /// Throws Error{configuration} for an impossible shape, Error{resource} if memory does not suffice.
-  Llama(Stream& stream, const ModelConfig& config, const Recipe& recipe, const LlamaOptions& options);
+  Llama(Stream& stream, const ModelConfig& config, const Precision& precision, const LlamaOptions& options);
 
   const ModelConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
-  const Recipe& recipe() const { return recipe_; }
+  const Precision& precision() const { return precision_; }
   int64_t length() const { return options_.length; }
   int64_t tokens() const { return options_.sequences * options_.length; }
   size_t activation_bytes() const { return arena_.bytes(); }
@@ -79,6 +80,8 @@ class Llama {
 
   /// State of the linear operators, and what becomes of the statistics that a step's calls took.
   void state(StateList& list);
+  /// Of what this rank's calls of the step have seen: before commit, each must be the largest over all ranks.
+  std::vector<float*> statistics();
   void commit();
   void discard();
 
@@ -120,7 +123,7 @@ class Llama {
 
   Stream& stream_;
   ModelConfig config_;
-  Recipe recipe_;
+  Precision precision_;
   LlamaOptions options_;
   AttentionShape attention_shape_;
   ParameterLayout layout_;
@@ -131,6 +134,7 @@ class Llama {
   std::vector<BlockSaved> saved_;  ///< one for each block, or one for all
   std::vector<Tensor> residual_;  ///< f32: the stream before each block and after the last; two in turn if not training
   Tensor normed_scratch_;
+  Tensor linear_scratch_;  ///< working memory of the linear operators, in turn
   Tensor normed_final_, inverse_rms_final_;
   Tensor activation_;         ///< silu(gate) up
   Tensor dresidual_;          ///< f32

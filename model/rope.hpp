@@ -27,11 +27,14 @@ class RopeTable {
   OwnedTensor cos_, sin_;
 };
 
-enum class Rotation { forward, backward };  ///< backward: the transpose, which is the rotation by the negative angle
+enum class RopeDirection {
+  forward,
+  backward
+};  ///< backward: the transpose, which is the rotation by the negative angle
 
 /// Rotates in place the first `heads` * hd columns of x[tokens, >= heads * hd] (f32 or bf16): query and key heads of
 /// the fused projection. Token t of a sequence of `length` stands at position first_position + t mod length.
 void rope(Stream& stream, const RopeTable& table, int64_t heads, int64_t head_dim, int64_t length,
-          int64_t first_position, Rotation direction, const Tensor& x);
+          int64_t first_position, RopeDirection direction, const Tensor& x);
 
 }  // namespace nibble

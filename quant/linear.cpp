@@ -1,5 +1,10 @@
 #include "quant/linear.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "quant/quantized_linear.hpp"
 #include "tensor/gemm.hpp"
 
 namespace nibble {
@@ -11,19 +16,91 @@ class DenseLinear final : public Linear {
   bool keeps_input() const override { return true; }
 
   void forward(Stream& stream, const LinearCall&, const Tensor& x, const Tensor& w, const Tensor& y,
-               const Tensor& residual, LinearSaved*) override {
+               const Tensor& residual, LinearSaved*, const Tensor&) override {
     gemm(stream, x, Transpose::no, w, Transpose::yes, y, residual);
   }
 
   void backward(Stream& stream, const LinearCall&, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
-                const Tensor& dx, const Tensor& dw) override {
+                const Tensor& dx, const Tensor& dw, const Tensor&) override {
     gemm(stream, dy, Transpose::no, w, Transpose::no, dx);
     gemm(stream, dy, Transpose::yes, saved.input, Transpose::no, dw);
   }
 };
 
+/// An operator for each phase; a call goes to the one of its step.
+class PhasedLinear final : public Linear {
+ public:
+  PhasedLinear(const std::vector<Precision::Phase>& phases, const LinearSpec& spec) {
+    for (const auto& [first_step, recipe] : phases) {
+      LinearSpec of_phase = spec;
+      of_phase.name = fmt::format("{}/from_{}", spec.name, first_step);
+      phases_.push_back({first_step, make_linear(recipe, of_phase)});
+    }
+  }
+
+  bool keeps_input() const override {
+    return std::ranges::any_of(phases_, [](const Phase& phase) { return phase.linear->keeps_input(); });
+  }
+  /// Memory for each phase: no more than one of them is in use, but a run's memory does not change on its way.
+  void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override {
+    saved.of_phases.resize(phases_.size());
+    for (size_t i = 0; i < phases_.size(); ++i) phases_[i].linear->take_saved(arena, tokens, saved.of_phases[i]);
+  }
+  size_t scratch_bytes(int64_t tokens) const override {
+    size_t bytes = 0;
+    for (const Phase& phase : phases_) bytes = std::max(bytes, phase.linear->scratch_bytes(tokens));
+    return bytes;
+  }
+  void state(StateList& list) override {
+    for (const Phase& phase : phases_) phase.linear->state(list);
+  }
+  void statistics(std::vector<float*>& list) override {
+    for (const Phase& phase : phases_) phase.linear->statistics(list);
+  }
+  void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
+               const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override {
+    const size_t phase = index(call);
+    phases_[phase].linear->forward(stream, call, x, w, y, residual, saved ? &saved->of_phases[phase] : nullptr,
+                                   scratch);
+  }
+  void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
+                const Tensor& dx, const Tensor& dw, const Tensor& scratch) override {
+    const size_t phase = index(call);
+    LinearSaved of_phase = saved.of_phases[phase];
+    of_phase.input = saved.input;
+    phases_[phase].linear->backward(stream, call, dy, w, of_phase, dx, dw, scratch);
+  }
+  void commit() override {
+    for (const Phase& phase : phases_) phase.linear->commit();
+  }
+  void discard() override {
+    for (const Phase& phase : phases_) phase.linear->discard();
+  }
+
+ private:
+  struct Phase {
+    int64_t first_step;
+    std::unique_ptr<Linear> linear;
+  };
+  size_t index(const LinearCall& call) const {
+    size_t found = 0;
+    while (found + 1 < phases_.size() && phases_[found + 1].first_step <= call.step) ++found;
+    return found;
+  }
+
+  std::vector<Phase> phases_;
+};
+
 }  // namespace
 
-std::unique_ptr<Linear> make_linear(const Recipe&, const LinearSpec&) { return std::make_unique<DenseLinear>(); }
+std::unique_ptr<Linear> make_linear(const std::vector<Precision::Phase>& phases, const LinearSpec& spec) {
+  if (phases.size() == 1) return make_linear(phases.front().recipe, spec);
+  return std::make_unique<PhasedLinear>(phases, spec);
+}
+
+std::unique_ptr<Linear> make_linear(const Recipe& recipe, const LinearSpec& spec) {
+  if (recipe.quantizes()) return std::make_unique<QuantizedLinear>(recipe, spec);
+  return std::make_unique<DenseLinear>();
+}
 
 }  // namespace nibble

@@ -8,17 +8,22 @@
 #include <string>
 #include <vector>
 
-#include "quant/recipe.hpp"
+#include "quant/precision.hpp"
+#include "quant/quantize.hpp"
 #include "tensor/state.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble {
 
-/// Which linear layer of a model an operator is for: what overrides, random streams and state names go by.
+/// Which linear layer of a model an operator is for: what random streams and state names go by.
 struct LinearSpec {
   std::string name;  ///< of the physical buffer: "layers.3.gate_up"
   int64_t in = 0, out = 0;
+  int64_t tokens = 0;  ///< of every call that a backward call follows; 0: none does
+  uint32_t id = 0;     ///< of its random numbers
+  uint64_t seed = 0;
+  bool input_stays = false;  ///< the caller has the input in backward anyway, so that no copy of it is worth keeping
 };
 
 enum class Pass {
@@ -36,8 +41,11 @@ struct LinearCall {
 
 /// What one forward call leaves for its backward call.
 struct LinearSaved {
-  Tensor input;                 ///< x as given to forward; valid in backward only if keeps_input()
-  std::vector<Tensor> tensors;  ///< codes, scales, masks: laid out by take_saved
+  Tensor input;                        ///< x as given to forward; valid in backward only if keeps_input()
+  QuantizedParts parts;                ///< of x as it was multiplied
+  Tensor row_scale;                    ///< f32 [1, tokens] and
+  Tensor factor;                       ///< f32 [1, 1]: what its values are multiplied with (Operand)
+  std::vector<LinearSaved> of_phases;  ///< of an operator whose recipe changes
 };
 
 class Linear {
@@ -48,18 +56,23 @@ class Linear {
   virtual bool keeps_input() const = 0;
   /// Takes the memory of what forward leaves for backward of `tokens` tokens.
   virtual void take_saved(Arena&, int64_t /*tokens*/, LinearSaved&) const {}
+  /// Working memory of a call on so many tokens, in bytes: what `scratch` of the calls below must have.
+  virtual size_t scratch_bytes(int64_t /*tokens*/) const { return 0; }
   /// What a resumed run needs.
   virtual void state(StateList&) {}
+  /// What the step's calls have seen, one number each, 0 at least: of several ranks the largest must stand there before
+  /// commit.
+  virtual void statistics(std::vector<float*>&) {}
 
   /// y[tokens, out] = x[tokens, in] w[out, in]^T + residual[tokens, out].
   /// x and w have the recipe's operand type. With a residual (f32), y is f32; without, of the operand type.
-  /// `saved` is null in evaluation.
+  /// `saved` is null in evaluation. `scratch` is u8 [1, scratch_bytes], aligned as arenas are.
   virtual void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
-                       const Tensor& residual, LinearSaved* saved) = 0;
+                       const Tensor& residual, LinearSaved* saved, const Tensor& scratch) = 0;
 
   /// dx[tokens, in] = dy[tokens, out] w (operand type) and dw[out, in] (f32) = dy^T x.
   virtual void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
-                        const LinearSaved& saved, const Tensor& dx, const Tensor& dw) = 0;
+                        const LinearSaved& saved, const Tensor& dx, const Tensor& dw, const Tensor& scratch) = 0;
 
   /// The step counts: statistics that its calls took (a delayed amax) become state.
   virtual void commit() {}
@@ -67,6 +80,9 @@ class Linear {
   virtual void discard() {}
 };
 
+/// Throws Error{configuration} where a block or rotation does not divide an axis, saying which widths would do.
 std::unique_ptr<Linear> make_linear(const Recipe& recipe, const LinearSpec& spec);
+/// One whose recipe changes with the step of a call.
+std::unique_ptr<Linear> make_linear(const std::vector<Precision::Phase>& phases, const LinearSpec& spec);
 
 }  // namespace nibble

@@ -28,7 +28,14 @@ constexpr PhiloxBlock philox(PhiloxBlock counter, std::array<uint32_t, 2> key) {
 
 /// What a random number is for; part of the counter, so that no two uses share numbers. Values stand in files: append
 /// only.
-enum class Purpose : uint32_t { initialization = 1, shuffle = 2, sampling = 3 };
+enum class Purpose : uint32_t {
+  initialization = 1,
+  shuffle = 2,
+  sampling = 3,
+  rounding = 4,        ///< of elements to a format: 16 bits each
+  scale_rounding = 5,  ///< of block scales
+  rotation_signs = 6
+};
 
 /// The random numbers of one (seed, purpose, step, tensor).
 class RandomStream {
@@ -40,9 +47,12 @@ class RandomStream {
         purpose_(static_cast<uint32_t>(purpose) << 24) {}
 
   /// Four 32-bit words; block < 2^56 (its high 24 bits share a counter word with the purpose).
-  constexpr PhiloxBlock block(uint64_t index) const {
-    return philox({static_cast<uint32_t>(index), step_, tensor_, purpose_ | static_cast<uint32_t>(index >> 32)}, key_);
+  constexpr PhiloxBlock block(uint64_t index) const { return philox(counter(index), key_); }
+  /// What block() puts through the generator, for whoever computes several blocks at once.
+  constexpr PhiloxBlock counter(uint64_t index) const {
+    return {static_cast<uint32_t>(index), step_, tensor_, purpose_ | static_cast<uint32_t>(index >> 32)};
   }
+  constexpr std::array<uint32_t, 2> key() const { return key_; }
   uint32_t word(uint64_t element) const { return block(element / 4)[element % 4]; }
 
   /// Uniform in [0, 1) with 24 bits.

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "quant/recipe.hpp"
+#include "quant/precision.hpp"
 #include "trainer/evaluation.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/progress.hpp"
@@ -43,15 +43,15 @@ void run_eval(const Arguments& arguments) {
   const TokenData data = TokenData::open(arguments.data);
   const ModelSource source = find_model(arguments.model);
   warn_of_refused(source);
-  const Recipe& recipe = recipe_for(source, arguments.recipe);
-  const LoadedModel loaded = load_model(source.path, recipe.operands);
+  const Precision precision = precision_for(source, arguments.recipe);
+  const LoadedModel loaded = load_model(source.path, precision.operands());
   data.require_vocabulary(loaded.config.vocabulary);
   require_tokenizer(loaded, data);
 
   Stream stream(arguments.threads);
   const Loader loader(data, window_options(arguments, loaded));
   const int64_t sequence = loader.sequence();
-  Llama model(stream, loaded.config, recipe, {.sequences = arguments.micro, .length = sequence, .training = false});
+  Llama model(stream, loaded.config, precision, {.sequences = arguments.micro, .length = sequence, .training = false});
   require_held_memory();
   WorkProgress progress("evaluated", "windows");
   const Evaluation result = evaluate(model, loaded.weights, loader, arguments.tokens, *make_local_world(),
@@ -63,7 +63,7 @@ void run_eval(const Arguments& arguments) {
                                      {"step", loaded.step},
                                      {"data", arguments.data},
                                      {"sequence", sequence},
-                                     {"recipe", recipe.name},
+                                     {"recipe", precision.recipe().name},
                                      {"tokens", result.tokens},
                                      {"loss", result.loss()},
                                      {"perplexity", result.perplexity()}};

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "quant/recipe.hpp"
+#include "quant/precision.hpp"
 #include "tensor/error.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/run_parts.hpp"
@@ -24,14 +24,14 @@ struct Arguments {
 void run_generate(const Arguments& arguments) {
   const ModelSource source = find_model(arguments.model);
   warn_of_refused(source);
-  const Recipe& recipe = recipe_for(source, arguments.recipe);
-  print_generated(load_model(source.path, recipe.operands), recipe, arguments.threads, arguments.prompt,
+  const Precision precision = precision_for(source, arguments.recipe);
+  print_generated(load_model(source.path, precision.operands()), precision, arguments.threads, arguments.prompt,
                   arguments.sampling);
 }
 
 }  // namespace
 
-void print_generated(const LoadedModel& loaded, const Recipe& recipe, int threads, const std::string& prompt,
+void print_generated(const LoadedModel& loaded, const Precision& precision, int threads, const std::string& prompt,
                      const SamplingOptions& sampling) {
   if (!loaded.tokenizer)
     throw Error({.kind = ErrorKind::data,
@@ -50,7 +50,7 @@ void print_generated(const LoadedModel& loaded, const Recipe& recipe, int thread
                  .next = "shorten the prompt"});
   Stream stream(threads);
   const int64_t capacity = std::min(loaded.config.context, prompt_tokens + sampling.tokens);
-  Decoder decoder(stream, loaded.config, recipe, loaded.weights, capacity);
+  Decoder decoder(stream, loaded.config, precision, loaded.weights, capacity);
   require_held_memory();
   fmt::print("{}", prompt);
   generate(decoder, *loaded.tokenizer, prompt, loaded.tokens.ends, sampling, [](std::string_view text) {

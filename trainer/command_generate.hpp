@@ -11,9 +11,9 @@ namespace nibble {
 
 void add_generate_command(CLI::App& app);
 
-/// Prints `prompt` and what the model writes after it. `recipe` is that of `loaded.weights`; `threads` 0: all cores.
+/// Prints `prompt` and what the model writes after it. `precision` is that of `loaded.weights`; `threads` 0: all cores.
 /// Throws Error{data} when the model has no tokenizer, Error{configuration} for a prompt longer than its context.
-void print_generated(const LoadedModel& loaded, const Recipe& recipe, int threads, const std::string& prompt,
+void print_generated(const LoadedModel& loaded, const Precision& precision, int threads, const std::string& prompt,
                      const SamplingOptions& sampling);
 
 }  // namespace nibble

@@ -11,6 +11,7 @@
 #include "comm/world.hpp"
 #include "tensor/error.hpp"
 #include "trainer/command_generate.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/settings_output.hpp"
 #include "trainer/training_run.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -44,13 +45,13 @@ std::string resume_command(const Arguments& arguments, int ranks) {
 
 /// Text that the trained model writes after run.sample.
 void print_sample(const Settings& settings) {
-  const Recipe& recipe = find_recipe(settings.precision.recipe);
-  const LoadedModel model = load_model(settings.run.directory, recipe.operands);
+  const Precision precision = precision_of(settings);
+  const LoadedModel model = load_model(settings.run.directory, precision.operands());
   if (!model.tokenizer) {
     fmt::print(stderr, "no sample: the token files carry no tokenizer\n");
     return;
   }
-  print_generated(model, recipe, static_cast<int>(settings.run.threads), settings.run.sample,
+  print_generated(model, precision, static_cast<int>(settings.run.threads), settings.run.sample,
                   {.tokens = settings.run.sample_tokens,
                    .temperature = settings.run.temperature,
                    .seed = static_cast<uint64_t>(settings.run.seed)});

@@ -7,6 +7,7 @@
 #include "data/token_data.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/gemm_check.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
@@ -79,7 +80,7 @@ const char* name(Verdict verdict) {
 
 Diagnosis diagnose(World& world, const Settings* settings) {
   Stream stream(settings ? static_cast<int>(settings->run.threads) : 0);
-  const DType operands = find_recipe(settings ? settings->precision.recipe : "bf16").operands;
+  const DType operands = settings ? precision_of(*settings).operands() : DType::bf16;
   const std::string directory = settings ? settings->run.directory : "";
   world.at(0, "doctor: products");
   Told mine{.machine = machine_facts(stream, directory),

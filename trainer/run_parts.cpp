@@ -10,6 +10,7 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/yaml_settings.hpp"
 
@@ -25,7 +26,8 @@ LoaderOptions loader_options(const Settings& settings) {
 LlamaOptions llama_options(const Settings& settings) {
   return {.sequences = settings.batch.micro,
           .length = settings.data.sequence,
-          .recompute = settings.model.recompute == "block" ? Recompute::block : Recompute::none};
+          .recompute = settings.model.recompute == "block" ? Recompute::block : Recompute::none,
+          .seed = static_cast<uint64_t>(settings.run.seed)};
 }
 
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {
@@ -68,8 +70,7 @@ MakeExchange exchange_maker(const Settings& settings) {
 RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                         int64_t steps, const MakeExchange& make_exchange) {
   RunParts parts;
-  parts.model =
-      std::make_unique<Llama>(stream, config, find_recipe(settings.precision.recipe), llama_options(settings));
+  parts.model = std::make_unique<Llama>(stream, config, precision_of(settings), llama_options(settings));
   parts.step = std::make_unique<TrainStep>(
       stream, *parts.model, world,
       TrainStepOptions{.micro_batches = settings.batch.tokens / (settings.data.sequence * settings.batch.micro),
@@ -133,10 +134,10 @@ std::optional<Settings> settings_of(const ModelSource& source) {
   return parse_settings(source.checkpoint->header().config_text, source.path.string() + "/manifest.json");
 }
 
-const Recipe& recipe_for(const ModelSource& source, const std::string& wish) {
+Precision precision_for(const ModelSource& source, const std::string& wish) {
   if (!wish.empty()) return find_recipe(wish);
   const std::optional<Settings> settings = settings_of(source);
-  return find_recipe(settings ? settings->precision.recipe : "bf16");
+  return settings ? precision_of(*settings) : find_recipe("bf16");
 }
 
 void warn_of_refused(const ModelSource& source) {

@@ -69,9 +69,9 @@ void require_tokenizer(const LoadedModel& model, const TokenData& data);
 /// The settings of the run that a checkpoint is of; empty for a Hugging Face folder.
 std::optional<Settings> settings_of(const ModelSource& source);
 
-/// `wish` if it is not empty, else the recipe that the model was trained with, bf16 for a Hugging Face folder.
+/// The recipe named `wish` if that is not empty, else what the model was trained with, bf16 for a Hugging Face folder.
 /// Throws Error{configuration} for an unknown name.
-const Recipe& recipe_for(const ModelSource& source, const std::string& wish);
+Precision precision_for(const ModelSource& source, const std::string& wish);
 
 /// One line on stderr for each newer checkpoint that was passed over because it is damaged.
 void warn_of_refused(const ModelSource& source);

@@ -10,6 +10,7 @@
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
 #include "trainer/machine_facts.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/resolve.hpp"
@@ -155,7 +156,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
                             {.config = config,
                              .length = settings.data.sequence,
                              .recompute = llama.recompute,
-                             .operands = find_recipe(settings.precision.recipe).operands,
+                             .operands = precision_of(settings).operands(),
                              .wire = wire,
                              .turn_seconds = compute.turn,
                              .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters),

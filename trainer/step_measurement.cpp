@@ -9,6 +9,7 @@
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
 #include "trainer/memory.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_memory.hpp"
@@ -79,10 +80,10 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
   Stream stream(static_cast<int>(settings.run.threads));
   const std::unique_ptr<World> world = make_local_world();
   const ModelConfig config = model_config(settings, 0);
-  const Recipe& recipe = find_recipe(settings.precision.recipe);
+  const DType operands = precision_of(settings).operands();
   const int64_t tokens = settings.batch.tokens, length = settings.data.sequence;
   StepMeasurement result{.threads = stream.threads(),
-                         .gemm_library = gemm_library(stream, recipe.operands),
+                         .gemm_library = gemm_library(stream, operands),
                          .parameters = config.parameters(),
                          .tokens = tokens,
                          .operations = config.flops_per_token(length),
@@ -100,7 +101,7 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
   std::vector<double> peaks, all, forward_backward, optimizer;
   train_step.run(0, batch);
   for (int64_t step = 1; step <= steps; ++step) {
-    peaks.push_back(measure_gemm_peak(stream, recipe.operands));
+    peaks.push_back(measure_gemm_peak(stream, operands));
     Stopwatch watch;
     stream.attach(&profile);
     const StepSeconds seconds = train_step.run(step, batch).seconds;

@@ -292,7 +292,7 @@ void TrainingRun::describe() const {
                                    std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard,
                                    settings_.gradients.wire));
   progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
-                                 name(stream_.isa()), gemm_library(stream_, parts_.model->recipe().operands),
+                                 name(stream_.isa()), gemm_library(stream_, parts_.model->precision().operands()),
                                  gemm_peak_));
 }
 
@@ -411,7 +411,7 @@ void TrainingRun::train_one_step() {
 
 TrainingRun::Outcome TrainingRun::run() {
   const InterruptScope signals;
-  gemm_peak_ = measure_gemm_peak(stream_, parts_.model->recipe().operands);
+  gemm_peak_ = measure_gemm_peak(stream_, parts_.model->precision().operands());
   describe();
   if (counters_.step == 0) {
     if (const std::optional<Evaluation> evaluation = run_validation()) {

@@ -9,11 +9,11 @@ namespace nibble {
 using simd::f32x, simd::for_each_group, simd::load_n, simd::store_n;
 
 void rope(Stream& stream, const RopeTable& table, int64_t heads, int64_t head_dim, int64_t length,
-          int64_t first_position, Rotation direction, const Tensor& x) {
+          int64_t first_position, RopeDirection direction, const Tensor& x) {
   const Tensor rotated = x.slice_cols(0, heads * head_dim);
   const KernelTimer timer(stream, "rope", {rotated, rotated});
   const int64_t half = head_dim / 2;
-  const float sign = direction == Rotation::forward ? 1.0f : -1.0f;
+  const float sign = direction == RopeDirection::forward ? 1.0f : -1.0f;
   with_operand_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_for(stream, x.rows, 1, [&](int64_t begin, int64_t end) {

@@ -51,7 +51,7 @@ std::string results(Stream& stream, DType type) {
 
   const OwnedTensor rotated = normal(stream, type, tokens, width, 6);
   const ModelConfig config{.head_dim = 34, .rope_theta = 1e4};
-  rope(stream, RopeTable(config, tokens), 2, 34, tokens, 0, Rotation::forward, rotated);
+  rope(stream, RopeTable(config, tokens), 2, 34, tokens, 0, RopeDirection::forward, rotated);
   keep(rotated);
 
   std::vector<int32_t> ids;

@@ -74,20 +74,20 @@ TEST_F(Layers, Rope) {
   const ModelConfig config{.width = 64, .heads = 4, .kv_heads = 4, .head_dim = 16, .rope_theta = 1e4};
   const RopeTable table(config, 37);
   const OwnedTensor y = copy(f["rope.x"]), dx = copy(f["rope.dy"]);
-  rope(stream, table, 4, 16, 37, 0, Rotation::forward, y);
+  rope(stream, table, 4, 16, 37, 0, RopeDirection::forward, y);
   EXPECT_LT(relative_error(y, f["rope.y"]), fp32_tolerance);
-  rope(stream, table, 4, 16, 37, 0, Rotation::backward, dx);
+  rope(stream, table, 4, 16, 37, 0, RopeDirection::backward, dx);
   EXPECT_LT(relative_error(dx, f["rope.dx"]), fp32_tolerance);
   // One token at a time from its own position: what the decoder does.
   const OwnedTensor single = copy(f["rope.x"]);
-  for (int64_t t = 0; t < 37; ++t) rope(stream, table, 4, 16, 1, t, Rotation::forward, single.view().slice_rows(t, 1));
+  for (int64_t t = 0; t < 37; ++t) rope(stream, table, 4, 16, 1, t, RopeDirection::forward, single.view().slice_rows(t, 1));
   EXPECT_EQ(relative_error(single, y), 0);
 }
 
 TEST_F(Layers, RopeKnownAnswer) {  // reference 6.3: hd 4, position 1
   const RopeTable table({.head_dim = 4, .rope_theta = 1e4}, 2);
   float q[] = {1, 2, 3, 4};
-  rope(stream, table, 1, 4, 1, 1, Rotation::forward, Tensor(q, 1, 4));
+  rope(stream, table, 1, 4, 1, 1, RopeDirection::forward, Tensor(q, 1, 4));
   const float expected[] = {-1.9841106f, 1.9599007f, 2.4623779f, 4.0197997f};
   for (int i = 0; i < 4; ++i) EXPECT_NEAR(q[i], expected[i], 1e-6f);
 }

@@ -1,0 +1,15 @@
+#if defined(__x86_64__)
+
+// What other files share comes first, so that no inline function of theirs is compiled for AVX-512 here.
+#include "quant/cpu/tile_kernels.hpp"
+
+#pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")  // clang: CMakeLists.txt
+#include "quant/cpu/tile_kernels_body.hpp"
+
+namespace nibble {
+
+const TileKernels& avx512_tile_kernels() { return compiled; }
+
+}  // namespace nibble
+
+#endif

@@ -1,0 +1,83 @@
+// Quantization of whole matrices: from x to the operand that a product multiplies.
+//
+// One kernel for all quantizers and rotations (quantizer.hpp): their fields steer it, nothing in it knows a paper.
+// Not for: which operand of a layer gets which quantizer (recipe.hpp).
+#pragma once
+
+#include <span>
+
+#include "quant/hadamard.hpp"
+#include "quant/quantizer.hpp"
+#include "tensor/random.hpp"
+#include "tensor/stream.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+/// A matrix as a product reads it: element (i, j) is values(i, j) * factor * row_scale(i) * col_scale(j).
+struct Operand {
+  Tensor values;  ///< f32, bf16, or i8: codes that stand for themselves plus the format's offset
+  float factor = 1;
+  Tensor row_scale{};  ///< f32 [1, rows]; empty: ones
+  Tensor col_scale{};  ///< f32 [1, cols]; empty: ones
+};
+
+/// The axis of a matrix over which its product sums; the other one is called outer.
+enum class Axis { cols, rows };
+
+struct Quantization {
+  Quantizer quantizer{};
+  Axis axis = Axis::cols;
+  const Hadamard* hadamard = nullptr;           ///< of the reduction axis, in blocks of its order; null: none
+  std::span<const float> signs{};               ///< of a block, before the transform; empty: none
+  RandomStream rounding{0, Purpose::rounding};  ///< 16 bits for each element; row-major in [outer, reduction axis]
+  RandomStream scale_rounding{0, Purpose::scale_rounding};
+  uint32_t part = 0;  ///< of those streams: which micro-batch
+};
+
+/// What quantize() writes besides values; what is empty is not written. All row-major in [outer, reduction axis], whose
+/// length is then a multiple of 8.
+struct QuantizedParts {
+  Tensor codes{};   ///< u8 [outer, depth * bits / 8]: little-endian bit fields
+  Tensor scales{};  ///< u8 [outer, depth / group]: e8m0 or e4m3 codes of blocks
+  Tensor mask{};    ///< u8 [outer, depth / 8], lowest bit first: 1 passes a gradient on
+};
+
+/// What happened to the elements of one call.
+struct QuantizationCounts {
+  int64_t elements = 0;
+  int64_t clipped = 0;  ///< beyond the format's largest magnitude
+  int64_t masked = 0;
+};
+
+/// The statistic over the whole rotated matrix, for quantizers that need it first (needs_tensor_statistic); max |x|.
+/// NaN where an element is.
+float tensor_statistic(Stream& stream, const Operand& x, const Quantization& how);
+
+/// Quantizes x along how.axis, with `statistic` of the whole tensor where one is needed. values (f32, bf16, or i8 for
+/// formats without block scales) and parts are written; `scale` (f32, [1, outer]) is written for Extent::row.
+/// Returns what multiplies values. A NaN or infinity makes at least its block NaN.
+/// Without a quantizer only the rotation happens.
+Operand quantize(Stream& stream, const Operand& x, const Quantization& how, float statistic, const Tensor& values,
+                 const Tensor& scale = {}, const QuantizedParts& parts = {}, QuantizationCounts* counts = nullptr);
+
+/// The values (bf16 or f32) that `parts` of an earlier call stand for, as that call wrote them. [outer, depth].
+void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values);
+
+/// y = (x .* mask) R^T along `axis`, where R is the rotation of a Quantization; mask (of QuantizedParts, for
+/// Axis::cols) may be empty, and hadamard null. y may be x.
+void unrotate(Stream& stream, const Tensor& x, Axis axis, const Hadamard* hadamard, std::span<const float> signs,
+              const Tensor& mask, const Tensor& y);
+
+/// How far an operand (values f32 or bf16) is from x, both rotated: sums over all elements, in double.
+struct OperandError {
+  double squared_error = 0;  ///< of x - q
+  double squared = 0;        ///< of x
+  double squared_operand = 0;
+  double product = 0;      ///< of x q
+  int64_t underflows = 0;  ///< q = 0 where x is not
+  int64_t elements = 0;
+};
+OperandError operand_error(Stream& stream, const Operand& x, const Quantization& how, const Operand& quantized);
+
+}  // namespace nibble

@@ -1,0 +1,370 @@
+#include "quant/quantized_linear.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "tensor/convert.hpp"
+#include "tensor/error.hpp"
+#include "tensor/gemm.hpp"
+
+namespace nibble {
+namespace {
+
+/// Throws unless blocks of `block` elements fill an axis.
+void require_divides(int64_t block, int64_t length, const std::string& layer, const char* axis, const char* what) {
+  if (block <= 1 || length % block == 0) return;
+  const int64_t below = length / block * block;
+  throw Error(
+      {.kind = ErrorKind::configuration,
+       .what = fmt::format("{} of {} does not divide the {}", what, block, axis),
+       .where = layer,
+       .seen = std::to_string(length),
+       .allowed = fmt::format("multiples of {}", block),
+       .next = below > 0 ? fmt::format("{} or {} would do", below, below + block) : fmt::format("{} would do", block)});
+}
+
+void require_fits(const Quantizer& quantizer, int64_t length, const std::string& layer, const char* axis) {
+  if (!quantizer.quantizes()) return;
+  require_divides(8, length, layer, axis, "a byte of packed masks and random numbers");
+  if (quantizer.blocks()) require_divides(quantizer.group, length, layer, axis, "a block");
+  require_divides(quantizer.correction_group, length, layer, axis, "a correction group");
+}
+
+std::optional<Hadamard> hadamard_of(const Rotation& rotation, int64_t length, const std::string& layer,
+                                    const char* axis) {
+  if (!rotation) return {};
+  require_divides(rotation.over(length), length, layer, axis, "a rotation");
+  return Hadamard::of_order(rotation.over(length), fmt::format("{}, {}", layer, axis));
+}
+
+const Hadamard* address(const std::optional<Hadamard>& hadamard) { return hadamard ? &*hadamard : nullptr; }
+
+/// The gradient's product needs an operand whose scales do not run along its reduction axis, or an error to fold them
+/// into before its one rounding.
+void require_foldable(const Quantizer& forward, const GradientRecipe& gradient, const std::string& recipe) {
+  if (forward.extent != Extent::row || !forward.quantizes() || gradient.source == Source::given) return;
+  if (!gradient.error.quantizes() || gradient.other.quantizes()) return;
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "the scales of rows run along the reduction axis of a gradient whose error is quantized",
+               .where = "precision",
+               .seen = recipe,
+               .next = "take a backward recipe that quantizes weights and inputs anew, or bf16"});
+}
+
+}  // namespace
+
+/// Memory of one call.
+class QuantizedLinear::Scratch {
+ public:
+  explicit Scratch(const Tensor& memory)
+      : begin_(static_cast<char*>(memory.data)), end_(begin_ + memory.size()), next_(begin_) {}
+
+  Tensor take(DType type, int64_t rows, int64_t cols) {
+    char* const memory = next_;
+    next_ += bytes(type, rows, cols);
+    if (next_ > end_)
+      throw Error({.kind = ErrorKind::internal, .what = "a linear operator's scratch memory is too small"});
+    return {type, memory, rows, cols, padded_stride(type, cols)};
+  }
+  static size_t bytes(DType type, int64_t rows, int64_t cols) {
+    return bytes_of(type, rows, padded_stride(type, cols));
+  }
+
+  /// What is taken after a mark is given back by returning to it.
+  char* mark() const { return next_; }
+  void back_to(char* mark) { next_ = mark; }
+
+ private:
+  char *begin_, *end_, *next_;
+};
+
+QuantizedLinear::QuantizedLinear(const Recipe& recipe, const LinearSpec& spec) : recipe_(recipe), spec_(spec) {
+  const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
+  features_ = hadamard_of(rotation, spec.in, spec.name, "input features");
+  for (const Quantizer* quantizer : {&input_quantizer, &weight_quantizer})
+    require_fits(*quantizer, spec.in, spec.name, "input features");
+  for (int role = 0; role < roles; ++role) delayed_.emplace_back(quantizer(static_cast<Role>(role)).history);
+  if (spec.tokens == 0) return;
+  const auto& [by_input, by_weight, each] = recipe_.backward;
+  require_foldable(weight_quantizer, by_input, recipe.name);
+  require_foldable(input_quantizer, by_weight, recipe.name);
+  outputs_ = hadamard_of(by_input.rotation, spec.out, spec.name, "output features");
+  left_ = hadamard_of(by_input.left, spec.tokens, spec.name, "tokens of a micro-batch");
+  tokens_ = hadamard_of(by_weight.rotation, spec.tokens, spec.name, "tokens of a micro-batch");
+  for (const Quantizer* quantizer : {&by_input.error, &by_input.other})
+    require_fits(*quantizer, spec.out, spec.name, "output features");
+  for (const Quantizer* quantizer : {&by_weight.error, &by_weight.other})
+    require_fits(*quantizer, spec.tokens, spec.name, "tokens of a micro-batch");
+}
+
+const Quantizer& QuantizedLinear::quantizer(Role role) const {
+  const std::array<const Quantizer*, roles> all = {&recipe_.forward.input,         &recipe_.forward.weight,
+                                                   &recipe_.backward.input.error,  &recipe_.backward.input.other,
+                                                   &recipe_.backward.weight.error, &recipe_.backward.weight.other};
+  return *all[role];
+}
+
+bool QuantizedLinear::saves_codes() const {
+  return !spec_.input_stays && recipe_.forward.input.packable() && recipe_.backward.weight.source == Source::multiplied;
+}
+bool QuantizedLinear::keeps_input() const { return !saves_codes(); }
+
+void QuantizedLinear::take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const {
+  if (!saves_codes()) return;
+  const Quantizer& q = recipe_.forward.input;
+  saved.factor = arena.take(DType::f32, 1, 1);
+  saved.parts.codes = arena.take(DType::u8, tokens, spec_.in / 8 * q.element->bits());
+  if (q.blocks()) saved.parts.scales = arena.take(DType::u8, tokens, spec_.in / q.group);
+  if (q.mask != MaskRule::all) saved.parts.mask = arena.take(DType::u8, tokens, spec_.in / 8);
+  if (q.extent == Extent::row) saved.row_scale = arena.take(DType::f32, 1, tokens);
+}
+
+size_t QuantizedLinear::scratch_bytes(int64_t tokens) const {
+  const auto matrix = [](int64_t rows, int64_t cols) {
+    return Scratch::bytes(DType::f32, rows, cols) + Scratch::bytes(DType::f32, 1, std::max(rows, cols));
+  };
+  const auto mask = [](int64_t rows, int64_t cols) { return Scratch::bytes(DType::u8, rows, (cols + 7) / 8); };
+  const size_t multiplied = matrix(tokens, spec_.in) + matrix(spec_.out, spec_.in);
+  if (spec_.tokens == 0) return multiplied + matrix(tokens, spec_.out);
+  return 2 * multiplied + matrix(tokens, spec_.in) + mask(tokens, spec_.in) + mask(spec_.out, spec_.in) +
+         matrix(tokens, spec_.out);
+}
+
+void QuantizedLinear::state(StateList& list) {
+  static constexpr const char* names[roles] = {"input",       "weight",       "input_error",
+                                               "input_other", "weight_error", "weight_other"};
+  for (size_t role = 0; role < roles; ++role)
+    if (delayed_[role].used())
+      delayed_[role].state(list, fmt::format("quantizers/{}/{}/amax_history", spec_.name, names[role]));
+}
+void QuantizedLinear::statistics(std::vector<float*>& list) {
+  for (DelayedStatistic& delayed : delayed_)
+    if (delayed.used()) list.push_back(&delayed.seen());
+}
+void QuantizedLinear::commit() {
+  for (DelayedStatistic& delayed : delayed_)
+    if (delayed.used()) delayed.commit();
+}
+void QuantizedLinear::discard() {
+  for (DelayedStatistic& delayed : delayed_) delayed.discard();
+}
+
+DType QuantizedLinear::product_type(const Quantizer& a, const Quantizer& b) const {
+  if (recipe_.operands == DType::f32) return DType::f32;
+  if (a.integers() && b.integers()) return DType::i8;
+  return a.exact_in_bf16() && b.exact_in_bf16() ? DType::bf16 : DType::f32;
+}
+
+std::vector<float> QuantizedLinear::signs_of(const LinearCall& call, const Rotation& rotation, int64_t depth,
+                                             uint32_t product) const {
+  const RandomStream random(spec_.seed, Purpose::rotation_signs, static_cast<uint32_t>(call.step),
+                            spec_.id * roles + (recipe_.backward.signs_for_each_product ? product : 0));
+  return rotation_signs(rotation.signs, rotation.over(depth), random, static_cast<uint64_t>(call.micro_batch));
+}
+
+Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
+                                      const Hadamard* hadamard, std::span<const float> signs, DType type,
+                                      Scratch& scratch, const QuantizedParts& parts) {
+  const Quantizer& q = quantizer(role);
+  const bool as_it_is = !q.quantizes() && !hadamard && !x.row_scale && !x.col_scale && x.values.dtype == type;
+  if (as_it_is) return x;
+  const auto step = static_cast<uint32_t>(call.step), id = spec_.id * roles + role;
+  const Quantization how{.quantizer = q,
+                         .axis = axis,
+                         .hadamard = hadamard,
+                         .signs = signs,
+                         .rounding = RandomStream(spec_.seed, Purpose::rounding, step, id),
+                         .scale_rounding = RandomStream(spec_.seed, Purpose::scale_rounding, step, id),
+                         .part = static_cast<uint32_t>(call.micro_batch)};
+  float statistic = 0;
+  if (q.needs_tensor_statistic()) {
+    statistic = tensor_statistic(stream, x, how);
+    DelayedStatistic& delayed = delayed_[role];
+    if (delayed.used()) {
+      if (call.pass == Pass::training) delayed.see(statistic);
+      statistic = delayed.get(statistic);
+    }
+  }
+  const Tensor values = scratch.take(type, x.values.rows, x.values.cols);
+  const int64_t outer = axis == Axis::cols ? x.values.rows : x.values.cols;
+  const Tensor scale = q.extent == Extent::row && q.quantizes() ? scratch.take(DType::f32, 1, outer) : Tensor();
+  Operand operand = quantize(stream, x, how, statistic, values, scale, parts);
+  if (!q.quantizes()) operand.factor = 1;
+  return operand;
+}
+
+namespace {
+
+float offset_of(const Quantizer& quantizer, DType type) { return type == DType::i8 ? quantizer.element->offset : 0.0f; }
+
+/// A product whose operands may be f32, because bf16 would not hold them, where its result is bf16.
+void multiply(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
+              const Tensor& c, const Tensor& addend, const Scaling& scaling, const Tensor& wide) {
+  const bool narrow = a.dtype == DType::f32 && c.dtype != DType::f32;
+  gemm(stream, a, transpose_a, b, transpose_b, narrow ? wide : c, addend, scaling);
+  if (narrow) convert(stream, wide, c);
+}
+
+}  // namespace
+
+void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
+                              const Tensor& residual, LinearSaved* saved, const Tensor& memory) {
+  Scratch scratch(memory);
+  const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
+  const DType type = product_type(input_quantizer, weight_quantizer);
+  const bool saves = saved && saves_codes();
+  const Operand a = make_operand(stream, call, input, {.values = x}, Axis::cols, address(features_), {}, type, scratch,
+                                 saves ? saved->parts : QuantizedParts());
+  const Operand b =
+      make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {}, type, scratch);
+  if (saves) {
+    *saved->factor.as<float>() = a.factor;
+    if (a.row_scale) std::copy_n(a.row_scale.as<float>(), a.row_scale.cols, saved->row_scale.as<float>());
+  }
+  multiply(stream, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
+           {.factor = a.factor * b.factor,
+            .rows = a.row_scale,
+            .cols = b.row_scale,
+            .a_offset = offset_of(input_quantizer, type),
+            .b_offset = offset_of(weight_quantizer, type)},
+           scratch.take(DType::f32, y.rows, y.cols));
+}
+
+const GradientRecipe& QuantizedLinear::gradient(Role error) const {
+  return error == input_error ? recipe_.backward.input : recipe_.backward.weight;
+}
+const Quantizer& QuantizedLinear::carried(Role error) const {
+  static constexpr Quantizer none{};
+  if (gradient(error).source == Source::given) return none;
+  return error == input_error ? recipe_.forward.weight : recipe_.forward.input;
+}
+DType QuantizedLinear::gradient_type(Role error) const {
+  const GradientRecipe& row = gradient(error);
+  return product_type(row.error, row.other.quantizes() ? row.other : carried(error));
+}
+/// What is quantized anew is read as numbers; what is not goes into the product.
+DType QuantizedLinear::carried_type(Role error) const {
+  return gradient(error).other.quantizes() ? product_type({}, carried(error)) : gradient_type(error);
+}
+
+Operand QuantizedLinear::carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, Scratch& scratch,
+                                        const Tensor& mask) {
+  const bool given = gradient(input_error).source == Source::given;
+  const DType type = carried_type(input_error);
+  if (given && !features_ && !mask) return {.values = w};
+  const Operand multiplied =
+      make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {},
+                   given ? product_type({}, recipe_.forward.weight) : type, scratch, {.mask = mask});
+  return given ? rotated(stream, w, scratch, multiplied) : multiplied;
+}
+
+Operand QuantizedLinear::carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved,
+                                       Scratch& scratch, const Tensor& mask) {
+  const bool given = gradient(weight_error).source == Source::given;
+  const DType type = carried_type(weight_error);
+  if (saves_codes()) {
+    const Tensor& codes = saved.parts.codes;
+    Operand operand{.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride),
+                    .factor = *saved.factor.as<float>(),
+                    .row_scale = saved.row_scale};
+    if (type == DType::i8 && recipe_.forward.input.element->bits() == 8) return operand;
+    operand.values = scratch.take(type, codes.rows, spec_.in);
+    restore(stream, recipe_.forward.input, saved.parts, operand.values);
+    return operand;
+  }
+  if (given && !features_ && !mask) return {.values = saved.input};
+  const Operand multiplied =
+      make_operand(stream, call, input, {.values = saved.input}, Axis::cols, address(features_), {},
+                   given ? product_type({}, recipe_.forward.input) : type, scratch, {.mask = mask});
+  return given ? rotated(stream, saved.input, scratch, multiplied) : multiplied;
+}
+
+/// x in the basis of the forward product, not quantized; in the memory of an operand that only its mask was needed of.
+Operand QuantizedLinear::rotated(Stream& stream, const Tensor& x, Scratch& scratch, const Operand& unused) const {
+  if (!features_) return {.values = x};
+  const DType type = product_type({}, {});
+  const Tensor values = unused.values.dtype == type ? unused.values : scratch.take(type, x.rows, x.cols);
+  return quantize(stream, {.values = x}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, values);
+}
+
+/// With one scale for the tensor and nothing turned, both gradients multiply the same quantized error.
+bool QuantizedLinear::errors_are_alike() const {
+  const auto& [by_input, by_weight, each] = recipe_.backward;
+  return by_input.error.quantizes() && by_input.error == by_weight.error && by_input.error.extent == Extent::tensor &&
+         by_input.error.scale == ScaleFormat::f32 && by_input.error.rounding == Rounding::nearest &&
+         !by_input.rotation && !by_input.left && !by_weight.rotation &&
+         gradient_type(input_error) == gradient_type(weight_error);
+}
+
+QuantizedLinear::Pair QuantizedLinear::gradient_operands(Stream& stream, const LinearCall& call, Role error,
+                                                         const Operand& dy, const Operand& carried_over,
+                                                         Scratch& scratch) {
+  const GradientRecipe& row = gradient(error);
+  const bool by_input = error == input_error;
+  const Axis axis = by_input ? Axis::cols : Axis::rows;
+  const Hadamard* hadamard = address(by_input ? outputs_ : tokens_);
+  const std::vector<float> signs = signs_of(call, row.rotation, by_input ? spec_.out : spec_.tokens, error);
+  const DType type = gradient_type(error);
+  Pair pair;
+  if (row.other.quantizes() || hadamard) {
+    pair.other = make_operand(stream, call, by_input ? input_other : weight_other, carried_over, Axis::rows, hadamard,
+                              signs, type, scratch);
+    pair.error = make_operand(stream, call, error, dy, axis, hadamard, signs, type, scratch);
+    return pair;
+  }
+  pair.other = carried_over;
+  // Scales that run along the reduction axis are folded into the error before its one rounding.
+  Operand scaled = dy;
+  (by_input ? scaled.col_scale : scaled.row_scale) = std::exchange(pair.other.row_scale, {});
+  const bool turned = by_input && left_;
+  pair.error = make_operand(stream, call, error, scaled, turned ? Axis::rows : axis, turned ? address(left_) : nullptr,
+                            {}, type, scratch);
+  return pair;
+}
+
+Scaling QuantizedLinear::gradient_scaling(Role error, const Pair& pair) const {
+  const GradientRecipe& row = gradient(error);
+  const DType type = pair.error.values.dtype;
+  return {.factor = pair.error.factor * pair.other.factor,
+          .rows = error == input_error ? pair.error.row_scale : pair.error.col_scale,
+          .cols = pair.other.col_scale,
+          .a_offset = offset_of(row.error, type),
+          .b_offset = offset_of(row.other.quantizes() ? row.other : carried(error), type)};
+}
+
+void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
+                               const LinearSaved& saved, const Tensor& dx, const Tensor& dw, const Tensor& memory) {
+  Scratch scratch(memory);
+  LinearCall again = call;  // forward took the statistics of what it quantized
+  again.pass = Pass::recomputing;
+  const auto mask_of = [&](const Quantizer& q, int64_t rows) {
+    return q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, rows, spec_.in / 8);
+  };
+  const Tensor weight_mask = mask_of(recipe_.forward.weight, spec_.out),
+               input_mask = saves_codes() ? saved.parts.mask : mask_of(recipe_.forward.input, dy.rows);
+  const Operand x_hat = carried_input(stream, again, saved, scratch, input_mask),
+                w_hat = carried_weight(stream, again, w, scratch, weight_mask);
+  char* const mark = scratch.mark();
+  Pair pair = gradient_operands(stream, call, input_error, {.values = dy}, w_hat, scratch);
+  const bool changed = input_mask || features_ || left_;
+  const Tensor product = changed ? scratch.take(DType::f32, dx.rows, dx.cols) : dx;
+  multiply(stream, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
+           gradient_scaling(input_error, pair), scratch.take(DType::f32, dx.rows, dx.cols));
+  if (left_) unrotate(stream, product, Axis::rows, address(left_), {}, {}, product);
+  if (changed) unrotate(stream, product, Axis::cols, address(features_), {}, input_mask, dx);
+
+  if (errors_are_alike()) {
+    pair.other = x_hat;
+  } else {
+    scratch.back_to(mark);
+    pair = gradient_operands(stream, call, weight_error, {.values = dy}, x_hat, scratch);
+  }
+  gemm(stream, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
+       gradient_scaling(weight_error, pair));
+  if (weight_mask || features_) unrotate(stream, dw, Axis::cols, address(features_), {}, weight_mask, dw);
+}
+
+}  // namespace nibble

@@ -1,0 +1,73 @@
+// The linear operator of any recipe that quantizes or rotates (recipe.hpp).
+//
+// It reads like the three products there: each operand is made by one quantize() call from the recipe's row,
+// multiplied, and what a rotation or mask asks for is done to the result. Weights are quantized anew in the backward
+// pass from the working copy (the same codes), the input from its packed codes. Not for: bf16 and fp32 without a recipe
+// (linear.cpp).
+#pragma once
+
+#include <optional>
+
+#include "quant/delayed_statistic.hpp"
+#include "quant/linear.hpp"
+#include "tensor/gemm.hpp"
+
+namespace nibble {
+
+class QuantizedLinear final : public Linear {
+ public:
+  /// Throws Error{configuration} where a block or rotation does not divide an axis of the layer.
+  QuantizedLinear(const Recipe& recipe, const LinearSpec& spec);
+
+  bool keeps_input() const override;
+  void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override;
+  size_t scratch_bytes(int64_t tokens) const override;
+  void state(StateList& list) override;
+  void statistics(std::vector<float*>& list) override;
+  void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
+               const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override;
+  void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
+                const Tensor& dx, const Tensor& dw, const Tensor& scratch) override;
+  void commit() override;
+  void discard() override;
+
+ private:
+  /// The operands of the three products, in this order: what tensor ids of random numbers and histories go by.
+  enum Role { input, weight, input_error, input_other, weight_error, weight_other, roles };
+
+  class Scratch;
+
+  bool saves_codes() const;
+  DType product_type(const Quantizer& a, const Quantizer& b) const;
+  const Quantizer& quantizer(Role role) const;
+  const GradientRecipe& gradient(Role error) const;
+  /// What the gradient multiplies the error with when it is not quantized anew.
+  const Quantizer& carried(Role error) const;
+  DType gradient_type(Role error) const;
+  DType carried_type(Role error) const;
+
+  Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
+                       const Hadamard* hadamard, std::span<const float> signs, DType type, Scratch& scratch,
+                       const QuantizedParts& parts = {});
+  Operand carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, Scratch& scratch, const Tensor& mask);
+  Operand carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved, Scratch& scratch,
+                        const Tensor& mask);
+  bool errors_are_alike() const;
+  /// Both operands of a gradient's product: the error and what was carried over from the forward pass.
+  struct Pair {
+    Operand error, other;
+  };
+  Pair gradient_operands(Stream& stream, const LinearCall& call, Role error, const Operand& dy,
+                         const Operand& carried_over, Scratch& scratch);
+  Scaling gradient_scaling(Role error, const Pair& pair) const;
+  Operand rotated(Stream& stream, const Tensor& x, Scratch& scratch, const Operand& unused) const;
+  std::vector<float> signs_of(const LinearCall& call, const Rotation& rotation, int64_t depth, uint32_t product) const;
+
+  Recipe recipe_;
+  LinearSpec spec_;
+  /// Of the input features (forward), of the reduction axes of the gradients, and of the tokens from the left.
+  std::optional<Hadamard> features_, outputs_, tokens_, left_;
+  std::vector<DelayedStatistic> delayed_;  ///< by role
+};
+
+}  // namespace nibble
