@@ -14,7 +14,7 @@
 namespace nibble {
 namespace {
 
-using simd::f32x, simd::i32x, simd::lanes;
+using simd::f32x, simd::i32x, simd::lanes, simd::u32x;
 
 // VPDPBUSD adds to each 32-bit lane the products of four unsigned bytes with four signed ones, without saturation. A is
 // unsigned: its elements go into the panels plus 128, and 128 times the sums of B's columns are taken off again. All
@@ -102,7 +102,7 @@ template <Operand operand, int64_t width>
   __m512i sums[half_rows][2];
 #pragma GCC unroll 2
   for (int64_t v = 0; v < 2; ++v) {
-    const auto shift = simd::as<__m512i>(simd::as<i32x>(_mm512_loadu_si512(b + v * line)) * 128);
+    const auto shift = simd::as<__m512i>(simd::as<u32x>(_mm512_loadu_si512(b + v * line)) * 128);
 #pragma GCC unroll 8
     for (int64_t r = 0; r < half_rows; ++r) {
       const __m512i before = start ? _mm512_loadu_si512(start + r * start_stride + v * lanes) : _mm512_setzero_si512();
