@@ -26,8 +26,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const Precision& pre
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto operator_of = [&](Projection projection, int buffer) {
       const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
-      return make_linear(precision_.phases(layer, projection).back().recipe,
-                         {.name = info.name, .in = info.cols, .out = info.rows});
+      return make_linear(precision_.phases(layer, projection), {.name = info.name, .in = info.cols, .out = info.rows});
     };
     blocks_.push_back({operator_of(Projection::qkv, layout_.qkv(layer)),
                        operator_of(Projection::output, layout_.output(layer)),
@@ -101,8 +100,8 @@ void Decoder::read_chunk(std::span<const int32_t> ids) {
   for (int layer = 0; layer < config_.layers; ++layer) {
     const Block& block = blocks_[static_cast<size_t>(layer)];
     const auto linear = [&](Linear& operation, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual) {
-      operation.forward(stream_, {}, rows(x), weights_.buffer(buffer), rows(y), residual ? rows(residual) : Tensor(),
-                        nullptr, linear_scratch_);
+      operation.forward(stream_, {.step = last_step}, rows(x), weights_.buffer(buffer), rows(y),
+                        residual ? rows(residual) : Tensor(), nullptr, linear_scratch_);
     };
     norm(residual_, layout_.attention_norm(layer));
     linear(*block.qkv, layout_.qkv(layer), normed_, qkv_, {});

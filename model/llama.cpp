@@ -126,6 +126,17 @@ void Llama::for_each_linear(Action&& action) {
       action(*linear);
 }
 
+bool Llama::weight_residual(const ParameterSet& weights, int buffer, int64_t step, const Tensor& residual) {
+  const int layer = layout_.buffers()[static_cast<size_t>(buffer)].layer;
+  const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
+  Linear& linear = buffer == layout_.qkv(layer)       ? *linears.qkv
+                   : buffer == layout_.output(layer)  ? *linears.output
+                   : buffer == layout_.gate_up(layer) ? *linears.gate_up
+                                                      : *linears.down;
+  return linear.weight_residual(stream_, {.step = step, .pass = Pass::recomputing}, weights.buffer(buffer), residual,
+                                linear_scratch_);
+}
+
 void Llama::state(StateList& list) {
   for_each_linear([&](Linear& linear) { linear.state(list); });
 }
@@ -261,13 +272,13 @@ void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, con
                    static_cast<float>(config_.norm_epsilon), normed_final_, inverse_rms_final_);
 }
 
-double Llama::loss(const ParameterSet& weights, const MicroBatch& batch) {
-  run_blocks(weights, batch, {});
+double Llama::loss(const ParameterSet& weights, const MicroBatch& batch, int64_t step) {
+  run_blocks(weights, batch, {.step = step});
   return head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, nullptr);
 }
 
 void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits) {
-  run_blocks(weights, batch, {});
+  run_blocks(weights, batch, {.step = last_step});
   gemm(stream_, normed_final_, Transpose::no, weights.buffer(layout_.head()), Transpose::yes, logits);
 }
 

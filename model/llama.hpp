@@ -68,8 +68,8 @@ class Llama {
   /// A set of gradients: f32, packed.
   ParameterSet make_gradients(Residency residency = Residency::all) const;
 
-  /// The sum of the losses in nats.
-  double loss(const ParameterSet& weights, const MicroBatch& batch);
+  /// The sum of the losses in nats, with the recipes of `step`.
+  double loss(const ParameterSet& weights, const MicroBatch& batch, int64_t step = last_step);
 
   /// The sum of the losses in nats, and the gradients of loss_scale times it, which overwrite `gradients`.
   double loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
@@ -77,6 +77,9 @@ class Llama {
 
   /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models.
   void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits);
+
+  /// residual[rows, cols] (f32) of a projection's buffer: see Linear::weight_residual. False where it is not quantized.
+  bool weight_residual(const ParameterSet& weights, int buffer, int64_t step, const Tensor& residual);
 
   /// State of the linear operators, and what becomes of the statistics that a step's calls took.
   void state(StateList& list);

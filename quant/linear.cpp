@@ -70,6 +70,10 @@ class PhasedLinear final : public Linear {
     of_phase.input = saved.input;
     phases_[phase].linear->backward(stream, call, dy, w, of_phase, dx, dw, scratch);
   }
+  bool weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
+                       const Tensor& scratch) override {
+    return phases_[index(call)].linear->weight_residual(stream, call, w, residual, scratch);
+  }
   void commit() override {
     for (const Phase& phase : phases_) phase.linear->commit();
   }

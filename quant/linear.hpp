@@ -4,6 +4,7 @@
 // and which state a resumed run needs.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +32,9 @@ enum class Pass {
   recomputing,  ///< the same micro-batch again: the same numbers, statistics are not taken a second time
   evaluation,   ///< nothing is taken or kept
 };
+
+/// After any step of a run: a model that is only evaluated follows the recipes with which its run ends.
+inline constexpr int64_t last_step = std::numeric_limits<int64_t>::max();
 
 /// Where in a run a call stands: the counter of its random numbers.
 struct LinearCall {
@@ -73,6 +77,13 @@ class Linear {
   /// dx[tokens, in] = dy[tokens, out] w (operand type) and dw[out, in] (f32) = dy^T x.
   virtual void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
                         const LinearSaved& saved, const Tensor& dx, const Tensor& dw, const Tensor& scratch) = 0;
+
+  /// residual[out, in] (f32) = w less what the forward product multiplies in its place, in w's own basis, and 0 where a
+  /// mask excludes the element. False, and nothing written, where weights are not quantized.
+  virtual bool weight_residual(Stream&, const LinearCall&, const Tensor& /*w*/, const Tensor& /*residual*/,
+                               const Tensor& /*scratch*/) {
+    return false;
+  }
 
   /// The step counts: statistics that its calls took (a delayed amax) become state.
   virtual void commit() {}

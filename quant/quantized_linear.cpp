@@ -367,4 +367,25 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
   if (weight_mask || features_) unrotate(stream, dw, Axis::cols, address(features_), {}, weight_mask, dw);
 }
 
+bool QuantizedLinear::weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
+                                      const Tensor& memory) {
+  const Quantizer& q = recipe_.forward.weight;
+  if (!q.quantizes()) return false;
+  Scratch scratch(memory);
+  const Tensor mask = q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, spec_.out, spec_.in / 8);
+  const Operand multiplied = make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {},
+                                          DType::f32, scratch, {.mask = mask});
+  quantize(stream, {.values = w}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, residual);
+  parallel_for(stream, spec_.out, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float scale = multiplied.factor * (multiplied.row_scale ? multiplied.row_scale.as<float>()[i] : 1.0f);
+      const float* from = multiplied.values.row<float>(i);
+      float* to = residual.row<float>(i);
+      for (int64_t j = 0; j < spec_.in; ++j) to[j] -= from[j] * scale;
+    }
+  });
+  unrotate(stream, residual, Axis::cols, address(features_), {}, mask, residual);
+  return true;
+}
+
 }  // namespace nibble

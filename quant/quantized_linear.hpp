@@ -28,6 +28,8 @@ class QuantizedLinear final : public Linear {
                const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override;
   void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
                 const Tensor& dx, const Tensor& dw, const Tensor& scratch) override;
+  bool weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
+                       const Tensor& scratch) override;
   void commit() override;
   void discard() override;
 

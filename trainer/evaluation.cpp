@@ -44,7 +44,7 @@ std::vector<double> gather_turns(World& world, const std::vector<double>& mine) 
 }  // namespace
 
 Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens, World& world,
-                    const std::function<void(int64_t, int64_t)>& progress) {
+                    const std::function<void(int64_t, int64_t)>& progress, int64_t step) {
   const int64_t sequence = loader.sequence(), sequences = model.tokens() / sequence;
   const int64_t all = loader.evaluation_windows();
   const int64_t windows = max_tokens == 0 ? all : std::min(all, (max_tokens + sequence - 1) / sequence);
@@ -59,7 +59,7 @@ Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loa
     batch.inputs.resize(size, 0);
     batch.targets.resize(size, -1);
     batch.document_starts.resize(size, 0);
-    losses.push_back(model.loss(weights, {batch.inputs, batch.targets, batch.document_starts}));
+    losses.push_back(model.loss(weights, {batch.inputs, batch.targets, batch.document_starts}, step));
     tokens.push_back(static_cast<double>(batch.loss_tokens));
     if (progress) progress(std::min((first + ranks) * sequences, windows), windows);
   }

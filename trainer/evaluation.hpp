@@ -24,8 +24,9 @@ struct Evaluation {
 
 /// Runs over `loader`'s evaluation windows in order: as many as hold `max_tokens` tokens (0: all).
 /// The loader's sequence is the model's. The ranks take the micro-batches in turn; their losses are added in order, so
-/// all have the same result, that of one rank. `progress` (if given) is told the windows done and their number.
+/// all have the same result, that of one rank. `step` chooses the recipes (Llama::loss). `progress` (if given) is told
+/// the windows done and their number.
 Evaluation evaluate(Llama& model, const ParameterSet& weights, const Loader& loader, int64_t max_tokens, World& world,
-                    const std::function<void(int64_t done, int64_t of)>& progress = {});
+                    const std::function<void(int64_t done, int64_t of)>& progress = {}, int64_t step = last_step);
 
 }  // namespace nibble

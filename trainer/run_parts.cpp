@@ -77,7 +77,10 @@ RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, 
                        .lanes = settings.batch.lanes,
                        .shard = shard_of(settings),
                        .clip = settings.optimizer.clip,
-                       .schedule = schedule_settings(settings, steps)},
+                       .schedule = schedule_settings(settings, steps),
+                       .cage = {.strength = settings.precision.cage.strength,
+                                .silence = settings.precision.cage.silence,
+                                .steps = steps}},
       weight_decay_mask(parts.model->layout().parameters(), settings.optimizer.no_decay),
       [&settings](std::vector<OptimizedParameter> parameters) {
         return make_optimizer(settings.optimizer, std::move(parameters));

@@ -70,8 +70,16 @@ struct BatchSettings {
   bool operator==(const BatchSettings&) const = default;
 };
 
+struct CagePullSettings {
+  double strength = 0;
+  double silence = 0.8;
+
+  bool operator==(const CagePullSettings&) const = default;
+};
+
 struct PrecisionSettings {
   std::string recipe = "bf16";
+  CagePullSettings cage;
 
   bool operator==(const PrecisionSettings&) const = default;
 };

@@ -97,6 +97,11 @@ std::vector<Setting> make_table() {
 
     {"precision.recipe", choice, NIBBLE_MEMBER(precision.recipe),
      "arithmetic of the linear layers; weights have fp32 masters", {}, recipe_choices(), true},
+    {"precision.cage.strength", real, NIBBLE_MEMBER(precision.cage.strength),
+     "CAGE: how strongly masters are drawn to their quantized values at the end of the run (0: not; the paper: 10)",
+     not_negative, {}, true},
+    {"precision.cage.silence", real, NIBBLE_MEMBER(precision.cage.silence),
+     "part of the steps before the pull begins", below_one, {}, true},
 
     {"optimizer.name", choice, NIBBLE_MEMBER(optimizer.name),
      "adamw: decoupled decay, times the scheduled learning rate", {}, {"adamw"}, true},
@@ -162,6 +167,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"data", "token shards and how sequences are cut from them"},
     {"batch", "what one optimizer step sums over"},
     {"precision", "number formats"},
+    {"precision.cage", "CAGE: masters are drawn to their quantized values"},
     {"optimizer", "how gradients change the weights"},
     {"schedule", "the learning rate over the run"},
     {"gradients", "their sum over the ranks of mpirun or Slurm"},

@@ -32,7 +32,8 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       weights_(stream, model, world.thread(), plan_),
       exchange_(make_exchange(world.thread(), options.shard == Shard::none ? SumGoes::to_all : SumGoes::to_owner)),
       gradients_(stream, model, *exchange_, plan_),
-      optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options.shard, decay))) {
+      optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options.shard, decay))),
+      cage_(stream, model, weights_, options.cage) {
   for (int rank = 0; rank < plan_.ranks(); ++rank) blocks_.push_back(plan_.partition().blocks_of(rank));
 }
 
@@ -115,6 +116,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch) {
     exchange_->discard();
     model_.discard();
   } else {
+    cage_.pull(step, result.learning_rate);
     optimizer_->step(stream_, {.step = ++updates_,
                                .learning_rate = result.learning_rate,
                                .gradient_scale = clip_factor(result.gradient_norm, options_.clip)});

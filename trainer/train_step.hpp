@@ -14,6 +14,7 @@
 #include "model/llama.hpp"
 #include "optim/optimizer.hpp"
 #include "optim/schedule.hpp"
+#include "trainer/cage.hpp"
 #include "trainer/gradient_sum.hpp"
 #include "trainer/shard_plan.hpp"
 #include "trainer/sharded_weights.hpp"
@@ -43,6 +44,7 @@ struct TrainStepOptions {
   Shard shard = Shard::none;
   double clip = 0;  ///< largest gradient norm; 0: no clipping
   ScheduleSettings schedule;
+  CageSettings cage{};
 };
 
 /// Makes the optimizer of a list of parameters.
@@ -88,6 +90,7 @@ class TrainStep {
   std::unique_ptr<GradientExchange> exchange_;
   GradientSum gradients_;
   std::unique_ptr<Optimizer> optimizer_;
+  Cage cage_;
   std::vector<std::vector<int64_t>> blocks_;  ///< by rank: the blocks of the gradient that it owns
   int64_t updates_ = 0;
   CommunicationThread::Totals accounted_;  ///< of the steps so far

@@ -299,7 +299,8 @@ void TrainingRun::describe() const {
 std::optional<Evaluation> TrainingRun::run_validation() {
   if (!validation_loader_) return std::nullopt;
   const Evaluation evaluation =
-      evaluate(*parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_);
+      evaluate(*parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_, {},
+               std::max<int64_t>(counters_.step - 1, 0));
   last_validation_loss_ = evaluation.loss();
   const std::optional<double> bits = evaluation.bits_per_byte();
   progress_->message(fmt::format("step {}: validation loss {:.4f}{}", counters_.step, evaluation.loss(),

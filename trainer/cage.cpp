@@ -1,0 +1,46 @@
+#include "trainer/cage.hpp"
+
+#include <algorithm>
+
+namespace nibble {
+
+double cage_strength(const CageSettings& settings, int64_t step) {
+  const double done = static_cast<double>(step + 1) / static_cast<double>(settings.steps);
+  if (settings.strength == 0 || done <= settings.silence) return 0;
+  return settings.strength * (done - settings.silence) / (1 - settings.silence);
+}
+
+Cage::Cage(Stream& stream, Llama& model, const ShardedWeights& weights, const CageSettings& settings)
+    : stream_(stream), model_(model), weights_(weights), settings_(settings) {
+  if (settings.strength == 0) return;
+  int64_t largest = 0;
+  for (const BufferInfo& buffer : model.layout().buffers())
+    if (buffer.kind == ParameterKind::projection) largest = std::max(largest, buffer.rows * buffer.cols);
+  residual_ = OwnedTensor(DType::f32, 1, largest, "residuals of CAGE");
+}
+
+void Cage::pull(int64_t step, double learning_rate) {
+  const auto factor = static_cast<float>(learning_rate * cage_strength(settings_, step));
+  if (factor == 0) return;
+  const ParameterLayout& layout = model_.layout();
+  const ParameterSet& working = weights_.working();
+  for (int unit = 0; unit < layout.units(); ++unit) {
+    working.await(unit);
+    for (int buffer = 0; buffer < static_cast<int>(layout.buffers().size()); ++buffer) {
+      const BufferInfo& info = layout.buffers()[static_cast<size_t>(buffer)];
+      if (info.kind != ParameterKind::projection || layout.unit_of(buffer) != unit) continue;
+      const Tensor residual(residual_.view().as<float>(), info.rows, info.cols);
+      if (!model_.weight_residual(working, buffer, step, residual)) continue;
+      for (const OptimizedParameter& parameter : weights_.parameters()) {
+        if (parameter.info->buffer != buffer) continue;
+        const float* const from = residual.row<float>(parameter.info->first_row) + parameter.first;
+        float* const master = parameter.master.as<float>();
+        parallel_for(stream_, parameter.master.size(), 4096, [=](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) master[i] -= factor * from[i];
+        });
+      }
+    }
+  }
+}
+
+}  // namespace nibble
