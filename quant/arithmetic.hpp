@@ -114,13 +114,15 @@ NIBBLE_INLINE BitsOf<Real> encode(Real value, const ElementFormat& format) {
 
 // E8M0 scales: the biased exponent of a power of two, 255 for what is no number (OCP MX v1.0, section 5.4.1).
 
-/// The largest power of two that is at most x, or with `up` the smallest that is at least x; x >= 0.
+/// The largest power of two that is at most x, or with `up` the smallest that is at least x; x >= 0, or a NaN. None is
+/// below 2^-127; above 2^127 all is no number.
 template <class Real>
 NIBBLE_INLINE BitsOf<Real> e8m0_code(Real x, bool up) {
   const BitsOf<Real> exponent = bits_of(x) >> 23;
   if (!up) return exponent;
-  const BitsOf<Real> zero = exponent - exponent, one = zero + 1u;
-  return exponent + ((bits_of(x) & 0x7fffffu) != 0u ? one : zero);
+  const BitsOf<Real> zero = exponent - exponent, one = zero + 1u, smallest = zero + 0x00400000u, all = zero + ~0u;
+  const BitsOf<Real> mantissa = bits_of(x) & 0x7fffffu;
+  return exponent + (mantissa > (exponent == 0u ? smallest : exponent == 255u ? all : zero) ? one : zero);
 }
 template <class Real>
 NIBBLE_INLINE Real e8m0_value(BitsOf<Real> code) {
