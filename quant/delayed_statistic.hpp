@@ -21,11 +21,12 @@ class DelayedStatistic {
   }
   bool used() const { return static_cast<bool>(history_.view()); }
 
-  /// What a call quantizes with: the history's largest, or `current` where the history is empty.
+  /// What a call quantizes with: the history's largest, or `current` where the history is empty, and where it is no
+  /// finite number: under an earlier scale infinities and NaN would saturate unnoticed.
   float get(float current) const {
     const float* begin = history_.view().as<float>();
     const float largest = *std::max_element(begin, begin + history_.view().cols);
-    return largest > 0 ? largest : current;
+    return largest > 0 && std::isfinite(current) ? largest : current;
   }
   void see(float current) { seen_ = std::isfinite(current) ? std::max(seen_, current) : seen_; }
   float& seen() { return seen_; }

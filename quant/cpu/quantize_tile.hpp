@@ -111,7 +111,7 @@ class TileQuantizer {
       if (parts_.scales)
         for (int64_t start = first; start < end; start += group)
           store_scale_codes(tile, start, scales[(start - first) / group].code);
-      if (parts_.codes) store_codes(tile, first, end);
+      if (parts_.codes) store_codes(tile, first, end, scales);
       if (!q_.blocks()) continue;
       for (int64_t start = first; start < end; start += group) {
         const f32x scale = scales[(start - first) / group].value;
@@ -148,17 +148,23 @@ class TileQuantizer {
     if (q_.scale == ScaleFormat::e8m0) {
       scale.code = e8m0_code(raw, q_.round_up);
       scale.value = e8m0_value<f32x>(scale.code);
-      scale.inverse = q_.shrink / scale.value;
+      scale.inverse = inverse(scale.value);
     } else if (q_.scale == ScaleFormat::e4m3) {
-      const f32x in_format = raw / tensor_scale_, rounded = round_nearest(in_format, formats::e4m3);
+      // An infinity stays none under a tensor's scale of other data: the difference makes it a NaN.
+      const f32x in_format = raw / tensor_scale_ + (raw - raw), rounded = round_nearest(in_format, formats::e4m3);
       scale = in_e4m3(in_format, rounded);
       // A block whose scale rounds to 0 has elements that round to 0 at scale 1.
-      scale.inverse = q_.shrink / ((rounded == 0.0f ? simd::splat(1) : scale.value) * tensor_scale_);
+      scale.inverse = inverse((rounded == 0.0f ? simd::splat(1) : scale.value) * tensor_scale_);
     } else {
       scale.value = raw == 0.0f ? simd::splat(1) : raw;
-      scale.inverse = q_.shrink / scale.value;
+      scale.inverse = inverse(scale.value);
     }
     return scale;
+  }
+  /// Finite, so that zeros stay zeros: below scales of 2^-128 values lose their last bits, then themselves.
+  f32x inverse(f32x scale) const {
+    const f32x inverse = q_.shrink / scale, largest = simd::splat(std::numeric_limits<float>::max());
+    return inverse > largest ? largest : inverse;
   }
   static BlockScale in_e4m3(f32x exact, f32x rounded) {
     const i32x number = exact == exact;
@@ -179,7 +185,7 @@ class TileQuantizer {
     const Block original{spare_, block.first, block.count};
     if (q_.choice != BlockChoice::none) return choose<kernel>(tile, original, block, size);
     const BlockScale scale = q_.extent == Extent::tensor
-                                 ? BlockScale{{}, simd::splat(tensor_scale_), simd::splat(q_.shrink / tensor_scale_)}
+                                 ? BlockScale{{}, simd::splat(tensor_scale_), inverse(simd::splat(tensor_scale_))}
                                  : scale_for(size, q_.divisor);
     if (q_.correction_group != 0) round_and_sum<kernel>(tile, block, scale.inverse, squares, products);
     else round<kernel>(tile, block, block, scale.inverse);
@@ -272,13 +278,13 @@ class TileQuantizer {
     }
   }
 
-  /// Tries a block's scales one after the other; the first of equals stays.
+  /// Tries a block's scales one after the other; the first of equals stays, and where errors overflow.
   template <RoundingKernel kernel>
   [[gnu::always_inline]] BlockScale choose(const Tile& tile, const Block& original, const Block& block,
                                            f32x size) const {
     const Block candidate{spare_ + block.count * lanes, block.first, block.count};
     BlockScale best{};
-    f32x least = simd::splat(std::numeric_limits<float>::infinity());
+    f32x least{};
     for (int number = 0; number < (q_.choice == BlockChoice::shifted ? 4 : 2); ++number) {
       const bool shifted = number >= 2;
       const float onto = (number % 2 == 0 ? 1.0f : 2.0f / 3) + (shifted ? 0.25f / format_.max : 0.0f);
@@ -296,14 +302,12 @@ class TileQuantizer {
         return difference * difference;
       });
       if (q_.extent == Extent::square) error = simd::splat(simd::sum(error));
-      const i32x better = error < least;
+      const i32x better = number == 0 ? i32x{} - 1 : error < least;
       least = better ? error : least;
       best.code = better ? scale.code : best.code;
       best.value = better ? scale.value : best.value;
       for (int64_t d = 0; d < block.count; ++d) block.store(d, better ? candidate.load(d) : block.load(d));
     }
-    // A NaN is less than nothing, so that no candidate was taken: it stays one.
-    best.value = least < std::numeric_limits<float>::infinity() ? best.value : size * __builtin_nanf("");
     return best;
   }
 
@@ -326,13 +330,16 @@ class TileQuantizer {
       parts_.scales.row<uint8_t>(tile.outer + lane)[(tile.first + start) / q_.group] = static_cast<uint8_t>(code[lane]);
   }
 
-  void store_codes(const Tile& tile, int64_t first, int64_t end) const {
+  void store_codes(const Tile& tile, int64_t first, int64_t end, const BlockScale (&scales)[max_groups]) const {
     const ElementFormat format = format_;
     const int bits = format.bits();
     for (int64_t d = first; d < end; d += 8) {
       u32x low{}, high{};
       for (int j = 0; j < 8; ++j) {
-        const u32x code = encode(simd::load(tile.row(d + j)), format);
+        f32x element = simd::load(tile.row(d + j));
+        if (q_.choice == BlockChoice::shifted)
+          element = (scales[(d - first) / q_.group].code & 0x80u) != 0u ? -element - 0.25f : element;
+        const u32x code = encode(element, format);
         const int place = j * bits;
         if (place < 32) low |= code << static_cast<uint32_t>(place);
         if (place >= 32) high |= code << static_cast<uint32_t>(place - 32);
