@@ -29,8 +29,9 @@ constexpr Quantizer mx(const ElementFormat& element, MxScale scale) {
   int largest_exponent = 0;  // of a normal number of the format
   while (ElementFormat::power_of_two(largest_exponent + 1) <= element.max) ++largest_exponent;
   const float power = ElementFormat::power_of_two(largest_exponent);
-  // A mantissa from 2 - 2^-(bits + 1) on rounds up to 2.
-  const float bump = 1 - ElementFormat::power_of_two(-element.mantissa_bits - 2);
+  // A mantissa from 2 - 2^-(bits + 1) on rounds up to 2; of fixed point the leading bit is one of its own.
+  const int behind_leading = element.significant_bits() - 1;
+  const float bump = 1 - ElementFormat::power_of_two(-behind_leading - 2);
   return {.element = &element,
           .scale = ScaleFormat::e8m0,
           .extent = Extent::block,
@@ -71,12 +72,12 @@ inline constexpr float gaussian_clip_e2m1 = 2.92247856f;
 /// b-bit integers, a scale for each row. The trust mask keeps what is within half a step of its level; with one bit it
 /// is replaced by a clip at `one_bit_clip` times the outer level (1.30 behind a Hadamard transform, 1.25 without).
 constexpr Quantizer quest(int bits, float one_bit_clip = 1.30f) {
-  const double clip = gaussian_clip[bits], step = 2 * clip / ((1 << bits) - 1);
+  const double steps = (1 << bits) - 1, step = 2 * gaussian_clip[bits] / steps;
   return {.element = &formats::quest[bits - 1],
           .extent = Extent::row,
           .statistic = Statistic::root_mean_square,
           .divisor = static_cast<float>(1 / step),
-          .epsilon = 1e-8f,
+          .epsilon = static_cast<float>(2e-8 / steps),  // 1e-8 of the clip
           .mask = bits == 1 ? MaskRule::clip : MaskRule::trust,
           .mask_width = bits == 1 ? 0.5f * one_bit_clip : 0.5f};
 }
