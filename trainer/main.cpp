@@ -16,6 +16,7 @@
 #include "trainer/command_doctor.hpp"
 #include "trainer/command_eval.hpp"
 #include "trainer/command_export.hpp"
+#include "trainer/command_formats.hpp"
 #include "trainer/command_generate.hpp"
 #include "trainer/command_plan.hpp"
 #include "trainer/command_report.hpp"
@@ -30,7 +31,7 @@ namespace {
 
 constexpr AddCommand commands[] = {add_train_command,  add_tokenize_command, add_eval_command,     add_generate_command,
                                    add_export_command, add_report_command,   add_settings_command, add_bench_command,
-                                   add_doctor_command, add_plan_command};
+                                   add_doctor_command, add_plan_command,     add_formats_command};
 
 /// What the user may have meant by an argument that nothing took.
 std::string suggestion(const CLI::App& app) {
