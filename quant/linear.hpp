@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/operand_observer.hpp"
 #include "quant/precision.hpp"
 #include "quant/quantize.hpp"
 #include "tensor/state.hpp"
@@ -41,6 +42,7 @@ struct LinearCall {
   int64_t step = 0;
   int64_t micro_batch = 0;  ///< global index within the step
   Pass pass = Pass::evaluation;
+  OperandObserver* observer = nullptr;  ///< told once of each operand that a training pass quantizes; null: nobody
 };
 
 /// What one forward call leaves for its backward call.

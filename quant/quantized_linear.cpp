@@ -188,12 +188,27 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
       statistic = delayed.get(statistic);
     }
   }
+  if (call.observer && call.pass == Pass::training && q.quantizes()) measure(stream, call, role, x, how, statistic);
   const Tensor values = scratch.take(type, x.values.rows, x.values.cols);
   const int64_t outer = axis == Axis::cols ? x.values.rows : x.values.cols;
   const Tensor scale = q.extent == Extent::row && q.quantizes() ? scratch.take(DType::f32, 1, outer) : Tensor();
   Operand operand = quantize(stream, x, how, statistic, values, scale, parts);
   if (!q.quantizes()) operand.factor = 1;
   return operand;
+}
+
+void QuantizedLinear::measure(Stream& stream, const LinearCall& call, Role role, const Operand& x,
+                              const Quantization& how, float statistic) const {
+  static constexpr std::array<std::array<const char*, 2>, roles> places = {
+      {{"y", "x"}, {"y", "w"}, {"dx", "dy"}, {"dx", "w"}, {"dw", "dy"}, {"dw", "x"}}};
+  const int64_t rows = x.values.rows, cols = x.values.cols;
+  const OwnedTensor values(DType::f32, rows, cols, "observed operands");
+  OwnedTensor scale;
+  if (how.quantizer.extent == Extent::row) scale = OwnedTensor(DType::f32, 1, how.axis == Axis::cols ? rows : cols);
+  QuantizationCounts counts;
+  const Operand operand = quantize(stream, x, how, statistic, values, scale, {}, &counts);
+  call.observer->observe({spec_.name, places[role][0], places[role][1]}, operand_error(stream, x, how, operand),
+                         counts);
 }
 
 namespace {

@@ -51,6 +51,9 @@ class QuantizedLinear final : public Linear {
   Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                        const Hadamard* hadamard, std::span<const float> signs, DType type, Scratch& scratch,
                        const QuantizedParts& parts = {});
+  /// Tells the call's observer what quantization did to x, from a copy in memory of its own.
+  void measure(Stream& stream, const LinearCall& call, Role role, const Operand& x, const Quantization& how,
+               float statistic) const;
   Operand carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, Scratch& scratch, const Tensor& mask);
   Operand carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved, Scratch& scratch,
                         const Tensor& mask);

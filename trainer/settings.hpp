@@ -131,11 +131,18 @@ struct CheckpointSettings {
   bool operator==(const CheckpointSettings&) const = default;
 };
 
+struct OperandSettings {
+  int64_t every = 0;
+
+  bool operator==(const OperandSettings&) const = default;
+};
+
 struct RunSettings {
   int64_t seed = 1;
   int64_t threads = 0;
   std::string directory{};
   CheckpointSettings checkpoint{};
+  OperandSettings operands{};
   double progress = 10;  ///< seconds
   int64_t max_refused = 10;
   std::string sample{};

@@ -155,6 +155,8 @@ std::vector<Setting> make_table() {
      "steps whose multiples are kept for ever (0: none)", any_count},
     {"run.checkpoint.background", boolean, NIBBLE_MEMBER(run.checkpoint.background),
      "save a copy of the state, in memory, while training goes on; false: training waits and needs none"},
+    {"run.operands.every", count, NIBBLE_MEMBER(run.operands.every),
+     "steps between records of what quantization does to each operand (0: none)", any_count},
   };
 }
 // clang-format on
@@ -174,6 +176,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"validation", "the loss on text that is not trained on"},
     {"run", "seed, machine, results"},
     {"run.checkpoint", "what a killed run continues from"},
+    {"run.operands", "errors of quantized operands, in operands.jsonl"},
 };
 
 std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }

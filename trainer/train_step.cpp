@@ -49,7 +49,8 @@ void TrainStep::masters_changed() {
   weights_.publish();
 }
 
-std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale) {
+std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
+                                                 OperandObserver* observer) {
   const auto tokens = static_cast<size_t>(model_.tokens());
   std::vector<double> losses;
   for (int64_t turn = 0; turn < plan_.turns(); ++turn) {
@@ -59,7 +60,10 @@ std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batc
                             : std::span(values).subspan(static_cast<size_t>(number) * tokens, tokens);
     };
     const MicroBatch micro_batch{part(batch.inputs), part(batch.targets), part(batch.document_starts)};
-    const BackwardOptions backward{.call = {.step = step, .micro_batch = number, .pass = Pass::training},
+    const BackwardOptions backward{.call = {.step = step,
+                                            .micro_batch = number,
+                                            .pass = Pass::training,
+                                            .observer = number == 0 ? observer : nullptr},
                                    .loss_scale = static_cast<float>(loss_scale),
                                    .ready = [&](int buffer) { gradients_.take(turn, buffer); }};
     losses.push_back(model_.loss_and_gradients(weights(), micro_batch, backward, gradients_.memory(turn)));
@@ -90,7 +94,7 @@ void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, 
   result.refused = !(std::isfinite(result.loss) && std::isfinite(result.gradient_norm));
 }
 
-StepResult TrainStep::run(int64_t step, const Batch& batch) {
+StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* observer) {
   StepResult result;
   Stopwatch watch;
   CommunicationThread& thread = world_.thread();
@@ -105,7 +109,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch) {
   world_.at(step, "forward and backward pass");
   exchange_->start(step);
   const auto counted = static_cast<double>(batch.loss_tokens);
-  const std::vector<double> losses = run_micro_batches(step, batch, counted > 0 ? 1 / counted : 0);
+  const std::vector<double> losses = run_micro_batches(step, batch, counted > 0 ? 1 / counted : 0, observer);
   result.seconds.forward_backward = lap();
 
   world_.at(step, "gradient exchange");

@@ -69,15 +69,16 @@ class TrainStep {
   /// The model's working copy.
   const ParameterSet& weights() const { return weights_.working(); }
 
-  /// Runs step `step` (counted from 0) on the batch of all ranks, micro_batches x the model's sequences.
-  StepResult run(int64_t step, const Batch& batch);
+  /// Runs step `step` (counted from 0) on the batch of all ranks, micro_batches x the model's sequences. `observer` (if
+  /// given) is told of the operands of micro-batch 0, by the rank that has it.
+  StepResult run(int64_t step, const Batch& batch, OperandObserver* observer = nullptr);
 
   /// Weights, optimizer, linear operators, exchange, and the number of updates.
   void state(StateList& list);
 
  private:
   /// The losses of this rank's micro-batches in nats; each token's gradient is multiplied with `loss_scale`.
-  std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale);
+  std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale, OperandObserver* observer);
   /// Fills in loss and gradient norm, the same on every rank.
   void agree(const std::vector<double>& losses, double counted_tokens, StepResult& result);
 

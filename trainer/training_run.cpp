@@ -234,10 +234,11 @@ void TrainingRun::begin_directory(bool resumed) {
                  .next = "choose another run.directory"});
   hold_directory();
   // Step 0 has a row of its own, written again when not even the first step was saved.
-  metrics_ = std::make_unique<MetricsWriter>(
-      options_.resume
-          ? MetricsWriter::resume(run, metric_column_names(), resumed && counters_.step > 0 ? counters_.step + 1 : 0)
-          : MetricsWriter::create(run, metric_column_names()));
+  const int64_t next_step = resumed && counters_.step > 0 ? counters_.step + 1 : 0;
+  metrics_ =
+      std::make_unique<MetricsWriter>(options_.resume ? MetricsWriter::resume(run, metric_column_names(), next_step)
+                                                      : MetricsWriter::create(run, metric_column_names()));
+  operands_ = std::make_unique<OperandRecord>(run, settings_.run.operands.every, next_step);
   write_file_atomically(run / "config.yaml", resolved_config());
   nlohmann::json tuning = tuning_;
   for (const auto& [library, version] : versions()) tuning["versions"][library] = version;
@@ -264,6 +265,7 @@ void TrainingRun::save() {
                                 .config_text = settings_yaml(settings_)};
   world_.at(counters_.step, "checkpoint");
   if (metrics_) metrics_->sync();  // a checkpoint never is newer than the rows of its steps
+  if (operands_) operands_->sync();
   saver_->start(stream_, header, state());
   saved_step_ = counters_.step;
   since_save_ = Stopwatch();
@@ -354,7 +356,8 @@ void TrainingRun::train_one_step() {
   world_.at(counters_.step, "data");
   const Batch batch = prefetcher_->next();
   const double seconds_data = watch.lap();
-  const StepResult result = parts_.step->run(counters_.step, batch);
+  const StepResult result =
+      parts_.step->run(counters_.step, batch, operands_ ? operands_->observer(counters_.step + 1) : nullptr);
   count(result, batch);
 
   watch.lap();
@@ -392,6 +395,7 @@ void TrainingRun::train_one_step() {
                    {"retuned", retuned_}};
   if (evaluation) add_validation(row, *evaluation);
   if (metrics_) metrics_->write(row);
+  if (operands_) operands_->write(counters_.step);
   progress_->update({.step = counters_.step,
                      .total_steps = total_steps_,
                      .loss = result.loss,

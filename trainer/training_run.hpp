@@ -14,6 +14,7 @@
 #include "trainer/evaluation.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/metrics.hpp"
+#include "trainer/operand_record.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/run_lock.hpp"
 #include "trainer/run_memory.hpp"
@@ -92,6 +93,7 @@ class TrainingRun {
   RunParts parts_;
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<OperandRecord> operands_;
   std::unique_ptr<Progress> progress_;
   std::unique_ptr<CheckpointSaver> saver_;  ///< behind what its threads use
   RateEstimator rate_;
