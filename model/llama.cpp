@@ -297,8 +297,11 @@ double Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& 
                     inverse_rms_final_, dresidual_, dresidual_operand_, gradients.buffer(layout_.final_norm()),
                     norm_scratch_);
   if (options.ready) options.ready(layout_.final_norm());
-  for (int64_t layer = config_.layers - 1; layer >= 0; --layer)
+  if (options.residual) options.residual(config_.layers, dresidual_);
+  for (int64_t layer = config_.layers - 1; layer >= 0; --layer) {
     block_backward(weights, layer, batch, options, gradients);
+    if (options.residual) options.residual(layer, dresidual_);
+  }
 
   // A tied table already holds the head's gradient of this micro-batch.
   gradients.await(layout_.embedding_unit());

@@ -42,11 +42,15 @@ struct MicroBatch {
 
 /// Called in the backward pass as soon as a physical buffer's gradient of this micro-batch is complete.
 using GradientReady = std::function<void(int buffer)>;
+/// Told the gradient (f32 [tokens, width]) of the residual stream in front of a block, from the one behind the last
+/// block (`layer` = layers) down to the embedding's (0).
+using ResidualGradient = std::function<void(int64_t layer, const Tensor& gradient)>;
 
 struct BackwardOptions {
   LinearCall call{};
   float loss_scale = 1;  ///< each token's loss is multiplied with it: 1 / (counted tokens of the step)
   GradientReady ready{};
+  ResidualGradient residual{};
 };
 
 class Llama {

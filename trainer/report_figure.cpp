@@ -123,7 +123,8 @@ void draw(Html& html, const Figure& figure) {
   }
   std::erase_if(curves, [](const Curve& curve) { return curve.x.empty(); });
   if (curves.empty()) return;
-  const Axis x_axis = Axis::between(figure.x_begin, figure.x_end);
+  const double x_ends[] = {figure.x_begin, figure.x_end};
+  const Axis x_axis = figure.x_magnitudes ? Axis::for_magnitudes(x_ends) : Axis::between(figure.x_begin, figure.x_end);
   const Axis y_axis = figure.magnitudes ? Axis::for_magnitudes(all_y) : Axis::linear(all_y);
   const Canvas at(x_axis, y_axis);
 

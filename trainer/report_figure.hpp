@@ -34,7 +34,8 @@ struct Figure {
   std::string title, note, x_label;
   double x_begin = 0, x_end = 1;  ///< where the horizontal axis begins and ends; no point lies beside it
   std::vector<Curve> curves{};
-  bool magnitudes = false;  ///< a logarithmic axis where the values are far apart
+  bool magnitudes = false;    ///< a logarithmic axis where the values are far apart
+  bool x_magnitudes = false;  ///< the same of the horizontal axis
 };
 
 /// A fine line passes through the mean of each of so many equal columns, about two pixels of a wide screen.

@@ -9,14 +9,13 @@
 #include <functional>
 
 #include "trainer/memory.hpp"
+#include "trainer/page_frame.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/report_axis.hpp"
 #include "trainer/report_differences.hpp"
 #include "trainer/report_figure.hpp"
 #include "trainer/report_phases.hpp"
-#include "trainer/report_style.hpp"
 #include "trainer/report_table.hpp"
-#include "trainer/version.hpp"
 
 namespace nibble {
 namespace {
@@ -204,25 +203,14 @@ void page_header(Html& html, Runs runs) {
 
 std::string report_page(Runs runs) {
   Html html;
-  html.open("html", {{"lang", "en"}});
-  html.open("head");
-  html.empty("meta", {{"charset", "utf-8"}});
-  html.empty("meta", {{"name", "viewport"}, {"content", "width=device-width, initial-scale=1"}});
-  // The page needs nothing beside itself, and the browser sees to that.
-  html.empty("meta",
-             {{"http-equiv", "Content-Security-Policy"}, {"content", "default-src 'none'; style-src 'unsafe-inline'"}});
-  html.element("title", runs.size() == 1 ? runs[0].name + ": report" : fmt::format("{} runs: report", runs.size()));
-  html.style(report_style);
-  html.close();
-  html.open("body");
+  begin_page(html, runs.size() == 1 ? runs[0].name + ": report" : fmt::format("{} runs: report", runs.size()));
   page_header(html, runs);
   final_values(html, runs);
   figures(html, runs);
   time_by_phase(html, runs);
   differences(html, runs);
   configurations(html, runs);
-  html.element("footer", "Written by nibble " + versions().front().second);
-  return html.finish();
+  return finish_page(html);
 }
 
 }  // namespace nibble

@@ -1,0 +1,174 @@
+// Gradients of recipes beside the true one: what is unbiased falls as 1 / draws, what is not plateaus.
+#include "trainer/gradient_quality.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "quant/quantizers.hpp"
+#include "tensor/fill.hpp"
+#include "tests/trainer/expect_error.hpp"
+#include "trainer/diagnosis_output.hpp"
+#include "trainer/diagnosis_page.hpp"
+
+namespace nibble {
+namespace {
+
+using namespace quantizers;
+
+class GradientQualityTest : public ::testing::Test {
+ protected:
+  /// A model that is not trained: a gradient is a gradient.
+  GradientQualityTest()
+      : config_{.vocabulary = 64,
+                .width = 128,
+                .layers = 1,
+                .heads = 2,
+                .kv_heads = 2,
+                .head_dim = 64,
+                .ffn = 128,
+                .context = 64},
+        layout_(config_),
+        weights_(layout_, DType::f32, DType::f32, false, "weights") {
+    initialize(stream_, config_, layout_, 3, 0.05, weights_);
+    const RandomStream random(7, Purpose::shuffle);
+    for (uint64_t i = 0; i < 128; ++i) {
+      batch_.inputs.push_back(static_cast<int32_t>(random.word(i) % 64));
+      batch_.targets.push_back(static_cast<int32_t>(random.word(i + 128) % 64));
+    }
+  }
+  Diagnosis run(const std::vector<Recipe>& recipes, int64_t draws) {
+    return diagnose(stream_, config_, weights_, batch_, recipes, {.draws = draws});
+  }
+  GradientQuality run(const Recipe& recipe, int64_t draws) { return run(std::vector{recipe}, draws).recipes.front(); }
+  /// By which factor the error falls from one draw to `draws` in the mean.
+  static double fall(const Comparison& comparison) {
+    return comparison.errors.front().median / comparison.errors.back().median;
+  }
+
+  ModelConfig config_;
+  ParameterLayout layout_;
+  ParameterSet weights_;
+  Batch batch_{.sequences = 2, .length = 64, .inputs = {}, .targets = {}, .document_starts = {}, .loss_tokens = 128};
+  Stream stream_{2};
+};
+
+constexpr int64_t draws = 64;
+
+TEST_F(GradientQualityTest, WhatIsUnbiasedFallsAsOneOverDraws) {
+  for (const char* name : {"quartet2", "tetrajet2", "quartet"}) {
+    const GradientQuality quality = run(find_recipe(name), draws);
+    EXPECT_GT(fall(quality.backward), 0.6 * draws) << name;
+    EXPECT_LT(fall(quality.backward), 1.6 * draws) << name;
+    EXPECT_NEAR(quality.backward.residual.front().projection, 1, 0.02) << name;
+  }
+}
+
+TEST_F(GradientQualityTest, FourOverSixWithStochasticRoundingPlateaus) {
+  const GradientQuality quality = run(find_recipe("nvfp4-4over6-sr"), draws);
+  EXPECT_LT(fall(quality.backward), 0.4 * draws);
+}
+
+/// x H D instead of x D H: the mistake of public code (the reference, section 0).
+TEST_F(GradientQualityTest, SignsBehindTheTransformRandomizeNothing) {
+  const Hadamard hadamard = Hadamard::of_order(128, "test");
+  const OwnedTensor x(DType::f32, 16, 128), turned(DType::f32, 16, 128), plain(DType::f32, 16, 128),
+      signed_behind(DType::f32, 16, 128);
+  fill_normal(stream_, RandomStream(1, Purpose::initialization), 1, x);
+  const std::vector<float> signs = rotation_signs(Signs::random, 128, RandomStream(2, Purpose::rotation_signs));
+  const Quantization unsigned_rotation{.quantizer = ms_eden(16), .hadamard = &hadamard};
+  const float statistic = tensor_statistic(stream_, {x}, unsigned_rotation);
+  quantize(stream_, {x}, unsigned_rotation, statistic, plain);
+  quantize(stream_, {x}, {.hadamard = &hadamard}, 0, turned);
+  for (int64_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 128; ++j) turned.view().row<float>(i)[j] *= signs[j];
+  quantize(stream_, {turned}, {.quantizer = ms_eden(16)}, statistic, signed_behind);
+  for (int64_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 128; ++j)
+      ASSERT_EQ(signed_behind.view().row<float>(i)[j], signs[j] * plain.view().row<float>(i)[j]);
+}
+
+/// By the test before, products under signs on the wrong side are those without signs, bit for bit.
+TEST_F(GradientQualityTest, SignsOnTheWrongSidePlateau) {
+  for (const char* name : {"quartet2", "quartet-rtn"}) {
+    Recipe wrong = find_recipe(name);
+    wrong.backward.input.rotation.signs = wrong.backward.weight.rotation.signs = Signs::none;
+    const double right_fall = fall(run(find_recipe(name), draws).backward),
+                 wrong_fall = fall(run(wrong, draws).backward);
+    EXPECT_LT(wrong_fall, 4) << name;
+    EXPECT_GT(right_fall, 5 * wrong_fall) << name;
+  }
+}
+
+TEST_F(GradientQualityTest, WhatIsNotQuantizedHasNoError) {
+  const Diagnosis diagnosis = run({find_recipe("bf16")}, 1);
+  const GradientQuality& bf16 = diagnosis.recipes.front();
+  EXPECT_EQ(bf16.backward.errors.front().median, 0);
+  EXPECT_EQ(bf16.own_forward.errors.front().median, 0);
+  EXPECT_EQ(bf16.whole_to_bf16.errors.front().median, 0);
+  EXPECT_DOUBLE_EQ(bf16.whole_to_fp32.errors.front().median, diagnosis.bf16_error);
+  EXPECT_GT(diagnosis.bf16_error, 0);
+  EXPECT_LT(diagnosis.bf16_error, 1e-3);
+  EXPECT_TRUE(bf16.operands.empty());
+}
+
+/// nvfp4-nvidia's weight gradient reads x as it was given, not as the forward product multiplied it.
+TEST_F(GradientQualityTest, EachComparisonHasItsOwnTarget) {
+  Recipe given{.name = "given"};
+  given.forward = {{}, nvfp4, nvfp4};
+  given.backward.input.source = given.backward.weight.source = Source::given;
+  const GradientQuality quality = run(given, 1);
+  EXPECT_EQ(quality.backward.errors.front().median, 0);
+  EXPECT_GT(quality.own_forward.errors.front().median, 1e-3);
+  EXPECT_GT(quality.whole_to_fp32.errors.front().median, 1e-3);
+}
+
+TEST_F(GradientQualityTest, EveryOperandIsMeasuredOnce) {
+  const GradientQuality quality = run(find_recipe("quest-w2a2"), 2);
+  std::vector<std::string> places;
+  for (const OperandStatistic& operand : quality.operands)
+    places.push_back(operand.place.layer + " " + operand_title(operand.place));
+  EXPECT_EQ(places, (std::vector<std::string>{"layers.0.qkv y: x", "layers.0.qkv y: w", "layers.0.output y: x",
+                                              "layers.0.output y: w", "layers.0.gate_up y: x", "layers.0.gate_up y: w",
+                                              "layers.0.down y: x", "layers.0.down y: w"}));
+  const OperandStatistic& weight = quality.operands[1];
+  EXPECT_EQ(weight.error.elements, 3 * 128 * 128);
+  EXPECT_EQ(weight.counts.elements, weight.error.elements);
+  // Gaussian values of two bits under QuEST's scale (the reference, section 9.1).
+  EXPECT_NEAR(weight.relative_squared_error(), 0.119, 0.006);
+  EXPECT_GT(weight.masked(), 0.01);
+  EXPECT_EQ(run(find_recipe("quartet2"), 1).operands.size(), 4u * 6);
+}
+
+TEST_F(GradientQualityTest, TextJsonAndPageShowEveryRecipe) {
+  const Diagnosis diagnosis = run({find_recipe("quartet2"), find_recipe("halo1-int8")}, 5);
+  const std::string text = diagnosis_text(diagnosis), page = diagnosis_page(diagnosis, "Title", "batch");
+  for (const char* part : {"== quartet2", "== halo1-int8", "layers.0.gate_up", "dw: dy", "behind the last",
+                           "block 0, first", "|mean - g|^2"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " is not in:\n" << text;
+  const nlohmann::ordered_json json = diagnosis_json(diagnosis);
+  EXPECT_EQ(json["recipes"][0]["operands"].size(), 24u);
+  EXPECT_EQ(json["recipes"][1]["backward"]["residual_stream"].size(), 2u);
+  const nlohmann::ordered_json& errors = json["recipes"][0]["own_forward"]["error_of_mean"];
+  ASSERT_EQ(errors.size(), 3u);
+  EXPECT_EQ(errors[1]["draws"], 4);
+  EXPECT_EQ(errors[2]["draws"], 5);
+  EXPECT_NE(page.find("halo1-int8"), std::string::npos);
+  EXPECT_NE(page.find("Error of the mean over draws"), std::string::npos);
+}
+
+TEST_F(GradientQualityTest, RefusesWhatHasNoGradient) {
+  Batch masked = batch_;
+  masked.targets.assign(128, -1);
+  masked.loss_tokens = 0;
+  expect_error(ErrorKind::data, {"no token of the batch counts"}, [&] {
+    const std::vector<Recipe> recipes = {find_recipe("bf16")};
+    diagnose(stream_, config_, weights_, masked, recipes, {});
+  });
+  *weights_[0].row<float>(batch_.inputs[0]) = std::numeric_limits<float>::infinity();
+  expect_error(ErrorKind::numerics, {"not finite", "recipe fp32"}, [&] { run(find_recipe("quartet2"), 1); });
+}
+
+}  // namespace
+}  // namespace nibble
