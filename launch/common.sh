@@ -47,6 +47,7 @@ build() {
   shift
   jobs=$(build_jobs)
   ! command -v ccache >/dev/null || ccache=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros} # else what has precompiled headers is never found
   (($# == 0)) || targets=(--target "$@")
   (cd "$root" && cmake --preset "$preset" "${ccache[@]}") || return
   (cd "$root" && NINJA_STATUS='[%f/%t, %es] ' cmake --build --preset "$preset" --parallel "$jobs" "${targets[@]}")
