@@ -12,10 +12,9 @@ using reference::Matrix;
 
 namespace {
 
-constexpr uint64_t seed = 5;
-constexpr uint32_t tensor_id = 3;
-
-RandomStream stream_of(Purpose purpose, const QuantizeCall& call) { return {seed, purpose, call.step, tensor_id}; }
+RandomStream stream_of(Purpose purpose, const QuantizeCall& call) {
+  return {call.seed, purpose, call.step, call.tensor};
+}
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return std::ranges::equal(a, b, {}, std::bit_cast<uint32_t, float>, std::bit_cast<uint32_t, float>);
@@ -137,8 +136,8 @@ Uniforms uniforms_of(const Matrix& x, const QuantizeCall& call) {
   return result;
 }
 
-Matrix normal_matrix(int64_t rows, int64_t depth, uint64_t seed_of_values, bool narrow) {
-  const RandomStream random(seed_of_values, Purpose::initialization);
+Matrix normal_matrix(int64_t rows, int64_t depth, uint64_t seed, bool narrow) {
+  const RandomStream random(seed, Purpose::initialization);
   Matrix x{rows, depth, {}};
   for (int64_t i = 0; i < rows * depth; ++i) {
     const float deviation = std::exp2(4 * static_cast<float>(i / depth) / static_cast<float>(rows) - 2);

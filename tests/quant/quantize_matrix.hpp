@@ -17,7 +17,8 @@ struct QuantizeCall {
   DType from = DType::f32, type = DType::f32;
   const Hadamard* hadamard = nullptr;
   std::span<const float> signs{};
-  uint32_t step = 0, part = 0;
+  uint64_t seed = 5;
+  uint32_t step = 0, tensor = 3, part = 0;
   int threads = 2;
   std::optional<float> statistic{};  ///< of the tensor; its own where none is given
 };

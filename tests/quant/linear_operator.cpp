@@ -1,0 +1,41 @@
+#include "tests/quant/linear_operator.hpp"
+
+#include <algorithm>
+
+namespace nibble {
+
+using reference::Matrix;
+
+LinearOperands::LinearOperands(int64_t tokens, int64_t in, int64_t out)
+    : spec{.name = "layers.0.down", .in = in, .out = out, .tokens = tokens, .id = 3, .seed = 11},
+      x(normal_matrix(tokens, in, 1, true)),
+      w(normal_matrix(out, in, 2, true)),
+      dy(normal_matrix(tokens, out, 3, true)) {}
+
+LinearResults run_linear(Linear& linear, const LinearOperands& operands, const LinearCall& call, DType given,
+                         DType results) {
+  const auto& [spec, x, w, dy] = operands;
+  Stream stream(2);
+  const OwnedTensor scratch(DType::u8, 1, static_cast<int64_t>(std::max<size_t>(linear.scratch_bytes(spec.tokens), 1)));
+  LinearSaved saved;
+  const Arena arena("saved", [&](Arena& from) { linear.take_saved(from, spec.tokens, saved); });
+  const OwnedTensor input = tensor_of(x, given), weight = tensor_of(w, given), error = tensor_of(dy, given);
+  const OwnedTensor y(results, spec.tokens, spec.out), dx(results, spec.tokens, spec.in),
+      dw(DType::f32, spec.out, spec.in), zeros(DType::f32, spec.tokens, spec.out);
+  const bool adds = given == DType::bf16 && results == DType::f32;
+  linear.forward(stream, call, input, weight, y, adds ? zeros.view() : Tensor(), &saved, scratch);
+  if (linear.keeps_input()) saved.input = input;
+  linear.backward(stream, call, error, weight, saved, dx, dw, scratch);
+  return {matrix_of(y), matrix_of(dx), matrix_of(dw)};
+}
+
+LinearResults run_linear(const Recipe& recipe, const LinearOperands& operands, const LinearCall& call, DType results) {
+  return run_linear(*make_linear(recipe, operands.spec), operands, call, recipe.operands, results);
+}
+
+LinearResults plain_linear(const LinearOperands& operands) {
+  const auto& [spec, x, w, dy] = operands;
+  return {slow_product(x, w), slow_product(dy, w.transposed()), slow_product(dy.transposed(), x.transposed())};
+}
+
+}  // namespace nibble
