@@ -31,8 +31,8 @@ struct Quantization {
   const Hadamard* hadamard = nullptr;           ///< of the reduction axis, in blocks of its order; null: none
   std::span<const float> signs{};               ///< of a block, before the transform; empty: none
   RandomStream rounding{0, Purpose::rounding};  ///< 16 bits for each element; row-major in [outer, reduction axis]
-  RandomStream scale_rounding{0, Purpose::scale_rounding};
-  uint32_t part = 0;  ///< of those streams: which micro-batch
+  RandomStream scale_rounding{0, Purpose::scale_rounding};  ///< or of a block's second grid, where it may choose one
+  uint32_t part = 0;                                        ///< of those streams: which micro-batch
 };
 
 /// What quantize() writes besides values; what is empty is not written. All row-major in [outer, reduction axis], whose

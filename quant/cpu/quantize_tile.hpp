@@ -188,14 +188,15 @@ class TileQuantizer {
                                  ? BlockScale{{}, simd::splat(tensor_scale_), inverse(simd::splat(tensor_scale_))}
                                  : scale_for(size, q_.divisor);
     if (q_.correction_group != 0) round_and_sum<kernel>(tile, block, scale.inverse, squares, products);
-    else round<kernel>(tile, block, block, scale.inverse);
+    else round<kernel>(tile, block, block, scale.inverse, how_.rounding);
     if (sparse) keep_larger_pairs(original, block);
     if (noted) note(tile, original, block, scale);
     return scale;
   }
 
   template <RoundingKernel kernel>
-  [[gnu::always_inline]] void round(const Tile& tile, const Block& from, const Block& to, f32x inverse) const {
+  [[gnu::always_inline]] void round(const Tile& tile, const Block& from, const Block& to, f32x inverse,
+                                    const RandomStream& stream) const {
     const ElementFormat format = format_;  // a copy: nothing that the loop stores can be part of it
     if constexpr (kernel == RoundingKernel::nearest)
       for (int64_t d = 0; d < to.count; ++d)
@@ -205,8 +206,7 @@ class TileQuantizer {
         to.store(d, round_half_odd(simd::load(from.x + d * lanes) * inverse, format));
     else
       for (int64_t first = 0; first < to.count; first += 8) {
-        const simd::RandomLanes random =
-            randoms(how_.rounding, tile, (tile.first + to.first + first) / 8, (depth_ + 7) / 8);
+        const simd::RandomLanes random = randoms(stream, tile, (tile.first + to.first + first) / 8, (depth_ + 7) / 8);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j)
           if (first + j < to.count)
@@ -220,7 +220,7 @@ class TileQuantizer {
   [[gnu::always_inline]] void round_and_sum(const Tile& tile, const Block& block, f32x inverse, PairwiseSum& squares,
                                             PairwiseSum& products) const {
     std::copy_n(block.x, block.count * lanes, spare_);
-    round<kernel>(tile, block, block, inverse);
+    round<kernel>(tile, block, block, inverse, how_.rounding);
     for (int64_t first = 0; first < block.count; first += 8) {
       const auto y = [&](int64_t j) { return simd::load(spare_ + (first + j) * lanes) * inverse; };
       squares.add(sum_of_eight([&](int64_t j) { return y(j) * y(j); }));
@@ -294,7 +294,8 @@ class TileQuantizer {
         for (int64_t d = 0; d < block.count; ++d)
           candidate.store(d, -(round_nearest(-original.load(d) * scale.inverse - 0.25f, format_) + 0.25f));
       } else {
-        round<kernel>(tile, original, candidate, scale.inverse);
+        // Draws of their own: with common ones the choice would hide a part of its bias.
+        round<kernel>(tile, original, candidate, scale.inverse, number == 0 ? how_.rounding : how_.scale_rounding);
       }
       const f32x step = scale.value * tensor_scale_;
       f32x error = sum_over(block, [&](int64_t d) {

@@ -128,8 +128,10 @@ Uniforms uniforms_of(const Matrix& x, const QuantizeCall& call) {
   const int64_t blocks = x.depth / 16;
   Uniforms result;
   for (int64_t row = 0; row < x.rows; ++row) {
-    for (int64_t k = 0; k < x.depth; ++k)
+    for (int64_t k = 0; k < x.depth; ++k) {
       result.elements.push_back(uniform_of(elements, call.part, row, (x.depth + 7) / 8, k));
+      result.of_four.push_back(uniform_of(scales, call.part, row, (x.depth + 7) / 8, k));
+    }
     for (int64_t block = 0; block < blocks; ++block)
       result.scales.push_back(uniform_of(scales, call.part, row, (blocks + 7) / 8, block));
   }

@@ -43,6 +43,7 @@ QuantizedMatrix quantize_matrix(const reference::Matrix& x, const Quantizer& qua
 /// The numbers that such a call rounds with, as the reference takes them: up where one is below the distance.
 struct Uniforms {
   std::vector<float> elements;  ///< [outer, depth]
+  std::vector<float> of_four;   ///< the same, for four on the largest value where six is the first choice
   std::vector<float> scales;    ///< one for each 16 elements
 };
 Uniforms uniforms_of(const reference::Matrix& x, const QuantizeCall& call = {});

@@ -42,7 +42,8 @@ QuantizerCase three_quarters(const char* name, Rounding rounding, float gain) {
 QuantizerCase nv_case(const char* name, const Quantizer& quantizer, const NvQuantizer& nv) {
   return {name, quantizer, [=](const Matrix& x, const Uniforms& uniforms) {
             NvQuantizer with_uniforms = nv;
-            if (quantizer.rounding == Rounding::stochastic) with_uniforms.uniforms = uniforms.elements;
+            if (quantizer.rounding == Rounding::stochastic)
+              with_uniforms.uniforms = uniforms.elements, with_uniforms.uniforms_of_four = uniforms.of_four;
             return quantize_nv(x, with_uniforms);
           }};
 }
