@@ -25,6 +25,12 @@ Precision::Precision(Recipe recipe, std::vector<PrecisionRule> rules)
                    .next = "fp32 stands alone; take bf16 for layers that are not quantized"});
 }
 
+std::vector<Recipe> Precision::recipes() const {
+  std::vector<Recipe> all{recipe_};
+  for (const PrecisionRule& rule : rules_) all.push_back(rule.recipe);
+  return all;
+}
+
 std::vector<Precision::Phase> Precision::phases(int64_t layer, Projection projection) const {
   std::set<int64_t> changes = {0};
   std::vector<const PrecisionRule*> fitting;

@@ -36,6 +36,8 @@ class Precision {
   /// Of the model's working weights and saved activations.
   DType operands() const { return recipe_.operands; }
   const Recipe& recipe() const { return recipe_; }
+  /// The recipe and those of the rules: all that some projection may follow.
+  std::vector<Recipe> recipes() const;
 
   /// A recipe and the step with which it begins.
   struct Phase {

@@ -23,7 +23,7 @@ struct Arguments {
 
 void run_formats(const Arguments& arguments) {
   Stream stream;
-  WorkProgress progress("measuring", "M values", values_of_part * 1e-6);
+  WorkProgress progress("measuring", "M values", 1e6 / values_of_part);
   const int64_t parts = (arguments.samples + values_of_part - 1) / values_of_part;
   const std::vector<QuantizerMeasurement> measurements =
       measure(stream, quantizer_table(), parts, [&](int64_t done, int64_t of) { progress.update(done, of); });

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "data/token_data.hpp"
+#include "quant/self_test.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/gemm_check.hpp"
 #include "trainer/precision.hpp"
@@ -21,18 +22,33 @@ struct Told {
   std::string gemm;
   int64_t wrong = 0;
   double peak = 0;
+  std::string unsound;  ///< what the self-test of the quantizers found first
 };
 
 std::vector<Told> tell(World& world, const Told& mine) {
-  const nlohmann::ordered_json json = {
-      {"machine", mine.machine}, {"gemm", mine.gemm}, {"wrong", mine.wrong}, {"peak", mine.peak}};
+  const nlohmann::ordered_json json = {{"machine", mine.machine},
+                                       {"gemm", mine.gemm},
+                                       {"wrong", mine.wrong},
+                                       {"peak", mine.peak},
+                                       {"unsound", mine.unsound}};
   std::vector<Told> all;
   for (const std::string& text : gather_all(world, json.dump())) {
     const auto rank = nlohmann::ordered_json::parse(text);
     all.push_back({rank.at("machine").get<MachineFacts>(), rank.at("gemm").get<std::string>(),
-                   rank.at("wrong").get<int64_t>(), rank.at("peak").get<double>()});
+                   rank.at("wrong").get<int64_t>(), rank.at("peak").get<double>(),
+                   rank.at("unsound").get<std::string>()});
   }
   return all;
+}
+
+/// Of the self-test of what the run's recipes use, or without a run of what all recipes use; empty: all is well.
+/// Rotations of full width are left to the run, which knows its widths.
+std::string unsound_quantizer(Stream& stream, const Settings* settings) {
+  const std::vector<SelfTestFailure> failures =
+      self_test(stream, settings ? precision_of(*settings).recipes() : recipes(), {});
+  if (failures.empty()) return "";
+  const SelfTestFailure& first = failures.front();
+  return fmt::format("{}: {}: {} (allowed: {})", first.what, first.property, first.seen, first.allowed);
 }
 
 /// Whether all ranks have the same text.
@@ -85,17 +101,21 @@ Diagnosis diagnose(World& world, const Settings* settings) {
   world.at(0, "doctor: products");
   Told mine{.machine = machine_facts(stream, directory),
             .gemm = gemm_library(stream, operands),
-            .wrong = wrong_elements(stream, DType::f32) + wrong_elements(stream, DType::bf16)};
+            .wrong = wrong_elements(stream, DType::f32) + wrong_elements(stream, DType::bf16),
+            .peak = 0,
+            .unsound = unsound_quantizer(stream, settings)};
   gather_all(world, "");  // all ranks multiply at the same time, as in a run
   mine.peak = measure_gemm_peak(stream, operands);
 
   Diagnosis diagnosis{.hosts = world.hosts(), .machines = {}, .gemm = {}, .gemm_peak = {}, .links = {}, .findings = {}};
   std::vector<int64_t> wrong;
+  std::vector<std::string> unsound;
   for (const Told& told : tell(world, mine)) {
     diagnosis.machines.push_back(told.machine);
     diagnosis.gemm.push_back(told.gemm);
     diagnosis.gemm_peak.push_back(told.peak);
     wrong.push_back(told.wrong);
+    unsound.push_back(told.unsound);
   }
   world.at(0, "doctor: links");
   diagnosis.links = measure_links(world, pairs_to_measure(world.size()));
@@ -118,6 +138,7 @@ Diagnosis diagnose(World& world, const Settings* settings) {
   findings.push_back(judge_network(diagnosis.hosts, diagnosis.machines));
   findings.push_back(judge_links(diagnosis.links));
   findings.push_back(judge_products(wrong));
+  findings.push_back(judge_quantizers(unsound));
   findings.push_back(judge_peaks(diagnosis.gemm_peak));
   return diagnosis;
 }

@@ -55,6 +55,8 @@ Finding judge_disk(const std::vector<std::string>& hosts, const std::vector<Mach
 Finding judge_links(const std::vector<Link>& links);
 /// `wrong` elements by rank.
 Finding judge_products(const std::vector<int64_t>& wrong);
+/// What the quantizers' self-test found, by rank; empty: nothing.
+Finding judge_quantizers(const std::vector<std::string>& unsound);
 /// Ranks that multiply much slower than most.
 Finding judge_peaks(const std::vector<double>& peaks);
 

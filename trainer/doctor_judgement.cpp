@@ -167,6 +167,17 @@ Finding judge_products(const std::vector<int64_t>& wrong) {
   return {.check = "GEMM answer", .found = "products of whole numbers are exact in fp32 and bf16 on every rank"};
 }
 
+Finding judge_quantizers(const std::vector<std::string>& unsound) {
+  for (size_t rank = 0; rank < unsound.size(); ++rank)
+    if (!unsound[rank].empty())
+      return {.check = "quantizers",
+              .verdict = Verdict::failed,
+              .found = fmt::format("rank {}: {}", rank, unsound[rank]),
+              .next = "try NIBBLE_ISA=avx2 there, and report a defect",
+              .who = ErrorKind::numerics};
+  return {.check = "quantizers", .found = "codes, blocks and biases are as they should be on every rank"};
+}
+
 Finding judge_peaks(const std::vector<double>& peaks) {
   const double most_reach = median(peaks);
   const auto least = std::ranges::min_element(peaks);

@@ -55,7 +55,7 @@ std::string elements_text() {
 }
 
 std::string rule_text(const Quantizer& quantizer) {
-  std::string text = fmt::format("{} / {:.4g}", statistic_text(quantizer.statistic), quantizer.divisor);
+  std::string text = fmt::format("{} / {:.5g}", statistic_text(quantizer.statistic), quantizer.divisor);
   if (quantizer.scale == ScaleFormat::e8m0) text += quantizer.round_up ? ", up" : ", down";
   return text;
 }
@@ -81,7 +81,7 @@ std::string optional_text(const std::optional<Judged>& judged) { return judged ?
 std::string measurement_line(const QuantizerMeasurement& m) {
   const Quantizer& q = m.row->quantizer;
   return fmt::format(
-      "{:<27} {:>6.4g} {:<11} {:<18} {:<20} {:<4} {:>11} {:>10} {:>6.4f} {:>10} {:>9} {:>7.5f} {:>8} {:>10} {:>10}\n",
+      "{:<27} {:>6.4g} {:<10} {:<23} {:<21} {:<4} {:>11} {:>10} {:>6.4f} {:>10} {:>9} {:>7.5f} {:>8} {:>10} {:>10}\n",
       full_name(*m.row), q.bits_per_element(), fmt::format("{} {}", scale_format_text(q.scale), extent_text(q)),
       rule_text(q), rounding_text(q), yes_or_no(q.exact_in_bf16()), marked(m.error, 8), expected_text(m.error, 8),
       m.effective_bits(), marked(m.misalignment, 6), expected_text(m.misalignment, 6), m.cosine,
@@ -126,7 +126,7 @@ std::string full_name(const QuantizerRow& row) { return std::string(row.name) + 
 std::string formats_text(const std::vector<QuantizerMeasurement>& measurements) {
   std::string text = elements_text() + "\n";
   text += fmt::format(
-      "{:<27} {:>6} {:<11} {:<18} {:<20} {:<4} {:>10}  {:>10} {:>6} {:>9}  {:>9} {:>7} {:>8} {:>9}  {:>10}\n",
+      "{:<27} {:>6} {:<10} {:<23} {:<21} {:<4} {:>10}  {:>10} {:>6} {:>9}  {:>9} {:>7} {:>8} {:>9}  {:>10}\n",
       "quantizer", "bits", "scale", "rule", "rounding", "bf16", "error", "expected", "worth", "1-align", "expected",
       "cosine", "clipped", "masked", "expected");
   for (const QuantizerMeasurement& m : measurements) text += measurement_line(m);

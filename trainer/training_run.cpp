@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "comm/local_world.hpp"
+#include "quant/self_test.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/cores.hpp"
 #include "tensor/error.hpp"
@@ -17,6 +18,7 @@
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/metric_columns.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/report.hpp"
 #include "trainer/resolve.hpp"
@@ -187,6 +189,8 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   train_data_->require_vocabulary(config.vocabulary);
   if (validation_data_) validation_data_->require_vocabulary(config.vocabulary);
 
+  require_sound(stream_, precision_of(settings_).recipes(),
+                {config.width, config.query_width(), config.ffn, settings_.batch.micro * settings_.data.sequence});
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
   AvailableMemory most = options_.memory();

@@ -69,6 +69,8 @@ TEST(Doctor, DiskLinksAndProductsAreJudged) {
 
   EXPECT_EQ(judge_products({0, 0}).verdict, Verdict::ok);
   expect_found(judge_products({0, 3}), Verdict::failed, "rank 1: 3 elements", "NIBBLE_GEMM=onednn");
+  EXPECT_EQ(judge_quantizers({"", ""}).verdict, Verdict::ok);
+  expect_found(judge_quantizers({"", "nvfp4: biased"}), Verdict::failed, "rank 1: nvfp4: biased", "NIBBLE_ISA=avx2");
   expect_found(judge_peaks({1, 1, 0.5}), Verdict::warning, "rank 2, 0.50", "its host");
   EXPECT_EQ(judge_peaks({1, 0.9}).verdict, Verdict::ok);
 }
