@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "model/embedding.hpp"
 #include "model/norm.hpp"
@@ -40,7 +41,10 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
                         operator_of(Projection::down, layout_.down(layer), true)});
   }
   arena_ = Arena("activations", [this](Arena& arena) { lay_out(arena); });
-  scratch_ = Arena("scratch of attention and loss", [this](Arena& arena) {
+  scratch_ = Arena("scratch of attention, linear layers and loss", [this](Arena& arena) {
+    size_t of_linear = 0;
+    for_each_linear([&](const Linear& linear) { of_linear = std::max(of_linear, linear.scratch_bytes(tokens())); });
+    linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(of_linear));
     attention_scratch_ =
         AttentionScratch(arena, attention_shape_, precision_.operands(), stream_.threads(), options_.training);
     loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, precision_.operands(), options_.training);
@@ -57,9 +61,6 @@ void Llama::lay_out(Arena& arena) {
   normed_scratch_ = arena.take(operands, tokens(), config_.width);
   activation_ = arena.take(operands, tokens(), config_.ffn);
   for (size_t i = 0; i < (keep_all ? linears_.size() : 1); ++i) saved_.push_back(take_block_saved(arena, linears_[i]));
-  size_t scratch = 0;
-  for_each_linear([&](const Linear& linear) { scratch = std::max(scratch, linear.scratch_bytes(tokens())); });
-  linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(scratch));
   normed_final_ = arena.take(operands, tokens(), config_.width);
   inverse_rms_final_ = arena.take(DType::f32, 1, tokens());
   if (!options_.training) return;
@@ -107,8 +108,18 @@ size_t Llama::gemm_scratch_bytes() const {
   }
   const int64_t activations = tokens() * features,
                 logits = std::max(loss_scratch_.logits.size(), loss_scratch_.dlogits.size());
-  return nibble::gemm_scratch_bytes(stream_, precision_.operands(), std::max(activations, logits),
-                                    std::max(weights, activations), activations);
+  const auto scratch_of = [&](DType type, int64_t scaled) {
+    return nibble::gemm_scratch_bytes(stream_, type, std::max(activations, logits), std::max(weights, activations),
+                                      activations, scaled);
+  };
+  // Products of several types keep theirs side by side.
+  std::set<DType> quantized;
+  for_each_linear([&](const Linear& linear) {
+    for (const DType type : linear.product_types()) quantized.insert(type);
+  });
+  size_t bytes = quantized.contains(precision_.operands()) ? 0 : scratch_of(precision_.operands(), 0);
+  for (const DType type : quantized) bytes += scratch_of(type, std::max(weights, activations));
+  return bytes;
 }
 
 ParameterSet Llama::make_weights(Residency residency) const {
@@ -120,7 +131,7 @@ ParameterSet Llama::make_gradients(Residency residency) const {
 }
 
 template <class Action>
-void Llama::for_each_linear(Action&& action) {
+void Llama::for_each_linear(Action&& action) const {
   for (const BlockLinears& linears : linears_)
     for (Linear* linear : {linears.qkv.get(), linears.output.get(), linears.gate_up.get(), linears.down.get()})
       action(*linear);

@@ -114,7 +114,7 @@ class Llama {
   BlockSaved& saved(int64_t layer) { return saved_[static_cast<size_t>(layer) % saved_.size()]; }
   const Tensor& residual(int64_t layer) const { return residual_[static_cast<size_t>(layer) % residual_.size()]; }
   template <class Action>
-  void for_each_linear(Action&& action);
+  void for_each_linear(Action&& action) const;
 
   void check(const MicroBatch& batch) const;
   /// Embedding, blocks and final norm: leaves normed_final_.

@@ -55,6 +55,8 @@ struct ElementFormat {
            power_of_two(min_exponent - mantissa_bits + (exponent == 0 ? 0 : exponent - 1));
   }
 
+  bool operator==(const ElementFormat&) const = default;
+
   static constexpr float power_of_two(int exponent) {
     float power = 1;
     for (; exponent > 0; --exponent) power *= 2;
@@ -107,5 +109,11 @@ inline constexpr ElementFormat quest[] = {half_odd(1), half_odd(2), half_odd(3),
 
 /// All of them, for whoever lists or looks up formats by name.
 std::span<const ElementFormat* const> element_formats();
+
+/// A format equal to this one that lives as long as the program, always at the same address: one of element_formats(),
+/// or a copy that the first such call makes. Quantizers of formats that a user describes point to it.
+/// Throws Error{configuration} for a description without meaning (more than 8 bits, a largest magnitude that is no
+/// value of the format, the name of another format).
+const ElementFormat& lasting_format(const ElementFormat& format);
 
 }  // namespace nibble

@@ -32,8 +32,8 @@ class PhasedLinear final : public Linear {
  public:
   PhasedLinear(const std::vector<Precision::Phase>& phases, const LinearSpec& spec) {
     for (const auto& [first_step, recipe] : phases) {
-      LinearSpec of_phase = spec;
-      of_phase.name = fmt::format("{}/from_{}", spec.name, first_step);
+      LinearSpec of_phase = spec;  // numbered: a longer run, whose shares begin later, goes on with the same state
+      of_phase.name = fmt::format("{}/phase_{}", spec.name, phases_.size());
       phases_.push_back({first_step, make_linear(recipe, of_phase)});
     }
   }
@@ -50,6 +50,12 @@ class PhasedLinear final : public Linear {
     size_t bytes = 0;
     for (const Phase& phase : phases_) bytes = std::max(bytes, phase.linear->scratch_bytes(tokens));
     return bytes;
+  }
+  std::vector<DType> product_types() const override {
+    std::vector<DType> types;
+    for (const Phase& phase : phases_)
+      for (const DType type : phase.linear->product_types()) types.push_back(type);
+    return types;
   }
   void state(StateList& list) override {
     for (const Phase& phase : phases_) phase.linear->state(list);

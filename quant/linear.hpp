@@ -64,6 +64,8 @@ class Linear {
   virtual void take_saved(Arena&, int64_t /*tokens*/, LinearSaved&) const {}
   /// Working memory of a call on so many tokens, in bytes: what `scratch` of the calls below must have.
   virtual size_t scratch_bytes(int64_t /*tokens*/) const { return 0; }
+  /// Of the operands that its products multiply, where these are others than its input; such products are scaled.
+  virtual std::vector<DType> product_types() const { return {}; }
   /// What a resumed run needs.
   virtual void state(StateList&) {}
   /// What the step's calls have seen, one number each, 0 at least: of several ranks the largest must stand there before

@@ -31,6 +31,18 @@ std::vector<Recipe> Precision::recipes() const {
   return all;
 }
 
+Precision Precision::at(int64_t step) const {
+  std::vector<PrecisionRule> rules;
+  for (const PrecisionRule& rule : rules_) {
+    if (step < rule.first_step || step >= rule.end_step) continue;
+    PrecisionRule always = rule;
+    always.first_step = 0;
+    always.end_step = std::numeric_limits<int64_t>::max();
+    rules.push_back(always);
+  }
+  return {recipe_, rules};
+}
+
 std::vector<Precision::Phase> Precision::phases(int64_t layer, Projection projection) const {
   std::set<int64_t> changes = {0};
   std::vector<const PrecisionRule*> fitting;
@@ -39,7 +51,8 @@ std::vector<Precision::Phase> Precision::phases(int64_t layer, Projection projec
                       (rule.of.empty() || std::ranges::find(rule.of, projection) != rule.of.end());
     if (!fits || rule.first_step >= rule.end_step) continue;
     fitting.push_back(&rule);
-    changes.insert({rule.first_step, rule.end_step});
+    changes.insert(rule.first_step);
+    if (rule.end_step < std::numeric_limits<int64_t>::max()) changes.insert(rule.end_step);
   }
   std::vector<Phase> phases;
   for (const int64_t step : changes) {

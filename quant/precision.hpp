@@ -38,6 +38,10 @@ class Precision {
   const Recipe& recipe() const { return recipe_; }
   /// The recipe and those of the rules: all that some projection may follow.
   std::vector<Recipe> recipes() const;
+  const std::vector<PrecisionRule>& rules() const { return rules_; }
+
+  /// What holds at that step, for ever.
+  Precision at(int64_t step) const;
 
   /// A recipe and the step with which it begins.
   struct Phase {

@@ -82,22 +82,23 @@ class QuantizedLinear::Scratch {
 };
 
 QuantizedLinear::QuantizedLinear(const Recipe& recipe, const LinearSpec& spec) : recipe_(recipe), spec_(spec) {
+  const std::string place = fmt::format("precision, recipe {}, {}", recipe.name, spec.name);
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
-  features_ = hadamard_of(rotation, spec.in, spec.name, "input features");
+  features_ = hadamard_of(rotation, spec.in, place, "input features");
   for (const Quantizer* quantizer : {&input_quantizer, &weight_quantizer})
-    require_fits(*quantizer, spec.in, spec.name, "input features");
+    require_fits(*quantizer, spec.in, place, "input features");
   for (int role = 0; role < roles; ++role) delayed_.emplace_back(quantizer(static_cast<Role>(role)).history);
   if (spec.tokens == 0) return;
   const auto& [by_input, by_weight, each] = recipe_.backward;
   require_foldable(weight_quantizer, by_input, recipe.name);
   require_foldable(input_quantizer, by_weight, recipe.name);
-  outputs_ = hadamard_of(by_input.rotation, spec.out, spec.name, "output features");
-  left_ = hadamard_of(by_input.left, spec.tokens, spec.name, "tokens of a micro-batch");
-  tokens_ = hadamard_of(by_weight.rotation, spec.tokens, spec.name, "tokens of a micro-batch");
+  outputs_ = hadamard_of(by_input.rotation, spec.out, place, "output features");
+  left_ = hadamard_of(by_input.left, spec.tokens, place, "tokens of a micro-batch");
+  tokens_ = hadamard_of(by_weight.rotation, spec.tokens, place, "tokens of a micro-batch");
   for (const Quantizer* quantizer : {&by_input.error, &by_input.other})
-    require_fits(*quantizer, spec.out, spec.name, "output features");
+    require_fits(*quantizer, spec.out, place, "output features");
   for (const Quantizer* quantizer : {&by_weight.error, &by_weight.other})
-    require_fits(*quantizer, spec.tokens, spec.name, "tokens of a micro-batch");
+    require_fits(*quantizer, spec.tokens, place, "tokens of a micro-batch");
 }
 
 const Quantizer& QuantizedLinear::quantizer(Role role) const {
@@ -133,6 +134,11 @@ size_t QuantizedLinear::scratch_bytes(int64_t tokens) const {
          matrix(tokens, spec_.out);
 }
 
+std::vector<DType> QuantizedLinear::product_types() const {
+  const DType ahead = product_type(recipe_.forward.input, recipe_.forward.weight);
+  if (spec_.tokens == 0) return {ahead};
+  return {ahead, gradient_type(input_error), gradient_type(weight_error)};
+}
 void QuantizedLinear::state(StateList& list) {
   static constexpr const char* names[roles] = {"input",       "weight",       "input_error",
                                                "input_other", "weight_error", "weight_other"};

@@ -22,6 +22,7 @@ class QuantizedLinear final : public Linear {
   bool keeps_input() const override;
   void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override;
   size_t scratch_bytes(int64_t tokens) const override;
+  std::vector<DType> product_types() const override;
   void state(StateList& list) override;
   void statistics(std::vector<float*>& list) override;
   void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,

@@ -140,13 +140,16 @@ std::vector<std::string> recipe_families() {
   return {"quest-wXaY[-plain] (1 to 8 bits, Y also 16)", "ste-wXaY (2 to 8 bits, Y also 16)"};
 }
 
-Recipe find_recipe(const std::string& name) {
-  std::vector<std::string> allowed;
-  for (const Recipe& recipe : recipes()) {
+std::optional<Recipe> recipe_named(const std::string& name) {
+  for (const Recipe& recipe : recipes())
     if (recipe.name == name) return recipe;
-    allowed.push_back(recipe.name);
-  }
-  if (std::optional<Recipe> member = member_of_family(name)) return *member;
+  return member_of_family(name);
+}
+
+Recipe find_recipe(const std::string& name) {
+  if (std::optional<Recipe> found = recipe_named(name)) return *found;
+  std::vector<std::string> allowed;
+  for (const Recipe& recipe : recipes()) allowed.push_back(recipe.name);
   for (const std::string& family : recipe_families()) allowed.push_back(family);
   throw Error({.kind = ErrorKind::configuration,
                .what = "unknown recipe",

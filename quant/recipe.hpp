@@ -9,6 +9,7 @@
 // Not for: quantizers (quantizers.hpp), the computation (quantized_linear.cpp).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ namespace nibble {
 struct ForwardRecipe {
   Rotation rotation{};  ///< of the input features
   Quantizer input{}, weight{};
+
+  bool operator==(const ForwardRecipe&) const = default;
 };
 
 /// What a gradient's product reads of the forward pass; both in the rotated basis of the forward product.
@@ -31,11 +34,15 @@ struct GradientRecipe {
   Quantizer error{};    ///< of dy
   Source source = Source::multiplied;
   Quantizer other{};  ///< of w' or x'; none: as it is
+
+  bool operator==(const GradientRecipe&) const = default;
 };
 
 struct BackwardRecipe {
   GradientRecipe input{}, weight{};
   bool signs_for_each_product = false;  ///< random signs are drawn for each product, not once for both
+
+  bool operator==(const BackwardRecipe&) const = default;
 };
 
 struct Recipe {
@@ -46,6 +53,7 @@ struct Recipe {
   DType operands = DType::bf16;
 
   bool quantizes() const;
+  bool operator==(const Recipe&) const = default;
 };
 
 /// The rows with names of their own, in the order in which help lists them. Families (find_recipe) are not among them.
@@ -54,7 +62,9 @@ const std::vector<Recipe>& recipes();
 std::vector<std::string> recipe_families();
 
 /// A row, or a member of a family: quest-wXaY, quest-wXaY-plain (no rotation), ste-wXaY with X, Y from 1 (ste: 2) to 8,
-/// or 16 for Y: not quantized. Throws Error{configuration} for an unknown name.
+/// or 16 for Y: not quantized. Nothing for an unknown name.
+std::optional<Recipe> recipe_named(const std::string& name);
+/// The same; throws Error{configuration} for an unknown name.
 Recipe find_recipe(const std::string& name);
 /// The forward row of one, the backward row of the other.
 Recipe combine(const Recipe& forward, const Recipe& backward);
