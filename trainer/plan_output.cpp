@@ -32,7 +32,7 @@ std::string wire_text(const RunPlan& plan) {
       "a step of rank 0 sends\n"
       "  gradients      {:>12}\n"
       "  weights        {:>12}\n"
-      "  control        {:>12}  losses and block sums\n"
+      "  control        {:>12}  losses, block sums, statistics\n"
       "  together       {:>12}  {} messages\n"
       "  links          {}{}\n",
       bytes_text(step.gradient_bytes), bytes_text(step.weight_bytes), bytes_text(step.control_bytes),

@@ -10,13 +10,14 @@
 #include "data/prefetcher.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/resolve.hpp"
 
 namespace nibble {
 namespace {
 
 /// Memory that comes while a run works and that is no part's own: compiled GEMM kernels, HDF5's caches, stacks of
-/// threads, the pages of code that a step reaches. Measured together with the GEMM's scratch: 11 MiB (30M parameters)
-/// to 19 (0.5B) with AVX-512, 40 with AVX2.
+/// threads and the quantizers' tiles, the pages of code that a step reaches. Measured together with the GEMM's scratch:
+/// 11 MiB (30M parameters) to 19 (0.5B) with AVX-512, 40 with AVX2.
 constexpr size_t working_program = size_t{24} << 20;
 
 /// Those that are ready, the one that is being made and the one that is trained on.
@@ -29,6 +30,12 @@ size_t file_bytes(const std::string& path) {
   std::error_code failure;
   const std::uintmax_t size = path.empty() ? 0 : std::filesystem::file_size(path, failure);
   return failure ? 0 : size;
+}
+
+/// So many that every phase of the run has steps; epochs become steps only where the data is at hand.
+int64_t foreseen_steps(const Settings& settings) {
+  constexpr int64_t many = 1000000;
+  return settings.epochs > 0 ? many : resolve_steps(settings, 0);
 }
 
 /// Settings that take less memory.
@@ -71,15 +78,17 @@ std::string advice(const std::vector<MemoryCandidate>& candidates, size_t most) 
 
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident) {
-  constexpr int64_t any_steps = 1;
   const MemoryTable before = held_memory();
-  const RunParts parts = make_run_parts(stream, world, settings, config, any_steps, exchange_maker(settings));
+  const RunParts parts =
+      make_run_parts(stream, world, settings, config, foreseen_steps(settings), exchange_maker(settings));
   StateList state;
   RunCounters counters;
   parts.step->state(state);
   counters.state(state);
   const CheckpointSaver saver(saver_options(world, settings), state);
-  RunMemory memory{held_memory_since(before), file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
+  RunMemory memory{.table = held_memory_since(before),
+                   .statistics = std::ssize(parts.model->statistics()),
+                   .token_files = file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
   if (world.size() > 1) memory.table["communication"] = collective_staging_bytes(world.size());

@@ -19,6 +19,7 @@ namespace nibble {
 /// A run's memory when it is largest.
 struct RunMemory {
   MemoryTable table;
+  int64_t statistics = 0;  ///< of the linear operators, which ranks tell each other (Llama::statistics)
   size_t token_files = 0;  ///< mapped: resident too, but the system takes it back where memory is short; in no row
 
   /// The foreseen peak of the resident set.

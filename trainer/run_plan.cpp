@@ -157,6 +157,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
                              .length = settings.data.sequence,
                              .recompute = llama.recompute,
                              .operands = precision_of(settings).operands(),
+                             .statistics = plan.memory.statistics,
                              .wire = wire,
                              .turn_seconds = compute.turn,
                              .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters),

@@ -25,6 +25,7 @@ struct ForecastInput {
   int64_t length = 0;  ///< tokens of a sequence
   Recompute recompute = Recompute::none;
   DType operands = DType::bf16;
+  int64_t statistics = 0;  ///< of the linear operators, of which ranks find the largest (Llama::statistics)
   Wire wire = Wire::f32;
   double turn_seconds = 0;       ///< forward and backward pass of one micro-batch
   double optimizer_seconds = 0;  ///< norm and update of what this rank owns
@@ -36,7 +37,7 @@ struct StepForecast {
   // Bytes that this rank sends.
   int64_t gradient_bytes = 0;
   int64_t weight_bytes = 0;
-  int64_t control_bytes = 0;  ///< losses and block sums, from which all ranks decide alike
+  int64_t control_bytes = 0;  ///< losses, block sums and statistics, from which all ranks decide alike
   int64_t messages = 0;
   // Seconds.
   double forward_backward = 0;

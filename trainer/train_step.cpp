@@ -1,5 +1,6 @@
 #include "trainer/train_step.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -75,9 +76,12 @@ void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, 
   std::vector<double> mine = losses;
   const std::vector<double> squares = gradient_square_sums(stream_, gradients_.own());
   mine.insert(mine.end(), squares.begin(), squares.end());
+  const std::vector<float*> statistics = model_.statistics();
+  for (const float* statistic : statistics) mine.push_back(*statistic);
   std::vector<int64_t> counts;
   int64_t total = 0;
-  for (const std::vector<int64_t>& blocks : blocks_) total += counts.emplace_back(plan_.turns() + std::ssize(blocks));
+  for (const std::vector<int64_t>& blocks : blocks_)
+    total += counts.emplace_back(plan_.turns() + std::ssize(blocks) + std::ssize(statistics));
   std::vector<double> all(static_cast<size_t>(total));
   world_.thread().run([&](Communicator& ranks) { gather_all(ranks, mine, counts, all); });
 
@@ -88,6 +92,7 @@ void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, 
     for (int64_t turn = 0; turn < plan_.turns(); ++turn)
       loss_of[static_cast<size_t>(plan_.micro_batch(rank, turn))] = *next++;
     for (const int64_t block : blocks_[static_cast<size_t>(rank)]) square_of[static_cast<size_t>(block)] = *next++;
+    for (float* statistic : statistics) *statistic = std::max(*statistic, static_cast<float>(*next++));
   }
   result.loss = sum_in_lanes(loss_of, plan_.lanes()) / counted_tokens;  // 0 / 0 where no token counts
   result.gradient_norm = gradient_norm(square_of);

@@ -79,7 +79,7 @@ class TrainStep {
  private:
   /// The losses of this rank's micro-batches in nats; each token's gradient is multiplied with `loss_scale`.
   std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale, OperandObserver* observer);
-  /// Fills in loss and gradient norm, the same on every rank.
+  /// Fills in loss and gradient norm, the same on every rank, and the model's statistics, the largest of all ranks.
   void agree(const std::vector<double>& losses, double counted_tokens, StepResult& result);
 
   Stream& stream_;

@@ -27,6 +27,7 @@ struct Case {
   int64_t micro_batches = 8;
   bool tied = false;
   Wire wire = Wire::f32;
+  const char* recipe = "bf16";
 };
 
 std::string name(const Case& how) {
@@ -75,7 +76,7 @@ std::vector<Sent> bytes_sent(const Case& how) {
     threads.emplace_back([&, rank] {
       Stream stream(1);
       const ModelConfig config = shape(how.tied);
-      Llama model(stream, config, find_recipe("bf16"), {.sequences = 1, .length = length});
+      Llama model(stream, config, find_recipe(how.recipe), {.sequences = 1, .length = length});
       const std::unique_ptr<World> world = make_local_world(std::move(communicators[rank]));
       TrainStep step(
           stream, model, *world,
@@ -127,6 +128,18 @@ TEST(StepForecast, EveryByteIsOneThatTheStepSends) {
               EXPECT_LE(reported, steps * step.bytes() + step.weight_bytes) << name(how) << ", rank " << rank;
             }
           }
+}
+
+// Of 4 layers with 4 projections each: the inputs, and the errors of both gradients.
+TEST(StepForecast, DelayedStatisticsAreSentToo) {
+  for (const int ranks : {2, 4}) {
+    const Case how{.ranks = ranks, .recipe = "fp8-delayed"};
+    const std::vector<Sent> sent = bytes_sent(how);
+    ForecastInput input = input_of(how);
+    input.statistics = 4 * 4 * 3;
+    for (int rank = 0; rank < ranks; ++rank)
+      EXPECT_EQ(forecast(how, rank, input).bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how);
+  }
 }
 
 TEST(StepForecast, OneRankSendsNothing) {
