@@ -103,8 +103,9 @@ void add_eval_command(CLI::App& app) {
       ->add_option("--packing", arguments->packing,
                    "how documents fill windows: stream, documents; default: as in its run")
       ->check(CLI::IsMember({"stream", "documents"}));
-  command->add_option("--recipe", arguments->recipe,
-                      "precision of the GEMMs: fp32, bf16; default: as in its run, bf16");
+  command->add_option(
+      "--recipe", arguments->recipe,
+      "arithmetic of the linear layers: any name that precision.recipe takes; default: as in its run, bf16");
   command->add_option("--threads", arguments->threads, "0: all cores")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();

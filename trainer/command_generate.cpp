@@ -79,8 +79,9 @@ void add_generate_command(CLI::App& app) {
       ->check(CLI::Range(1e-9, 1.0))
       ->capture_default_str();
   command->add_option("--seed", arguments->sampling.seed, "of the draws")->capture_default_str();
-  command->add_option("--recipe", arguments->recipe,
-                      "precision of the GEMMs: fp32, bf16; default: as in its run, bf16");
+  command->add_option(
+      "--recipe", arguments->recipe,
+      "arithmetic of the linear layers: any name that precision.recipe takes; default: as in its run, bf16");
   command->add_option("--threads", arguments->threads, "0: all cores")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();

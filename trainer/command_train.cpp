@@ -11,7 +11,7 @@
 #include "comm/world.hpp"
 #include "tensor/error.hpp"
 #include "trainer/command_generate.hpp"
-#include "trainer/precision.hpp"
+#include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
 #include "trainer/training_run.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -45,7 +45,7 @@ std::string resume_command(const Arguments& arguments, int ranks) {
 
 /// Text that the trained model writes after run.sample.
 void print_sample(const Settings& settings) {
-  const Precision precision = precision_of(settings);
+  const Precision precision = precision_for(find_model(settings.run.directory), "");
   const LoadedModel model = load_model(settings.run.directory, precision.operands());
   if (!model.tokenizer) {
     fmt::print(stderr, "no sample: the token files carry no tokenizer\n");

@@ -96,7 +96,7 @@ const char* name(Verdict verdict) {
 
 Diagnosis diagnose(World& world, const Settings* settings) {
   Stream stream(settings ? static_cast<int>(settings->run.threads) : 0);
-  const DType operands = settings ? precision_of(*settings).operands() : DType::bf16;
+  const DType operands = settings ? operands_of(*settings) : DType::bf16;
   const std::string directory = settings ? settings->run.directory : "";
   world.at(0, "doctor: products");
   Told mine{.machine = machine_facts(stream, directory),

@@ -145,6 +145,7 @@ Manifest parse(const json& object, const std::string& where) {
   Manifest manifest;
   CheckpointHeader& header = manifest.header;
   header.step = fields.integer("step", 0, any);
+  header.total_steps = fields.integer_or("total_steps", 0, 0, any);
   header.seed = fields.unsigned_integer("seed");
   header.model = parse_huggingface_config(fields.object("model"), where + ": model");
   header.tokenizer =
@@ -206,6 +207,7 @@ void write_manifest(const fs::path& checkpoint, const Manifest& manifest) {
   const CheckpointHeader& header = manifest.header;
   json object = {{"schema", checkpoint_schema},
                  {"step", header.step},
+                 {"total_steps", header.total_steps},
                  {"seed", header.seed},
                  {"model", huggingface_config(header.model, DType::f32)},
                  {"tokenizer", to_json(header.tokenizer)},

@@ -23,7 +23,8 @@ inline constexpr int64_t oldest_checkpoint_schema = 1;
 
 /// What a run must know before it can load its state.
 struct CheckpointHeader {
-  int64_t step = 0;  ///< optimizer steps done
+  int64_t step = 0;         ///< optimizer steps done
+  int64_t total_steps = 0;  ///< of the whole run; 0: the manifest does not say
   uint64_t seed = 0;
   ModelConfig model;
   TokenizerInfo tokenizer;

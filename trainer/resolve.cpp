@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tensor/error.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/settings_table.hpp"
 
@@ -36,9 +37,24 @@ class Contradictions {
                  .next = next});
   }
 
+  /// The same error, with where the setting was given at which its place begins.
+  [[noreturn]] void refuse(const Error& error) const {
+    ErrorDetail detail = error.detail();
+    for (const auto& [key, origin] : origins_)
+      if (error.detail().where.starts_with(key)) detail.where = fmt::format("{} ({})", error.detail().where, origin);
+    throw Error(detail);
+  }
+
  private:
   const SettingOrigins& origins_;
 };
+
+/// The first that is given.
+int64_t first_positive(std::initializer_list<int64_t> values) {
+  for (const int64_t value : values)
+    if (value > 0) return value;
+  return 0;
+}
 
 /// Before anything multiplies the two.
 void check_micro_batch(const Settings& s, const Contradictions& found) {
@@ -175,11 +191,16 @@ int64_t steps_without_data(const Settings& s, const Contradictions& found) {
   return steps;
 }
 
-/// The first that is given.
-int64_t first_positive(std::initializer_list<int64_t> values) {
-  for (const int64_t value : values)
-    if (value > 0) return value;
-  return 0;
+void check_precision(const Settings& s, const Contradictions& found) {
+  try {
+    constexpr int64_t any_steps = 1000000;
+    const Preset* preset = find_preset(s.model.preset);
+    const int64_t layers = first_positive({s.model.layers, preset ? preset->layers : 0});
+    if (layers > 0) precision_of(s, any_steps, layers);
+    else check_recipe_names(s.precision);
+  } catch (const Error& error) {
+    found.refuse(error);
+  }
 }
 
 }  // namespace
@@ -190,6 +211,7 @@ void validate(const Settings& settings, const SettingOrigins& origins) {
   check_required(settings, found);
   check_length(settings, found);
   check_shape(settings, found);
+  check_precision(settings, found);
   check_batch(settings, found);
   check_lanes(settings, found);
   check_validation(settings, found);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "comm/collectives.hpp"
@@ -70,7 +71,8 @@ MakeExchange exchange_maker(const Settings& settings) {
 RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                         int64_t steps, const MakeExchange& make_exchange) {
   RunParts parts;
-  parts.model = std::make_unique<Llama>(stream, config, precision_of(settings), llama_options(settings));
+  parts.model =
+      std::make_unique<Llama>(stream, config, precision_of(settings, steps, config.layers), llama_options(settings));
   parts.step = std::make_unique<TrainStep>(
       stream, *parts.model, world,
       TrainStepOptions{.micro_batches = settings.batch.tokens / (settings.data.sequence * settings.batch.micro),
@@ -138,9 +140,13 @@ std::optional<Settings> settings_of(const ModelSource& source) {
 }
 
 Precision precision_for(const ModelSource& source, const std::string& wish) {
-  if (!wish.empty()) return find_recipe(wish);
   const std::optional<Settings> settings = settings_of(source);
-  return settings ? precision_of(*settings) : find_recipe("bf16");
+  if (!wish.empty())
+    return find_recipe(wish, settings ? settings->precision.recipes : std::vector<Recipe>(), "--recipe");
+  if (!settings) return find_recipe("bf16");
+  const CheckpointHeader& header = source.checkpoint->header();
+  const int64_t newest_step = std::max<int64_t>(header.step - 1, 0);
+  return precision_of(*settings, std::max(header.total_steps, header.step), header.model.layers).at(newest_step);
 }
 
 void warn_of_refused(const ModelSource& source) {

@@ -69,8 +69,9 @@ void require_tokenizer(const LoadedModel& model, const TokenData& data);
 /// The settings of the run that a checkpoint is of; empty for a Hugging Face folder.
 std::optional<Settings> settings_of(const ModelSource& source);
 
-/// The recipe named `wish` if that is not empty, else what the model was trained with, bf16 for a Hugging Face folder.
-/// Throws Error{configuration} for an unknown name.
+/// The recipe named `wish` if that is not empty (a row, a family's member, or one that the run brought itself), else
+/// what the model's last step was trained with, bf16 for a Hugging Face folder. Throws Error{configuration} for an
+/// unknown name.
 Precision precision_for(const ModelSource& source, const std::string& wish);
 
 /// One line on stderr for each newer checkpoint that was passed over because it is damaged.

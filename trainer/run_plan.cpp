@@ -156,7 +156,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
                             {.config = config,
                              .length = settings.data.sequence,
                              .recompute = llama.recompute,
-                             .operands = precision_of(settings).operands(),
+                             .operands = operands_of(settings),
                              .statistics = plan.memory.statistics,
                              .wire = wire,
                              .turn_seconds = compute.turn,

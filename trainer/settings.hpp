@@ -10,6 +10,7 @@
 
 #include "model/config.hpp"
 #include "optim/weight_decay.hpp"
+#include "quant/recipe.hpp"
 
 namespace nibble {
 
@@ -77,8 +78,30 @@ struct CagePullSettings {
   bool operator==(const CagePullSettings&) const = default;
 };
 
+/// Blocks that multiply bf16, whatever else is said.
+struct KeptBlocks {
+  int64_t first = 0, last = 0;
+
+  bool operator==(const KeptBlocks&) const = default;
+};
+
+/// Another recipe for some layers, some projections, some steps (trainer/precision.hpp has the words).
+struct PrecisionOverride {
+  std::vector<std::string> layers{};       ///< "3", "0-1", "first 2", "last 4"; empty: all
+  std::vector<std::string> projections{};  ///< empty: all
+  std::string phase{};                     ///< "last 10%", "first 500", "10% to 50%"; empty: all steps
+  std::string recipe{};                    ///< empty: the run's
+  std::string forward{}, backward{};       ///< empty: the recipe's
+
+  bool operator==(const PrecisionOverride&) const = default;
+};
+
 struct PrecisionSettings {
   std::string recipe = "bf16";
+  std::string forward{}, backward{};  ///< empty: the recipe's
+  std::vector<PrecisionOverride> overrides{};
+  std::vector<Recipe> recipes{};  ///< that the run brings itself, wherever they were written out
+  KeptBlocks keep_bf16{};
   CagePullSettings cage;
 
   bool operator==(const PrecisionSettings&) const = default;

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
+#include "quant/named_quantizers.hpp"
+#include "quant/recipe.hpp"
 #include "trainer/settings_table.hpp"
 
 namespace nibble {
@@ -49,6 +52,29 @@ std::string help_with_choices(const Setting& setting) {
   return fmt::format("{}; {}", setting.help, allowed_values(setting));
 }
 
+std::vector<std::string> recipe_row_names() {
+  std::vector<std::string> names;
+  for (const Recipe& recipe : recipes()) names.push_back(recipe.name);
+  return names;
+}
+
+std::vector<std::string> quantizer_names() {
+  std::vector<std::string> names;
+  for (const NamedQuantizer& named : named_quantizers()) names.emplace_back(named.name);
+  return names;
+}
+
+/// Names one after the other, in lines that a terminal shows whole.
+std::string lines_of(const std::vector<std::string>& names) {
+  constexpr size_t widest = 100;
+  std::string text, line;
+  for (const std::string& name : names) {
+    if (line.size() + name.size() > widest) text += std::exchange(line, "") + ",\n";
+    line += (line.empty() ? "  " : ", ") + name;
+  }
+  return text + line + "\n";
+}
+
 /// A pipe would end the cell of a Markdown table.
 std::string markdown_cell(std::string text) {
   for (size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, 1, '\\');
@@ -87,6 +113,8 @@ std::string settings_help() {
          out += fmt::format("  {}: {}\n      {}; {}\n", setting.key, format_value(setting, defaults), setting.help,
                             allowed_values(setting, false));
        });
+  out += fmt::format("\nrecipes\n{}families\n{}", lines_of(recipe_row_names()), lines_of(recipe_families()));
+  out += fmt::format("quantizers that a recipe written out may name\n{}", lines_of(quantizer_names()));
   return out;
 }
 
@@ -106,6 +134,8 @@ std::string settings_markdown() {
                             markdown_cell(allowed_values(setting, false)), markdown_cell(setting.help),
                             setting.identity ? "yes" : "");
        });
+  out += fmt::format("\n## Recipes\n\n{}\nFamilies:\n\n{}\nQuantizers that a recipe written out may name:\n\n{}",
+                     lines_of(recipe_row_names()), lines_of(recipe_families()), lines_of(quantizer_names()));
   return out;
 }
 

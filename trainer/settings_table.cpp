@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "quant/recipe.hpp"
 #include "trainer/nearest.hpp"
 #include "trainer/presets.hpp"
 
@@ -23,12 +22,6 @@ constexpr Range below_one{.low = 0, .high = 1, .high_excluded = true};
 std::vector<std::string> preset_choices() {
   std::vector<std::string> choices = preset_names();
   choices.insert(choices.begin(), "none");
-  return choices;
-}
-
-std::vector<std::string> recipe_choices() {
-  std::vector<std::string> choices;
-  for (const Recipe& recipe : recipes()) choices.emplace_back(recipe.name);
   return choices;
 }
 
@@ -95,8 +88,19 @@ std::vector<Setting> make_table() {
      "what each rank keeps only its part of: this and all before it (ZeRO 1, 2, 3)", {},
      {"none", "optimizer", "gradients", "parameters"}},
 
-    {"precision.recipe", choice, NIBBLE_MEMBER(precision.recipe),
-     "arithmetic of the linear layers; weights have fp32 masters", {}, recipe_choices(), true},
+    {"precision.recipe", recipe, NIBBLE_MEMBER(precision.recipe),
+     "arithmetic of the linear layers; weights have fp32 masters", {}, {}, true},
+    {"precision.forward", recipe, NIBBLE_MEMBER(precision.forward),
+     "its forward pass as another recipe has it (empty: its own)", {}, {}, true},
+    {"precision.backward", recipe, NIBBLE_MEMBER(precision.backward),
+     "its backward pass as another recipe has it (empty: its own)", {}, {}, true},
+    {"precision.overrides", overrides, NIBBLE_MEMBER(precision.overrides),
+     "other recipes for some layers, projections, steps; of several the last one counts", {}, {}, true},
+    {"precision.recipes", recipes, NIBBLE_MEMBER(precision.recipes),
+     "recipes written out, which the settings above may name", {}, {}, true},
+    {"precision.keep_bf16.first", count, NIBBLE_MEMBER(precision.keep_bf16.first),
+     "first blocks that multiply bf16, whatever is said above", any_count, {}, true},
+    {"precision.keep_bf16.last", count, NIBBLE_MEMBER(precision.keep_bf16.last), "last blocks that do", any_count, {}, true},
     {"precision.cage.strength", real, NIBBLE_MEMBER(precision.cage.strength),
      "CAGE: how strongly masters are drawn to their quantized values at the end of the run (0: not; the paper: 10)",
      not_negative, {}, true},
@@ -169,6 +173,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"data", "token shards and how sequences are cut from them"},
     {"batch", "what one optimizer step sums over"},
     {"precision", "number formats"},
+    {"precision.keep_bf16", "blocks that are not quantized"},
     {"precision.cage", "CAGE: masters are drawn to their quantized values"},
     {"optimizer", "how gradients change the weights"},
     {"schedule", "the learning rate over the run"},

@@ -15,7 +15,21 @@
 
 namespace nibble {
 
-enum class SettingType { count, real, share, duration, boolean, choice, text, path, list, steps_or_share };
+enum class SettingType {
+  count,
+  real,
+  share,
+  duration,
+  boolean,
+  choice,
+  text,
+  path,
+  list,
+  steps_or_share,
+  recipe,     ///< a name, or a recipe written out, which goes into precision.recipes
+  overrides,  ///< and recipes: read by structured_settings.hpp
+  recipes
+};
 
 /// The values a number may have.
 struct Range {
@@ -31,7 +45,8 @@ struct Range {
 /// The member of Settings behind a key.
 using SettingMember =
     std::variant<int64_t& (*)(Settings&), double& (*)(Settings&), bool& (*)(Settings&), std::string& (*)(Settings&),
-                 std::vector<std::string>& (*)(Settings&), StepsOrShare& (*)(Settings&)>;
+                 std::vector<std::string>& (*)(Settings&), StepsOrShare& (*)(Settings&),
+                 std::vector<PrecisionOverride>& (*)(Settings&), std::vector<Recipe>& (*)(Settings&)>;
 
 struct Setting {
   std::string key;  ///< "optimizer.learning_rate"
@@ -71,7 +86,7 @@ void assign(const Setting& setting, Settings& settings, std::string_view text);
 /// Fills a list. Throws ValueError for a setting that is none, or for an empty entry.
 void assign_list(const Setting& setting, Settings& settings, const std::vector<std::string>& entries);
 
-/// The member's value as a YAML scalar or flow list that `assign`, or the YAML reader, turns into the same value.
+/// The member's value as a YAML scalar or in flow style, that `assign`, or the YAML reader, turns into the same value.
 std::string format_value(const Setting& setting, const Settings& settings);
 
 }  // namespace nibble

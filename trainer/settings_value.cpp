@@ -4,10 +4,12 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "data/tokenizer.hpp"
 #include "trainer/nearest.hpp"
 #include "trainer/settings_table.hpp"
+#include "trainer/structured_settings.hpp"
 #include "trainer/units.hpp"
 
 namespace nibble {
@@ -44,6 +46,13 @@ KindOfValue kind_of_value(SettingType type) {
       return {"a list", "[a, b]"};
     case SettingType::steps_or_share:
       return {"steps, or a share of all steps", "500, 2k, 10%"};
+    case SettingType::recipe:
+      return {"a recipe's name, or {name: ..., forward: ..., backward: ...}", "quartet2, quest-w4a4"};
+    case SettingType::overrides:
+      return {"a list of {layers, projections, phase, recipe, forward, backward}",
+              "[{layers: last 2, phase: last 10%, forward: bf16}]"};
+    case SettingType::recipes:
+      return {"a list of recipes written out", "[{name: mine, forward: {input: nvfp4, weight: nvfp4}}]"};
   }
   return {};
 }
@@ -97,6 +106,12 @@ std::string quoted(const std::string& text) {
   return out.c_str();
 }
 
+/// A recipe's name that YAML reads without quotes.
+bool is_word(const std::string& text) {
+  return !text.empty() &&
+         std::ranges::all_of(text, [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_'; });
+}
+
 /// "[a, 'b c']" or "a, b c" as entries.
 std::vector<std::string> split_list(std::string_view text) {
   if (text.starts_with('[') && text.ends_with(']')) text = text.substr(1, text.size() - 2);
@@ -143,9 +158,13 @@ void assign(const Setting& setting, Settings& settings, std::string_view text) {
       return;
     case SettingType::text:
     case SettingType::path:
+    case SettingType::recipe:
       check_text(text);
       member<std::string>(setting, settings) = text;
       return;
+    case SettingType::overrides:
+    case SettingType::recipes:
+      throw ValueError{"one value where a list of maps belongs"};
   }
 }
 
@@ -173,6 +192,14 @@ std::string format_value(const Setting& setting, const Settings& settings) {
     case SettingType::text:
     case SettingType::path:
       return quoted(member<std::string>(setting, copy));
+    case SettingType::recipe: {
+      const std::string& name = member<std::string>(setting, copy);
+      return is_word(name) ? name : quoted(name);
+    }
+    case SettingType::overrides:
+      return print_overrides(member<std::vector<PrecisionOverride>>(setting, copy));
+    case SettingType::recipes:
+      return print_recipes(member<std::vector<Recipe>>(setting, copy));
     case SettingType::steps_or_share:
       return format_steps_or_share(member<StepsOrShare>(setting, copy));
     case SettingType::list: {

@@ -80,7 +80,7 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
   Stream stream(static_cast<int>(settings.run.threads));
   const std::unique_ptr<World> world = make_local_world();
   const ModelConfig config = model_config(settings, 0);
-  const DType operands = precision_of(settings).operands();
+  const DType operands = operands_of(settings);
   const int64_t tokens = settings.batch.tokens, length = settings.data.sequence;
   StepMeasurement result{.threads = stream.threads(),
                          .gemm_library = gemm_library(stream, operands),

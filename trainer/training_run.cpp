@@ -38,6 +38,11 @@ void add_validation(MetricRow& row, const Evaluation& evaluation) {
     row.emplace_back("validation_bits_per_byte", *bits);
 }
 
+std::string precision_line(const Precision& precision) {
+  if (precision.rules().empty()) return precision.recipe().name;
+  return fmt::format("{} with {} overrides", precision.recipe().name, precision.rules().size());
+}
+
 /// By default the ranks of a host share its cores, unless the launcher has given each its own.
 int threads_of(const Settings& settings, const World& world) {
   const int cores = usable_cores();
@@ -257,6 +262,7 @@ void TrainingRun::save() {
   Stopwatch watch;
   const TokenizerInfo& tokenizer = train_data_->tokenizer();
   const CheckpointHeader header{.step = counters_.step,
+                                .total_steps = total_steps_,
                                 .seed = static_cast<uint64_t>(settings_.run.seed),
                                 .model = parts_.model->config(),
                                 .tokenizer = tokenizer,
@@ -285,7 +291,8 @@ void TrainingRun::describe() const {
   const ModelConfig& config = parts_.model->config();
   progress_->message(fmt::format("model    {:.2f}M parameters, {} layers of width {}, vocabulary {}, {}",
                                  static_cast<double>(config.parameters()) * 1e-6, config.layers, config.width,
-                                 config.vocabulary, settings_.precision.recipe));
+                                 config.vocabulary, precision_line(parts_.model->precision())));
+  for (const std::string& warning : warnings_of(parts_.model->precision())) progress_->message("warning: " + warning);
   progress_->message(fmt::format("data     {}: {}", settings_.data.train, train_loader_->describe()));
   const auto run_sequences = static_cast<double>(total_steps_ * sequences_per_step_);
   progress_->message(fmt::format("run      {} steps of {} tokens = {:.2f}M tokens, {:.2f} epochs, in {}", total_steps_,

@@ -11,6 +11,7 @@
 #include "tensor/files.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/settings_table.hpp"
+#include "trainer/structured_settings.hpp"
 #include "trainer/units.hpp"
 
 namespace nibble {
@@ -72,6 +73,8 @@ class Reader {
       refuse(fmt::format("'{}' is given twice", setting.key), where(key), "first in " + origin->second, "one value",
              "remove one of them");
     if (value.IsNull()) refuse_value(setting, "no value", where(key), "nothing");
+    if (is_structured(setting))
+      return assign_node(setting, settings_, value, [this](const YAML::Node& node) { return where(node); });
     if (value.IsMap()) refuse_value(setting, "settings below a setting that has none", where(value), "a map");
     try {
       if (value.IsSequence()) assign_list(setting, settings_, entries(setting, value));
@@ -96,8 +99,8 @@ class Reader {
   SettingOrigins& origins_;
 };
 
-// The complete configuration with all its comments has 8 KB and three levels. What is far beyond was not written as
-// one, and yaml-cpp would take memory and stack for it before the first unknown key is seen.
+// The complete configuration with all its comments has 9 KB and eight levels at most. What is far beyond was not
+// written as one, and yaml-cpp would take memory and stack for it before the first unknown key is seen.
 constexpr size_t most_bytes = size_t{1} << 18;
 constexpr int most_levels = 16;
 
@@ -129,7 +132,7 @@ class Levels final : public YAML::EventHandler {
   void descend(const YAML::Mark& at) {
     if (++level_ > most_levels)
       refuse("lists or sections nested too deeply", fmt::format("{}:{}:{}", name_, at.line + 1, at.column + 1),
-             fmt::format("more than {} levels", most_levels), fmt::format("at most {}; settings need 3", most_levels),
+             fmt::format("more than {} levels", most_levels), fmt::format("at most {}; settings need 8", most_levels),
              "check the brackets and the indentation");
   }
 
@@ -182,7 +185,11 @@ void apply_override(const std::string& text, Settings& settings, SettingOrigins&
            "`nibble settings` lists its settings");
   if (!setting) refuse_unknown(key, where);
   try {
-    assign(*setting, settings, value);
+    if (is_structured(*setting))
+      assign_node(*setting, settings, YAML::Load(value), [&](const YAML::Node&) { return where; });
+    else assign(*setting, settings, value);
+  } catch (const YAML::Exception& error) {
+    refuse_value(*setting, "not valid YAML: " + error.msg, where, value);
   } catch (const ValueError& error) {
     refuse_value(*setting, error.what, where, value);
   }

@@ -56,9 +56,12 @@ class CommandsOnModels : public TemporaryDirectoryTest {
     }
     return sum / static_cast<double>(ids.size() - 1);
   }
-  nlohmann::json eval(const fs::path& tokens) const {
-    const Ended ended = nibble("eval --model " + quoted(folder()) + " --data " + quoted(tokens) +
-                               " --sequence 16 --recipe fp32 --threads 2 --json");
+  Ended eval_as(const fs::path& tokens, const std::string& recipe) const {
+    return nibble("eval --model " + quoted(folder()) + " --data " + quoted(tokens) + " --sequence 16 --recipe " +
+                  recipe + " --threads 2 --json");
+  }
+  nlohmann::json eval(const fs::path& tokens, const std::string& recipe = "fp32") const {
+    const Ended ended = eval_as(tokens, recipe);
     EXPECT_EQ(ended.code, 0) << ended.output;
     const size_t begin = std::min(ended.output.find('{'), ended.output.size());  // behind the display of progress
     return nlohmann::json::parse(ended.output.substr(begin), nullptr, false);
@@ -102,6 +105,24 @@ TEST_F(CommandsOnModels, EvaluationGivesTheModelsLoss) {
   ASSERT_TRUE(answer.is_object());
   EXPECT_EQ(answer["tokens"], data.tokens() - 1);
   EXPECT_NEAR(answer["loss"].get<double>(), mean_loss(data, 16), 1e-6);
+}
+
+TEST_F(CommandsOnModels, EvaluationTakesAnyRecipe) {
+  const fs::path tokens = tokenize();
+  const double exact = eval(tokens)["loss"];
+  for (const char* recipe : {"bf16", "fp8", "ste-w8a8"}) {
+    const nlohmann::json answer = eval(tokens, recipe);
+    EXPECT_EQ(answer["recipe"], recipe);
+    EXPECT_NE(answer["loss"], exact);
+    EXPECT_NEAR(answer["loss"].get<double>(), exact, 0.05) << recipe;
+  }
+  const Ended unknown = eval_as(tokens, "fp88");
+  EXPECT_EQ(unknown.code, 2);
+  expect_said(unknown, "did you mean 'fp8'?");
+  const Ended wide = eval_as(tokens, "quest-w4a4");
+  EXPECT_EQ(wide.code, 2);
+  expect_said(wide, "where:   precision, recipe quest-w4a4, layers.0.qkv");
+  expect_said(wide, "128 would do");
 }
 
 TEST_F(CommandsOnModels, GenerationGoesOnFromThePromptAlikeEachTime) {

@@ -3,6 +3,8 @@
 
 #include <filesystem>
 
+#include "model/llama.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/yaml_settings.hpp"
 
@@ -22,7 +24,23 @@ TEST(Configs, EveryFileIsValid) {
     }
     EXPECT_GT(resolve_steps(settings, 100000000), 0) << entry.path();
   }
-  EXPECT_GE(files, 3);
+  EXPECT_GE(files, 4);
+}
+
+// The example holds what the README says of it, and its recipes fit its model.
+TEST(Configs, TheRecipesThatAreWrittenOutFitTheirModel) {
+  const Settings settings = load_settings(configs / "recipes.yaml");
+  const ModelConfig config = model_config(settings, 259);
+  const Precision precision = precision_of(settings, settings.steps, config.layers);
+  EXPECT_EQ(precision.phases(0, Projection::qkv).size(), 1u);
+  EXPECT_EQ(precision.phases(1, Projection::qkv).back().first_step, 720);
+  Stream stream(1);
+  for (const Recipe& recipe : settings.precision.recipes) {
+    const Llama model(stream, config, recipe, {.sequences = settings.batch.micro, .length = settings.data.sequence});
+    EXPECT_TRUE(warnings_of(model.precision()).empty()) << recipe.name;
+  }
+  const Llama model(stream, config, precision, {.sequences = settings.batch.micro, .length = settings.data.sequence});
+  EXPECT_GT(model.activation_bytes(), 0u);
 }
 
 TEST(Configs, TheThirtyMillionRunIsThePapers) {

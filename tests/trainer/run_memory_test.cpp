@@ -107,6 +107,25 @@ TEST_F(RunMemoryTest, IsWhatARunHolds) {
   }
 }
 
+TEST_F(RunMemoryTest, ActivationsOfRecipesAreWhatARunHolds) {
+  const std::vector<std::string> wide = {"model.ffn=256", "model.heads=4", "data.sequence=64"};
+  const auto activations = [&](const std::string& recipe, bool held, const char* width = "model.width=128") {
+    std::vector<std::string> overrides = wide;
+    overrides.push_back(width);
+    overrides.push_back("precision.recipe=" + recipe);
+    overrides.push_back("run.directory=" + path(recipe));
+    if (!held) return foresee(settings(overrides)).table.at("activations");
+    const MemoryTable before = held_memory();
+    const TrainingRun run(settings(overrides), {});
+    return held_memory_since(before).at("activations");
+  };
+  for (const char* recipe : {"bf16", "fp8", "quartet2", "quest-w4a4"})
+    EXPECT_EQ(activations(recipe, true), activations(recipe, false)) << recipe;
+  const auto wider = [&](const char* recipe) { return activations(recipe, false, "model.width=512"); };
+  EXPECT_LT(wider("fp8"), wider("bf16")) << "saved inputs are packed";
+  EXPECT_LT(wider("quartet2"), wider("fp8"));
+}
+
 TEST_F(RunMemoryTest, TooLargeARunIsRefusedBeforeAnythingIsWritten) {
   const Settings large = settings({"model.width=3072", "model.ffn=8192", "model.layers=28", "model.heads=24"});
   const size_t before = resident_memory().peak;

@@ -17,6 +17,7 @@
 #include "trainer/generation.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_directory.hpp"
+#include "trainer/run_parts.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
@@ -99,7 +100,7 @@ TEST_F(TrainingRunTest, LearnsAndLeavesARunBehind) {
 }
 
 TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
-  for (const std::string recipe : {"fp32", "bf16"})
+  for (const std::string recipe : {"fp32", "bf16", "fp8-delayed", "nvfp4-nvidia"})
     for (const std::string recompute : {"none", "block"}) {
       const std::vector<std::string> overrides = {"precision.recipe=" + recipe, "model.recompute=" + recompute};
       const std::string name = recipe + recompute;
@@ -126,6 +127,31 @@ TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
                                 static_cast<size_t>(cut.weights[i].cols) * 4),
                     0);
     }
+}
+
+// Phases: what a step, its validation and the model that is read afterwards multiply is what holds at that step.
+TEST_F(TrainingRunTest, ARecipeThatChangesOnItsWayIsResumedAndEvaluatedAsItWas) {
+  const std::vector<std::string> phases = {
+      "precision.recipe=fp8-delayed",
+      "precision.overrides=[{phase: 0 to 50%, recipe: bf16}, {phase: last 1, forward: bf16}]"};
+  TrainingRun(settings("whole", phases), {}).run();
+  {
+    TrainingRun interrupted(settings("cut", phases), scripted(interrupted_in(7)));
+    EXPECT_EQ(interrupted.run(), TrainingRun::Outcome::interrupted);
+  }
+  TrainingRun(settings("cut", phases), {.resume = true}).run();
+  EXPECT_EQ(rows("cut"), rows("whole"));
+  TrainingRun(settings("bf16"), {}).run();
+  EXPECT_EQ(rows("bf16")[6], rows("whole")[6]) << "half of the steps multiply bf16";
+  EXPECT_NE(rows("bf16")[8], rows("whole")[8]);
+  EXPECT_EQ(precision_for(find_model(path("whole")), "").recipe().name, "fp8-delayed");
+  EXPECT_EQ(precision_for(find_model(path("whole")), "").phases(0, Projection::qkv).at(0).recipe.name,
+            "bf16+fp8-delayed");
+  EXPECT_EQ(precision_for(find_model(path("whole") + "/checkpoints/step_00000008"), "")
+                .phases(0, Projection::qkv)
+                .at(0)
+                .recipe.name,
+            "fp8-delayed");
 }
 
 TEST_F(TrainingRunTest, RecomputationChangesNoLoss) {
@@ -159,8 +185,8 @@ TEST_F(TrainingRunTest, RefusesToOverwriteARun) {
 
 TEST_F(TrainingRunTest, RefusesAnotherIdentityOnResume) {
   TrainingRun(settings("a"), {}).run();
-  for (const std::string change :
-       {"run.seed=2", "batch.micro=4", "batch.lanes=4", "precision.recipe=fp32", "model.width=64"})
+  for (const std::string change : {"run.seed=2", "batch.micro=4", "batch.lanes=4", "precision.recipe=fp32",
+                                   "precision.keep_bf16.last=1", "model.width=64"})
     expect_error(ErrorKind::configuration, {"identity", change.substr(0, change.find('='))},
                  [&] { TrainingRun(settings("a", {change}), {.resume = true}); });
   expect_error(ErrorKind::configuration, {"threads"},

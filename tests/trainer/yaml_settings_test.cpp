@@ -127,7 +127,7 @@ TEST(YamlSettings, UnitsThatAreNone) {
 
 TEST(YamlSettings, Choices) {
   expect_refused("schedule: {name: cosin}\n", {"did you mean 'cosine'?", "one of cosine, wsd, onecycle, constant"});
-  expect_refused("precision: {recipe: unheard-of}\n", {"unknown choice", "fp32, bf16"});
+  expect_refused("precision: {recipe: unheard-of}\n", {"unknown recipe", "run.yaml:8:13", "fp32, bf16"});
 }
 
 TEST(YamlSettings, RepeatedKeys) {

@@ -1,0 +1,96 @@
+#include "trainer/structured_settings.hpp"
+
+#include <algorithm>
+
+#include "trainer/precision.hpp"
+#include "trainer/recipe_yaml.hpp"
+#include "trainer/units.hpp"
+
+namespace nibble {
+
+template <>
+inline constexpr auto fields<PrecisionOverride> =
+    std::tuple{Field{"layers", &PrecisionOverride::layers},   Field{"projections", &PrecisionOverride::projections},
+               Field{"phase", &PrecisionOverride::phase},     Field{"recipe", &PrecisionOverride::recipe},
+               Field{"forward", &PrecisionOverride::forward}, Field{"backward", &PrecisionOverride::backward}};
+
+namespace {
+
+template <class Read>
+void read_list(const YAML::Node& node, const PlaceOf& place, Read&& read) {
+  if (!node.IsSequence()) refuse_field(node, place, "a list of maps belongs here", "[{...}, {...}]");
+  for (const YAML::Node& entry : node) read(entry);
+}
+
+/// Adds a recipe to those of the run. The same once more is no harm.
+void define(Settings& settings, const Recipe& recipe, const YAML::Node& node, const PlaceOf& place) {
+  for (const Recipe& earlier : settings.precision.recipes) {
+    if (earlier.name != recipe.name) continue;
+    if (earlier == recipe) return;
+    refuse_field(node, place, fmt::format("another recipe is called '{}' already", recipe.name),
+                 "a name for each recipe");
+  }
+  settings.precision.recipes.push_back(recipe);
+}
+
+/// What can be known to be wrong before the model and the length of the run are.
+void check_words(const PrecisionOverride& rule, const YAML::Node& node, const PlaceOf& place) {
+  constexpr int64_t any = int64_t{1} << 40;
+  try {
+    for (const std::string& layers : rule.layers) layer_span(layers, any);
+    step_span(rule.phase, any);
+    for (const std::string& projection : rule.projections) projection_named(projection);
+  } catch (const ValueError& error) {
+    refuse_field(
+        node, place, error.what,
+        "layers: 3, 0-1, first 2, last 4; projections: qkv, output, gate_up, down; phase: last 10%, first 500, "
+        "10% to 50%");
+  }
+  if (rule.recipe.empty() && rule.forward.empty() && rule.backward.empty())
+    refuse_field(node, place, "an override that changes nothing", "recipe, forward or backward: NAME");
+}
+
+}  // namespace
+
+bool is_structured(const Setting& setting) {
+  return setting.type == SettingType::recipe || setting.type == SettingType::overrides ||
+         setting.type == SettingType::recipes;
+}
+
+void assign_node(const Setting& setting, Settings& settings, const YAML::Node& node, const PlaceOf& place) {
+  if (setting.type == SettingType::recipes)
+    return read_list(node, place,
+                     [&](const YAML::Node& entry) { define(settings, read_recipe(entry, place), entry, place); });
+  if (setting.type == SettingType::overrides) {
+    std::vector<PrecisionOverride> overrides;
+    read_list(node, place, [&](const YAML::Node& entry) {
+      read_yaml(entry, place, overrides.emplace_back());
+      check_words(overrides.back(), entry, place);
+    });
+    std::get<std::vector<PrecisionOverride>& (*)(Settings&)>(setting.member)(settings) = overrides;
+    return;
+  }
+  std::string name;
+  if (node.IsMap()) {
+    const Recipe written = read_recipe(node, place);
+    define(settings, written, node, place);
+    name = written.name;
+  } else {
+    read_yaml(node, place, name);
+  }
+  std::get<std::string& (*)(Settings&)>(setting.member)(settings) = name;
+}
+
+std::string print_overrides(const std::vector<PrecisionOverride>& overrides) {
+  std::vector<std::string> texts;
+  for (const PrecisionOverride& rule : overrides) texts.push_back(print_yaml(rule));
+  return fmt::format("[{}]", fmt::join(texts, ", "));
+}
+
+std::string print_recipes(const std::vector<Recipe>& recipes) {
+  std::vector<std::string> texts;
+  for (const Recipe& recipe : recipes) texts.push_back(print_recipe(recipe));
+  return fmt::format("[{}]", fmt::join(texts, ", "));
+}
+
+}  // namespace nibble
