@@ -3,12 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/diagnosis_output.hpp"
 #include "trainer/diagnosis_page.hpp"
@@ -46,23 +44,6 @@ LoaderOptions window_options(const Arguments& arguments, const LoadedModel& mode
   return options;
 }
 
-void require_finite(const LoadedModel& model) {
-  for (size_t i = 0; i < model.weights.size(); ++i) {
-    const Tensor& weights = model.weights[i];
-    for (int64_t row = 0; row < weights.rows; ++row)
-      for (int64_t col = 0; col < weights.cols; ++col) {
-        const float weight = weights.row<float>(row)[col];
-        if (std::isfinite(weight)) continue;
-        throw Error({.kind = ErrorKind::checkpoint,
-                     .what = "a weight is not finite",
-                     .where = fmt::format("{}, {}[{}, {}]", model.source.path.string(),
-                                          model.layout.parameters()[i].name, row, col),
-                     .seen = fmt::format("{}", weight),
-                     .next = "choose a checkpoint from before the run diverged"});
-      }
-  }
-}
-
 void run_diagnose(const Arguments& arguments) {
   const std::vector<Recipe> recipes = recipes_of(arguments);
   const TokenData data = TokenData::open(arguments.data);
@@ -71,7 +52,6 @@ void run_diagnose(const Arguments& arguments) {
   const LoadedModel loaded = load_model(source.path, DType::f32);
   data.require_vocabulary(loaded.config.vocabulary);
   require_tokenizer(loaded, data);
-  require_finite(loaded);
 
   Stream stream(arguments.threads);
   const Loader loader(data, window_options(arguments, loaded));

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/tokenize.hpp"
+#include "model/llama.hpp"
 #include "run_program.hpp"
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
@@ -79,7 +80,7 @@ TEST_F(CommandDiagnose, WrongInput) {
                {"model", "", 2, "--recipe"},
                {"model", "--recipe tetrajet2 --sequence 20", 2, "does not divide"},
                {"narrow", "--recipe bf16", 3, "vocabulary"},
-               {"damaged", "--recipe bf16", 4, "a weight is not finite"}};
+               {"damaged", "--recipe bf16", 4, "infinite or not a number"}};
   for (const auto& [model, options, code, said] : wrong) {
     const Ended ended = diagnose(model, options);
     EXPECT_EQ(ended.code, code) << options << ended.output;

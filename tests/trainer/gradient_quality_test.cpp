@@ -19,55 +19,58 @@ using namespace quantizers;
 
 class GradientQualityTest : public ::testing::Test {
  protected:
-  /// A model that is not trained: a gradient is a gradient.
-  GradientQualityTest()
-      : config_{.vocabulary = 64,
-                .width = 128,
-                .layers = 1,
-                .heads = 2,
-                .kv_heads = 2,
-                .head_dim = 64,
-                .ffn = 128,
-                .context = 64},
-        layout_(config_),
-        weights_(layout_, DType::f32, DType::f32, false, "weights") {
-    initialize(stream_, config_, layout_, 3, 0.05, weights_);
+  GradientQualityTest() {
+    build(1);
     const RandomStream random(7, Purpose::shuffle);
     for (uint64_t i = 0; i < 128; ++i) {
       batch_.inputs.push_back(static_cast<int32_t>(random.word(i) % 64));
       batch_.targets.push_back(static_cast<int32_t>(random.word(i + 128) % 64));
     }
   }
-  Diagnosis run(const std::vector<Recipe>& recipes, int64_t draws) {
+  /// A model that is not trained: a gradient is a gradient.
+  void build(int64_t layers) {
+    config_.layers = layers;
+    layout_ = ParameterLayout(config_);
+    weights_ = ParameterSet(layout_, DType::f32, DType::f32, false, "weights");
+    initialize(stream_, config_, layout_, 3, 0.05, weights_);
+  }
+  Diagnosis run_all(const std::vector<Recipe>& recipes, int64_t draws) {
     return diagnose(stream_, config_, weights_, batch_, recipes, {.draws = draws});
   }
-  GradientQuality run(const Recipe& recipe, int64_t draws) { return run(std::vector{recipe}, draws).recipes.front(); }
+  GradientQuality run(const Recipe& recipe, int64_t draws) { return run_all({recipe}, draws).recipes.front(); }
   /// By which factor the error falls from one draw to `draws` in the mean.
   static double fall(const Comparison& comparison) {
     return comparison.errors.front().median / comparison.errors.back().median;
   }
 
-  ModelConfig config_;
-  ParameterLayout layout_;
+  ModelConfig config_{.vocabulary = 64,
+                      .width = 128,
+                      .layers = 1,
+                      .heads = 2,
+                      .kv_heads = 2,
+                      .head_dim = 64,
+                      .ffn = 128,
+                      .context = 64};
+  ParameterLayout layout_{config_};
   ParameterSet weights_;
   Batch batch_{.sequences = 2, .length = 64, .inputs = {}, .targets = {}, .document_starts = {}, .loss_tokens = 128};
   Stream stream_{2};
 };
 
-constexpr int64_t draws = 64;
-
 TEST_F(GradientQualityTest, WhatIsUnbiasedFallsAsOneOverDraws) {
-  for (const char* name : {"quartet2", "tetrajet2", "quartet"}) {
+  constexpr int64_t draws = 32;
+  for (const char* name : {"quartet2", "tetrajet2"}) {
     const GradientQuality quality = run(find_recipe(name), draws);
-    EXPECT_GT(fall(quality.backward), 0.6 * draws) << name;
-    EXPECT_LT(fall(quality.backward), 1.6 * draws) << name;
-    EXPECT_NEAR(quality.backward.residual.front().projection, 1, 0.02) << name;
+    EXPECT_GT(fall(quality.backward), 0.5 * draws) << name;
+    EXPECT_LT(fall(quality.backward), 1.7 * draws) << name;
+    EXPECT_NEAR(quality.backward.weights.front().projection, 1, 0.004) << name;
   }
 }
 
-TEST_F(GradientQualityTest, FourOverSixWithStochasticRoundingPlateaus) {
-  const GradientQuality quality = run(find_recipe("nvfp4-4over6-sr"), draws);
-  EXPECT_LT(fall(quality.backward), 0.4 * draws);
+/// Each of the two operands of a weight gradient is too large by 0.73% in the mean (the reference, section 9.1).
+TEST_F(GradientQualityTest, FourOverSixWithStochasticRoundingIsBiased) {
+  const GradientQuality quality = run(find_recipe("nvfp4-4over6-sr"), 16);
+  EXPECT_GT(quality.backward.weights.front().projection, 1.008);
 }
 
 /// x H D instead of x D H: the mistake of public code (the reference, section 0).
@@ -94,15 +97,38 @@ TEST_F(GradientQualityTest, SignsOnTheWrongSidePlateau) {
   for (const char* name : {"quartet2", "quartet-rtn"}) {
     Recipe wrong = find_recipe(name);
     wrong.backward.input.rotation.signs = wrong.backward.weight.rotation.signs = Signs::none;
-    const double right_fall = fall(run(find_recipe(name), draws).backward),
-                 wrong_fall = fall(run(wrong, draws).backward);
-    EXPECT_LT(wrong_fall, 4) << name;
-    EXPECT_GT(right_fall, 5 * wrong_fall) << name;
+    const double right_fall = fall(run(find_recipe(name), 16).backward), wrong_fall = fall(run(wrong, 16).backward);
+    EXPECT_LT(wrong_fall, 2) << name;
+    EXPECT_GT(right_fall, 2.5 * wrong_fall) << name;
+  }
+}
+
+/// Rounding to nearest shrinks a little in each product, QuEST's scale with the floor rule much; alignment undoes it.
+TEST_F(GradientQualityTest, ShrinkageCompoundsThroughDepth) {
+  build(3);
+  const auto projections = [&](const Recipe& recipe) {
+    std::vector<double> upwards;  // from the embedding
+    for (const Alignment& alignment : run(recipe, 8).backward.residual) upwards.push_back(alignment.projection);
+    return upwards;
+  };
+  Recipe quest_floor = find_recipe("quartet-rtn");
+  for (GradientRecipe* gradient : {&quest_floor.backward.input, &quest_floor.backward.weight})
+    gradient->error = gradient->other = quartet(QuestScale::floor);
+  const std::vector<double> stochastic = projections(find_recipe("quartet")),
+                            nearest = projections(find_recipe("quartet-rtn")),
+                            aligned = projections(find_recipe("quartet-pma")), floor = projections(quest_floor);
+  for (size_t block = 0; block < 3; ++block) {
+    SCOPED_TRACE(block);
+    EXPECT_NEAR(stochastic[block], 1, 0.04);
+    EXPECT_NEAR(aligned[block], 1, 0.02);
+    EXPECT_LT(nearest[block], nearest[block + 1]);
+    EXPECT_LT(floor[block], floor[block + 1]);
+    EXPECT_LT(1 - nearest[block], 0.5 * (1 - floor[block]));
   }
 }
 
 TEST_F(GradientQualityTest, WhatIsNotQuantizedHasNoError) {
-  const Diagnosis diagnosis = run({find_recipe("bf16")}, 1);
+  const Diagnosis diagnosis = run_all({find_recipe("bf16")}, 1);
   const GradientQuality& bf16 = diagnosis.recipes.front();
   EXPECT_EQ(bf16.backward.errors.front().median, 0);
   EXPECT_EQ(bf16.own_forward.errors.front().median, 0);
@@ -142,7 +168,7 @@ TEST_F(GradientQualityTest, EveryOperandIsMeasuredOnce) {
 }
 
 TEST_F(GradientQualityTest, TextJsonAndPageShowEveryRecipe) {
-  const Diagnosis diagnosis = run({find_recipe("quartet2"), find_recipe("halo1-int8")}, 5);
+  const Diagnosis diagnosis = run_all({find_recipe("quartet2"), find_recipe("halo1-int8")}, 5);
   const std::string text = diagnosis_text(diagnosis), page = diagnosis_page(diagnosis, "Title", "batch");
   for (const char* part : {"== quartet2", "== halo1-int8", "layers.0.gate_up", "dw: dy", "behind the last",
                            "block 0, first", "|mean - g|^2"})

@@ -71,6 +71,7 @@ Settings everything_changed() {
            .threads = 2,
            .directory = "true",
            .checkpoint = {.every = 5, .interval = 1800, .keep = 2, .keep_every = 20, .background = false},
+           .operands = {.every = 3},
            .progress = 2.5,
            .max_refused = 3,
            .sample = "line\nbreak",
