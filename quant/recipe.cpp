@@ -37,10 +37,10 @@ BackwardRecipe tseng() {
   return row;
 }
 
-BackwardRecipe nvidia() {
-  return {
-      .input = {.error = nvfp4_stochastic},
-      .weight = {.rotation = {16, Signs::fixed}, .error = nvfp4_stochastic, .source = Source::given, .other = nvfp4}};
+/// With one vector of signs for ever, the error of x rounded to nearest is the same in every draw.
+BackwardRecipe nvidia(Signs signs = Signs::random) {
+  return {.input = {.error = nvfp4_stochastic},
+          .weight = {.rotation = {16, signs}, .error = nvfp4_stochastic, .source = Source::given, .other = nvfp4}};
 }
 
 /// HALO 0, 1, 2 (arXiv 2501.02625): the rotation of the features, and with 2 that of the tokens for the input gradient.
@@ -86,6 +86,7 @@ std::vector<Recipe> make_rows() {
       // Other NVFP4 recipes.
       {"nvfp4-nvidia", {{}, nvfp4, square(nvfp4)}, nvidia()},
       {"nvfp4-nvidia-4over6", {{}, four_over_six(nvfp4), square(four_over_six(nvfp4))}, nvidia()},
+      {"nvfp4-nvidia-fixed-signs", {{}, nvfp4, square(nvfp4)}, nvidia(Signs::fixed)},  // as Transformer Engine has it
       {"nvfp4-h16", both(nvfp4, hadamard(16))},
       {"nvfp4-4over6-sr", both(four_over_six(nvfp4)), all_four(stochastic_four_over_six(), {})},
       {"tetrajet2", both(nvfp4), all_four(nvfp4_stochastic, randomized_hadamard(32))},

@@ -23,7 +23,7 @@ OwnedTensor constant_matrix(float value) {
   return x;
 }
 
-/// Codes of E2M1 for sin(1) ... sin(32), by the project's reference on quantization, section 9.4.
+/// Codes of E2M1 for sin(1) ... sin(32), worked out by hand from the definitions.
 struct WorkedBlock {
   Quantizer quantizer;
   bool rotated;  ///< by a Hadamard transform of 32 first

@@ -1,4 +1,4 @@
-// What is biased and by how much, by enumeration of all draws (reference on quantization, section 9.5).
+// What is biased and by how much, by enumeration of all draws.
 #include <gtest/gtest.h>
 
 #include <cmath>

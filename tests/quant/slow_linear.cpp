@@ -26,7 +26,8 @@ std::vector<SlowRecipe> make_recipes() {
                      eden16 = same("ms_eden_16", false, random(128)),
                      by_row{.error = "e5m2_by_row", .other = "e4m3_by_row"},
                      nvidia_by_input{.error = "nvfp4_stochastic"},
-                     nvidia_by_weight{"nvfp4_stochastic", "nvfp4", true, {16, Signs::fixed}};
+                     nvidia_by_weight{"nvfp4_stochastic", "nvfp4", true, random(16)},
+                     nvidia_fixed{"nvfp4_stochastic", "nvfp4", true, {16, Signs::fixed}};
   std::vector<SlowRecipe> all = {
       {.name = "bf16"},
       error_only("fp8", "e4m3_by_tensor", "e5m2_by_tensor"),
@@ -47,6 +48,7 @@ std::vector<SlowRecipe> make_recipes() {
       all_four("quartet2-eden128", "four_over_six", same("ms_eden_128", false, random(128))),
       all_four("quartet2-delayed", "four_over_six", eden16),
       {"nvfp4-nvidia", 0, "nvfp4", "nvfp4_square", nvidia_by_input, nvidia_by_weight},
+      {"nvfp4-nvidia-fixed-signs", 0, "nvfp4", "nvfp4_square", nvidia_by_input, nvidia_fixed},
       {"nvfp4-nvidia-4over6", 0, "four_over_six", "four_over_six_square", nvidia_by_input, nvidia_by_weight},
       all_four("nvfp4-h16", "nvfp4", {}, 16),
       all_four("nvfp4-4over6-sr", "four_over_six", same("four_over_six_stochastic")),

@@ -67,13 +67,13 @@ TEST_F(GradientQualityTest, WhatIsUnbiasedFallsAsOneOverDraws) {
   }
 }
 
-/// Each of the two operands of a weight gradient is too large by 0.73% in the mean (the reference, section 9.1).
+/// Each of the two operands of a weight gradient is too large by 0.73% in the mean .
 TEST_F(GradientQualityTest, FourOverSixWithStochasticRoundingIsBiased) {
   const GradientQuality quality = run(find_recipe("nvfp4-4over6-sr"), 16);
   EXPECT_GT(quality.backward.weights.front().projection, 1.008);
 }
 
-/// x H D instead of x D H: the mistake of public code (the reference, section 0).
+/// x H D instead of x D H: the mistake of public code (Quartet's training code).
 TEST_F(GradientQualityTest, SignsBehindTheTransformRandomizeNothing) {
   const Hadamard hadamard = Hadamard::of_order(128, "test");
   const OwnedTensor x(DType::f32, 16, 128), turned(DType::f32, 16, 128), plain(DType::f32, 16, 128),
@@ -161,7 +161,7 @@ TEST_F(GradientQualityTest, EveryOperandIsMeasuredOnce) {
   const OperandStatistic& weight = quality.operands[1];
   EXPECT_EQ(weight.error.elements, 3 * 128 * 128);
   EXPECT_EQ(weight.counts.elements, weight.error.elements);
-  // Gaussian values of two bits under QuEST's scale (the reference, section 9.1).
+  // Gaussian values of two bits under QuEST's scale.
   EXPECT_NEAR(weight.relative_squared_error(), 0.119, 0.006);
   EXPECT_GT(weight.masked(), 0.01);
   EXPECT_EQ(run(find_recipe("quartet2"), 1).operands.size(), 4u * 6);
