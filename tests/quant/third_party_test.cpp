@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "tests/quant/quantize_comparison.hpp"
 #include "tests/quant/reference_quantizers.hpp"
 #include "trainer/safetensors.hpp"
 
@@ -247,6 +248,27 @@ INSTANTIATE_TEST_SUITE_P(
                            {.minus_zeros = 168}},
                     NvCase{"fouroversix.nvint4", {.element = integer(4)}, {.code_ties = 4}}),
     [](const auto& nv) { return test_name(nv.param.name); });
+
+// --- quantize() on the same inputs: what the reference makes of them, but where the reciprocal of a scale decides.
+
+TEST(ThirdParty, QuantizeMakesOfTheSameBlocksWhatTheReferenceDoes) {
+  const Blocks blocks;
+  const struct {
+    const char* quantizer;
+    Ties ties;
+  } cases[] = {{"mx_e2m1_floor", {}},   {"mx_e2m1_even", {}},  {"mx_e2m1_ceil", {}},         {"mx_e4m3_floor", {}},
+               {"mx_e4m3_ceil", {}},    {"mx_e5m2_floor", {}}, {"mx_e3m2_floor", {}},        {"mx_e2m3_even", {}},
+               {"nvfp4", {.codes = 1}}, {"four_over_six", {}}, {"four_over_six_square", {}}, {"nvint4", {}}};
+  for (const auto& [quantizer, expected] : cases) {
+    Ties seen;
+    for (const Input which : {gaussian, wide, ties}) {
+      const Ties of_input =
+          compare_with_reference(quantizer_case(quantizer), blocks.input(which), {.from = DType::bf16});
+      seen.scales += of_input.scales, seen.codes += of_input.codes;
+    }
+    EXPECT_EQ(seen, expected) << quantizer;
+  }
+}
 
 }  // namespace
 }  // namespace nibble::reference
