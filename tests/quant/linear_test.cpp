@@ -55,7 +55,7 @@ class EveryRecipe : public testing::TestWithParam<std::string> {};
 
 TEST_P(EveryRecipe, WithoutRoundingIsThePlainLayer) {
   const Recipe recipe = without_rounding(find_recipe(GetParam()));
-  for (const auto& [tokens, in, out] : {std::array{128, 256, 128}, {256, 128, 384}}) {
+  for (const auto& [tokens, in, out] : {std::array{128, 128, 256}, {256, 128, 128}}) {
     const LinearOperands operands(tokens, in, out);
     const LinearResults seen = run_linear(recipe, operands, call), plain = plain_linear(operands);
     EXPECT_LT(relative_error(seen.y, plain.y), 1e-5);
@@ -81,7 +81,7 @@ class QuantizedRecipe : public testing::TestWithParam<std::string> {};
 
 TEST_P(QuantizedRecipe, MultipliesWhatItsFormulasSay) {
   const SlowRecipe& slow = *std::ranges::find(slow_recipes(), GetParam(), &SlowRecipe::name);
-  const LinearOperands operands(128, 256, 128);
+  const LinearOperands operands(128, 128, 256);
   const LinearResults seen = run_linear(find_recipe(slow.name), operands, call),
                       expected = slow_linear(slow, operands.spec, call, operands.x, operands.w, operands.dy);
   EXPECT_LT(relative_error(seen.y, expected.y), 1e-5);
@@ -90,7 +90,7 @@ TEST_P(QuantizedRecipe, MultipliesWhatItsFormulasSay) {
 }
 
 TEST_P(QuantizedRecipe, HasTheSameBitsWhetherItSavesCodesOrReadsTheInputAgain) {
-  LinearOperands operands(128, 256, 128);
+  LinearOperands operands(128, 128, 256);
   const LinearResults saved = run_linear(find_recipe(GetParam()), operands, call);
   operands.spec.input_stays = true;
   const LinearResults again = run_linear(find_recipe(GetParam()), operands, call);
@@ -114,7 +114,7 @@ TEST(Linear, EveryRecipeHasFormulas) {
 
 // Forgetting 16/9, what two operands of three quarters need, would leave 0.5625.
 TEST(Linear, ProductsOfThreeQuartersHaveTheirSizeBack) {
-  const LinearOperands operands(128, 256, 128);
+  const LinearOperands operands(128, 128, 256);
   Recipe recipe = find_recipe("mxfp4-rht-sr");
   for (GradientRecipe* gradient : {&recipe.backward.input, &recipe.backward.weight})
     gradient->error.rounding = gradient->other.rounding = Rounding::nearest;
@@ -124,7 +124,7 @@ TEST(Linear, ProductsOfThreeQuartersHaveTheirSizeBack) {
 }
 
 TEST(Linear, WritesGradientsOfBf16RoundedOnce) {
-  LinearOperands operands(128, 256, 128);
+  LinearOperands operands(128, 128, 256);
   for (const char* name : {"quartet2", "quest-w4a4", "halo2-int8", "sfp4"}) {
     const LinearResults wide = run_linear(find_recipe(name), operands, call),
                         narrow = run_linear(find_recipe(name), operands, call, DType::bf16);

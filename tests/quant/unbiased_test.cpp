@@ -14,7 +14,7 @@ namespace {
 
 using namespace quantizers;
 
-constexpr int64_t rows = 128, depth = 1024;
+constexpr int64_t rows = 128, depth = 512;
 constexpr int draws = 64;
 
 enum class Fate {
