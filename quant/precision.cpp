@@ -25,12 +25,6 @@ Precision::Precision(Recipe recipe, std::vector<PrecisionRule> rules)
                    .next = "fp32 stands alone; take bf16 for layers that are not quantized"});
 }
 
-std::vector<Recipe> Precision::recipes() const {
-  std::vector<Recipe> all{recipe_};
-  for (const PrecisionRule& rule : rules_) all.push_back(rule.recipe);
-  return all;
-}
-
 Precision Precision::at(int64_t step) const {
   std::vector<PrecisionRule> rules;
   for (const PrecisionRule& rule : rules_) {

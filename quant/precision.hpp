@@ -36,8 +36,6 @@ class Precision {
   /// Of the model's working weights and saved activations.
   DType operands() const { return recipe_.operands; }
   const Recipe& recipe() const { return recipe_; }
-  /// The recipe and those of the rules: all that some projection may follow.
-  std::vector<Recipe> recipes() const;
   const std::vector<PrecisionRule>& rules() const { return rules_; }
 
   /// What holds at that step, for ever.

@@ -45,7 +45,7 @@ std::vector<Told> tell(World& world, const Told& mine) {
 /// Rotations of full width are left to the run, which knows its widths.
 std::string unsound_quantizer(Stream& stream, const Settings* settings) {
   const std::vector<SelfTestFailure> failures =
-      self_test(stream, settings ? precision_of(*settings).recipes() : recipes(), {});
+      self_test(stream, settings ? recipes_of(settings->precision) : recipes(), {});
   if (failures.empty()) return "";
   const SelfTestFailure& first = failures.front();
   return fmt::format("{}: {}: {} (allowed: {})", first.what, first.property, first.seen, first.allowed);

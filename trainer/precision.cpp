@@ -137,10 +137,11 @@ Recipe find_recipe(const std::string& name, const std::vector<Recipe>& own, cons
                .next = near.empty() ? "" : fmt::format("did you mean '{}'?", near)});
 }
 
-void check_recipe_names(const PrecisionSettings& settings) {
-  combined(settings, settings.recipe, settings.forward, settings.backward, "precision");
+std::vector<Recipe> recipes_of(const PrecisionSettings& settings) {
+  std::vector<Recipe> all = {combined(settings, settings.recipe, settings.forward, settings.backward, "precision")};
   for (size_t entry = 0; entry < settings.overrides.size(); ++entry)
-    recipe_of(settings, settings.overrides[entry], entry);
+    all.push_back(recipe_of(settings, settings.overrides[entry], entry));
+  return all;
 }
 
 DType operands_of(const Settings& settings) {

@@ -21,8 +21,9 @@ Precision precision_of(const Settings& settings, int64_t steps, int64_t layers);
 /// What the model's weights and activations are held in; needs no model.
 DType operands_of(const Settings& settings);
 
+/// The run's recipe and those of its overrides; needs no model.
 /// Throws Error{configuration} for an unknown name; its `where` begins with the setting's key.
-void check_recipe_names(const PrecisionSettings& settings);
+std::vector<Recipe> recipes_of(const PrecisionSettings& settings);
 
 /// A row, a member of a family, or one of `own`. Throws Error{configuration} with the nearest name and all of them.
 Recipe find_recipe(const std::string& name, const std::vector<Recipe>& own, const std::string& where);

@@ -197,7 +197,7 @@ void check_precision(const Settings& s, const Contradictions& found) {
     const Preset* preset = find_preset(s.model.preset);
     const int64_t layers = first_positive({s.model.layers, preset ? preset->layers : 0});
     if (layers > 0) precision_of(s, any_steps, layers);
-    else check_recipe_names(s.precision);
+    else recipes_of(s.precision);
   } catch (const Error& error) {
     found.refuse(error);
   }

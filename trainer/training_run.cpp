@@ -194,7 +194,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   train_data_->require_vocabulary(config.vocabulary);
   if (validation_data_) validation_data_->require_vocabulary(config.vocabulary);
 
-  require_sound(stream_, precision_of(settings_).recipes(),
+  require_sound(stream_, recipes_of(settings_.precision),
                 {config.width, config.query_width(), config.ffn, settings_.batch.micro * settings_.data.sequence});
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
