@@ -39,7 +39,8 @@ NIBBLE_INLINE Real with_sign_of(Real magnitude, Real x) {
 /// The larger one; a NaN is larger than anything. Both without sign.
 template <class Real>
 NIBBLE_INLINE Real larger_magnitude(Real a, Real b) {
-  return bits_of(a) > bits_of(b) ? a : b;
+  const BitsOf<Real> x = bits_of(a), y = bits_of(b);
+  return simd::as<Real>(x > y ? x : y);
 }
 
 /// The distance between neighbours of the format around a magnitude of at most format.max.
@@ -63,10 +64,12 @@ NIBBLE_INLINE Real down_to_multiple(Real x, Real quantum) {
   return nearest > x ? nearest - quantum : nearest;
 }
 
+/// The smaller one of a magnitude, which may be a NaN, and the largest of the format. Bits of positive numbers are in
+/// the order of the numbers, and integers have an instruction for it that agrees about NaN.
 template <class Real>
 NIBBLE_INLINE Real saturated(Real magnitude, const ElementFormat& format) {
-  const Real max = constant<Real>(format.max);
-  return magnitude < max ? magnitude : max;
+  const BitsOf<Real> x = bits_of(magnitude), max = bits_of(constant<Real>(format.max));
+  return simd::as<Real>(x < max ? x : max);
 }
 
 /// The nearest value of the format, ties to the even code, saturating. A NaN saturates: scales carry it on.
@@ -110,6 +113,27 @@ NIBBLE_INLINE BitsOf<Real> encode(Real value, const ElementFormat& format) {
   const Real smallest_normal = constant<Real>(format.quantum() * static_cast<float>(1 << format.mantissa_bits));
   const Bits code = size < smallest_normal ? subnormal : normal;
   return code | (bits_of(value) >> 31) << (format.bits() - 1);
+}
+/// The value of a code: ElementFormat::value of those that encode() gives.
+template <class Real>
+NIBBLE_INLINE Real decode(BitsOf<Real> code, const ElementFormat& format) {
+  using Integers = std::conditional_t<std::is_same_v<Real, float>, int32_t, simd::i32x>;
+  const auto number = [](Integers x) {
+    if constexpr (std::is_same_v<Real, float>) return static_cast<float>(x);
+    else return __builtin_convertvector(x, Real);
+  };
+  if (format.fixed_point()) {
+    const int unused = 32 - format.bits();
+    const Integers integer = simd::as<Integers>(code << static_cast<uint32_t>(unused)) >> unused;
+    return (number(integer) + format.offset) * format.quantum();
+  }
+  const auto sign_shift = static_cast<uint32_t>(format.bits() - 1);
+  const BitsOf<Real> size = code & ((1u << sign_shift) - 1);
+  const Real normal = simd::as<Real>((size << (23 - format.mantissa_bits)) +
+                                     (static_cast<uint32_t>(format.min_exponent + 126) << 23)),
+             subnormal = number(simd::as<Integers>(size)) * format.quantum();
+  const Real value = size < 1u << format.mantissa_bits ? subnormal : normal;
+  return simd::as<Real>(bits_of(value) | code >> sign_shift << 31);
 }
 
 // E8M0 scales: the biased exponent of a power of two, 255 for what is no number (OCP MX v1.0, section 5.4.1).

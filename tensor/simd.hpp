@@ -45,12 +45,14 @@ NIBBLE_INLINE f32x load(const bf16* p) {
   std::memcpy(&half, p, sizeof half);
   return as<f32x>(__builtin_convertvector(half, u32x) << 16);
 }
-/// Round to nearest even; a NaN becomes the quiet NaN 0x7fff or 0xffff.
-NIBBLE_INLINE void store(bf16* p, f32x v) {
+/// The bits of bf16: round to nearest even; a NaN becomes the quiet NaN 0x7fff or 0xffff.
+NIBBLE_INLINE u32x bf16_bits(f32x v) {
   const u32x u = as<u32x>(v);
   const u32x rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const u32x bits = v == v ? rounded : (u >> 16) | 0x7fffu;
-  const u16x half = __builtin_convertvector(bits, u16x);
+  return v == v ? rounded : (u >> 16) | 0x7fffu;
+}
+NIBBLE_INLINE void store(bf16* p, f32x v) {
+  const u16x half = __builtin_convertvector(bf16_bits(v), u16x);
   std::memcpy(static_cast<void*>(p), &half, sizeof half);
 }
 

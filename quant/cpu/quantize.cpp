@@ -85,6 +85,13 @@ Operand quantize(Stream& stream, const Operand& x, const Quantization& how, floa
   return result;
 }
 
+void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values) {
+  const KernelTimer timer(stream, "restore", {parts.codes, parts.scales, values});
+  parallel_for(stream, values.rows, 1, [&](int64_t begin, int64_t end) {
+    tile_kernels(stream.isa()).restore(quantizer, parts, values, begin, end);
+  });
+}
+
 void unrotate(Stream& stream, const Tensor& x, Axis axis, const Hadamard* hadamard, std::span<const float> signs,
               const Tensor& mask, const Tensor& y) {
   const KernelTimer timer(stream, "unrotate", {x, y});

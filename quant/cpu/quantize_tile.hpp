@@ -57,8 +57,9 @@ struct Block {
 template <class Term>
 [[gnu::always_inline]] inline f32x sum_over(const Block& block, Term&& term) {
   PairwiseSum sum;
-  for (int64_t d = 0; d < block.count; d += 8)
-    sum.add(sum_of_eight([&](int64_t j) { return d + j < block.count ? term(d + j) : f32x{}; }));
+  int64_t d = 0;
+  for (; d + 8 <= block.count; d += 8) sum.add(sum_of_eight([&](int64_t j) { return term(d + j); }));
+  if (d < block.count) sum.add(sum_of_eight([&](int64_t j) { return d + j < block.count ? term(d + j) : f32x{}; }));
   return sum.total();
 }
 
@@ -187,45 +188,48 @@ class TileQuantizer {
     const BlockScale scale = q_.extent == Extent::tensor
                                  ? BlockScale{{}, simd::splat(tensor_scale_), inverse(simd::splat(tensor_scale_))}
                                  : scale_for(size, q_.divisor);
-    if (q_.correction_group != 0) round_and_sum<kernel>(tile, block, scale.inverse, squares, products);
-    else round<kernel>(tile, block, block, scale.inverse, how_.rounding);
+    const bool corrected = q_.correction_group != 0;
+    round<kernel>(tile, block, scale.inverse, how_.rounding, [&](int64_t d, const f32x(&y)[8], const f32x(&q)[8]) {
+      store_eight(block, d, q);
+      if (!corrected) return;
+      squares.add(sum_of_eight([&](int j) { return y[j] * y[j]; }));
+      products.add(sum_of_eight([&](int j) { return y[j] * q[j]; }));
+    });
     if (sparse) keep_larger_pairs(original, block);
     if (noted) note(tile, original, block, scale);
     return scale;
   }
 
-  template <RoundingKernel kernel>
-  [[gnu::always_inline]] void round(const Tile& tile, const Block& from, const Block& to, f32x inverse,
-                                    const RandomStream& stream) const {
-    const ElementFormat format = format_;  // a copy: nothing that the loop stores can be part of it
-    if constexpr (kernel == RoundingKernel::nearest)
-      for (int64_t d = 0; d < to.count; ++d)
-        to.store(d, round_to_even(simd::load(from.x + d * lanes) * inverse, format));
-    else if constexpr (kernel == RoundingKernel::half_odd)
-      for (int64_t d = 0; d < to.count; ++d)
-        to.store(d, round_half_odd(simd::load(from.x + d * lanes) * inverse, format));
-    else
-      for (int64_t first = 0; first < to.count; first += 8) {
-        const simd::RandomLanes random = randoms(stream, tile, (tile.first + to.first + first) / 8, (depth_ + 7) / 8);
+  /// Calls each(d, y, q) for eight rows from d on: y is what is rounded, q its element. Behind a block's last row they
+  /// are those of zero.
+  template <RoundingKernel kernel, class Each>
+  [[gnu::always_inline]] void round(const Tile& tile, const Block& block, f32x inverse, const RandomStream& stream,
+                                    Each&& each) const {
+    const ElementFormat format = format_;  // a copy: nothing that is stored can be part of it
+    for (int64_t d = 0; d < block.count; d += 8) {
+      f32x y[8], q[8];
+      if (d + 8 <= block.count) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; ++j) y[j] = simd::load(block.x + (d + j) * lanes) * inverse;
+      } else {
+        for (int j = 0; j < 8; ++j) y[j] = block.load(d + j) * inverse;
+      }
+      if constexpr (kernel == RoundingKernel::stochastic) {
+        const simd::RandomLanes random = randoms(stream, tile, (tile.first + block.first + d) / 8, (depth_ + 7) / 8);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; ++j) q[j] = round_stochastic(y[j], random.uniform(j), format);
+      } else {
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j)
-          if (first + j < to.count)
-            to.store(first + j,
-                     round_stochastic(simd::load(from.x + (first + j) * lanes) * inverse, random.uniform(j), format));
+          q[j] = kernel == RoundingKernel::half_odd ? round_half_odd(y[j], format) : round_to_even(y[j], format);
       }
-  }
-
-  /// Besides, what a correction needs of the values y before and q after rounding.
-  template <RoundingKernel kernel>
-  [[gnu::always_inline]] void round_and_sum(const Tile& tile, const Block& block, f32x inverse, PairwiseSum& squares,
-                                            PairwiseSum& products) const {
-    std::copy_n(block.x, block.count * lanes, spare_);
-    round<kernel>(tile, block, block, inverse, how_.rounding);
-    for (int64_t first = 0; first < block.count; first += 8) {
-      const auto y = [&](int64_t j) { return simd::load(spare_ + (first + j) * lanes) * inverse; };
-      squares.add(sum_of_eight([&](int64_t j) { return y(j) * y(j); }));
-      products.add(sum_of_eight([&](int64_t j) { return y(j) * block.load(first + j); }));
+      each(d, y, q);
     }
+  }
+  /// Rows behind a block's last one may be written: a tile has memory for them.
+  [[gnu::always_inline]] static void store_eight(const Block& to, int64_t d, const f32x (&q)[8]) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) to.store(d + j, q[j]);
   }
 
   [[gnu::always_inline]] simd::RandomLanes randoms(const RandomStream& stream, const Tile& tile, int64_t block,
@@ -266,14 +270,18 @@ class TileQuantizer {
         bits |= (simd::as<u32x>(passes) & 1u) << static_cast<uint32_t>(j);
         clipped += magnitude(y) > format_.max;
       }
+      uint32_t bytes[lanes];
+      std::memcpy(bytes, &bits, sizeof bits);
+      if (parts_.mask)
+        for (int64_t lane = 0; lane < tile.width; ++lane)
+          parts_.mask.row<uint8_t>(tile.outer + lane)[(tile.first + block.first + first) / 8] =
+              static_cast<uint8_t>(bytes[lane]);
+      if (!counts_) continue;
       const int64_t rows = std::min<int64_t>(8, block.count - first);
       for (int64_t lane = 0; lane < tile.width; ++lane) {
-        const auto byte = static_cast<uint8_t>(bits[lane]);
-        if (parts_.mask) parts_.mask.row<uint8_t>(tile.outer + lane)[(tile.first + block.first + first) / 8] = byte;
-        if (!counts_) continue;
         counts_->elements += rows;
         counts_->clipped -= clipped[lane];
-        counts_->masked += rows - std::popcount(byte & ((1u << rows) - 1));
+        counts_->masked += rows - std::popcount(bytes[lane] & ((1u << rows) - 1));
       }
     }
   }
@@ -289,19 +297,29 @@ class TileQuantizer {
       const bool shifted = number >= 2;
       const float onto = (number % 2 == 0 ? 1.0f : 2.0f / 3) + (shifted ? 0.25f / format_.max : 0.0f);
       BlockScale scale = scale_for(size, q_.divisor * onto);
+      const f32x step = scale.value * tensor_scale_;
+      PairwiseSum errors;
+      const auto keep = [&](int64_t d, const f32x(&q)[8]) {
+        store_eight(candidate, d, q);
+        errors.add(sum_of_eight([&](int64_t j) {
+          const f32x difference = q[j] * step - original.load(d + j);
+          return difference * difference;
+        }));
+      };
       if (shifted) {
         scale.code |= 0x80u;
-        for (int64_t d = 0; d < block.count; ++d)
-          candidate.store(d, -(round_nearest(-original.load(d) * scale.inverse - 0.25f, format_) + 0.25f));
+        for (int64_t d = 0; d < block.count; d += 8) {
+          f32x q[8];
+          for (int j = 0; j < 8; ++j)
+            q[j] = -(round_nearest(-original.load(d + j) * scale.inverse - 0.25f, format_) + 0.25f);
+          keep(d, q);
+        }
       } else {
         // Draws of their own: with common ones the choice would hide a part of its bias.
-        round<kernel>(tile, original, candidate, scale.inverse, number == 0 ? how_.rounding : how_.scale_rounding);
+        round<kernel>(tile, original, scale.inverse, number == 0 ? how_.rounding : how_.scale_rounding,
+                      [&](int64_t d, const f32x(&)[8], const f32x(&q)[8]) { keep(d, q); });
       }
-      const f32x step = scale.value * tensor_scale_;
-      f32x error = sum_over(block, [&](int64_t d) {
-        const f32x difference = candidate.load(d) * step - original.load(d);
-        return difference * difference;
-      });
+      f32x error = errors.total();
       if (q_.extent == Extent::square) error = simd::splat(simd::sum(error));
       const i32x better = number == 0 ? i32x{} - 1 : error < least;
       least = better ? error : least;
@@ -335,7 +353,9 @@ class TileQuantizer {
     const ElementFormat format = format_;
     const int bits = format.bits();
     for (int64_t d = first; d < end; d += 8) {
+      uint32_t words[2][lanes];  // of eight codes in each lane
       u32x low{}, high{};
+#pragma GCC unroll 8
       for (int j = 0; j < 8; ++j) {
         f32x element = simd::load(tile.row(d + j));
         if (q_.choice == BlockChoice::shifted)
@@ -346,16 +366,13 @@ class TileQuantizer {
         if (place >= 32) high |= code << static_cast<uint32_t>(place - 32);
         else if (place + bits > 32) high |= code >> static_cast<uint32_t>(32 - place);
       }
-      uint32_t words[2][lanes];
       std::memcpy(words[0], &low, sizeof low);
       std::memcpy(words[1], &high, sizeof high);
+      const int64_t byte = (tile.first + d) / 8 * bits;
       for (int64_t lane = 0; lane < tile.width; ++lane) {
-        const uint64_t eight = uint64_t{words[1][lane]} << 32 | words[0][lane];
-        uint8_t* const to = parts_.codes.row<uint8_t>(tile.outer + lane) + (tile.first + d) / 8 * bits;
-        if (bits == 4) std::memcpy(to, &eight, 4);
-        else if (bits == 8) std::memcpy(to, &eight, 8);
-        else
-          for (int byte = 0; byte < bits; ++byte) to[byte] = static_cast<uint8_t>(eight >> 8 * byte);
+        auto* const to = parts_.codes.row<uint8_t>(tile.outer + lane) + byte;
+        std::memcpy(to, &words[0][lane], static_cast<size_t>(std::min(bits, 4)));
+        if (bits > 4) std::memcpy(to + 4, &words[1][lane], static_cast<size_t>(bits - 4));
       }
     }
   }

@@ -42,8 +42,11 @@ struct Tiling {
     return {memory, strip * tile_width, std::min(tile_width, outer - strip * tile_width), part * chunk,
             std::min(chunk, depth - part * chunk)};
   }
-  /// Floats of a tile: whole squares.
-  int64_t floats() const { return (chunk + tile_width - 1) / tile_width * tile_width * tile_width; }
+  /// Floats of a tile: whole squares, whose words hold up to four elements.
+  int64_t floats() const {
+    constexpr int64_t square = 4 * tile_width;
+    return (chunk + square - 1) / square * square * tile_width;
+  }
 };
 
 }  // namespace nibble

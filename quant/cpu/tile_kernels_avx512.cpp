@@ -4,6 +4,7 @@
 #include "quant/cpu/tile_kernels.hpp"
 
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")  // clang: CMakeLists.txt
+#define NIBBLE_TILES_FOR_AVX512                               // the pragma does not define __AVX512F__
 #include "quant/cpu/tile_kernels_body.hpp"
 
 namespace nibble {

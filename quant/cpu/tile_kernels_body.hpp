@@ -3,6 +3,7 @@
 #pragma once
 
 #include "quant/cpu/quantize_tile.hpp"
+#include "quant/cpu/restore_rows.hpp"
 #include "quant/cpu/rotate_tile.hpp"
 
 namespace nibble {
@@ -28,11 +29,8 @@ float largest_of_tiles(const TileSource& from, int64_t begin, int64_t end, TileM
 /// Codes that stand for themselves plus the format's offset; fewer than 8 bits spread their sign over the rest.
 void store_integers(const Tile& tile, Axis axis, const Tensor& y, const ElementFormat& element) {
   const auto unused = static_cast<uint32_t>(32 - element.bits());
-  store_tile<int8_t>(tile, axis, y, [&](f32x v, int8_t* to, int64_t count) {
-    using u8x = uint8_t __attribute__((vector_size(16)));
-    const i32x integers = simd::as<i32x>(encode(v, element) << unused) >> static_cast<int>(unused);
-    const u8x bytes = __builtin_convertvector(simd::as<u32x>(integers), u8x);
-    std::memcpy(to, &bytes, static_cast<size_t>(count));
+  store_tile<int8_t>(tile, axis, y, [&](f32x v) {
+    return simd::as<u32x>(simd::as<i32x>(encode(v, element) << unused) >> static_cast<int>(unused)) & 0xffu;
   });
 }
 
@@ -93,7 +91,7 @@ void error_of_tiles(const TileSource& from, const Operand& quantized, OperandErr
   }
 }
 
-constexpr TileKernels compiled{largest_of_tiles, quantize_tiles, unrotate_tiles, error_of_tiles};
+constexpr TileKernels compiled{largest_of_tiles, quantize_tiles, unrotate_tiles, restore_rows, error_of_tiles};
 
 }  // namespace
 }  // namespace nibble
