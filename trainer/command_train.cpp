@@ -26,7 +26,7 @@ struct Arguments {
 };
 
 /// As a shell reads it back.
-std::string quoted(const std::string& word) {
+std::string in_quotes(const std::string& word) {
   if (word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=:,%+@") ==
       std::string::npos)
     return word;
@@ -38,8 +38,8 @@ std::string quoted(const std::string& word) {
 /// The command that goes on with an interrupted run.
 std::string resume_command(const Arguments& arguments, int ranks) {
   std::string command = ranks > 1 ? fmt::format("launch/mpirun -np {} ", ranks) : "";
-  command += quoted(program_invocation_name) + " train " + quoted(arguments.file);
-  for (const std::string& assignment : arguments.overrides) command += " --set " + quoted(assignment);
+  command += in_quotes(program_invocation_name) + " train " + in_quotes(arguments.file);
+  for (const std::string& assignment : arguments.overrides) command += " --set " + in_quotes(assignment);
   return command + " --resume";
 }
 

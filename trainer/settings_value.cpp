@@ -100,7 +100,7 @@ void check_text(std::string_view text) {
   if (text.find('\0') != std::string_view::npos) throw ValueError{"a zero byte in a text"};
 }
 
-std::string quoted(const std::string& text) {
+std::string in_quotes(const std::string& text) {
   YAML::Emitter out;
   out << YAML::DoubleQuoted << text;
   return out.c_str();
@@ -191,10 +191,10 @@ std::string format_value(const Setting& setting, const Settings& settings) {
       return member<std::string>(setting, copy);
     case SettingType::text:
     case SettingType::path:
-      return quoted(member<std::string>(setting, copy));
+      return in_quotes(member<std::string>(setting, copy));
     case SettingType::recipe: {
       const std::string& name = member<std::string>(setting, copy);
-      return is_word(name) ? name : quoted(name);
+      return is_word(name) ? name : in_quotes(name);
     }
     case SettingType::overrides:
       return print_overrides(member<std::vector<PrecisionOverride>>(setting, copy));
@@ -205,7 +205,7 @@ std::string format_value(const Setting& setting, const Settings& settings) {
     case SettingType::list: {
       std::string entries;
       for (const std::string& entry : member<std::vector<std::string>>(setting, copy))
-        entries += (entries.empty() ? "" : ", ") + quoted(entry);
+        entries += (entries.empty() ? "" : ", ") + in_quotes(entry);
       return "[" + entries + "]";
     }
   }
