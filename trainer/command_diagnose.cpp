@@ -63,11 +63,11 @@ void run_diagnose(const Arguments& arguments) {
   WorkProgress progress("diagnosing", "passes");
   int64_t done = 0;
   const int64_t passes = diagnosis_passes(std::ssize(recipes), arguments.draws);
-  const Diagnosis diagnosis =
-      diagnose(stream, loaded.config, loaded.weights, batch, recipes,
-               {.draws = arguments.draws, .seed = static_cast<uint64_t>(arguments.seed), .pass_done = [&] {
-                  progress.update(++done, passes);
-                }});
+  const GradientDiagnosis diagnosis =
+      diagnose_gradients(stream, loaded.config, loaded.weights, batch, recipes,
+                         {.draws = arguments.draws, .seed = static_cast<uint64_t>(arguments.seed), .pass_done = [&] {
+                            progress.update(++done, passes);
+                          }});
 
   if (!arguments.plot.empty())
     write_file_atomically(arguments.plot, diagnosis_page(diagnosis, "Gradient quality", measured));

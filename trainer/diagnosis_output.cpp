@@ -86,7 +86,7 @@ std::string depth_table(const GradientQuality& quality, const char* title,
   return text;
 }
 
-std::string error_table(const Diagnosis& diagnosis, const ComparisonKind& kind) {
+std::string error_table(const GradientDiagnosis& diagnosis, const ComparisonKind& kind) {
   std::string text = fmt::format("\n{}: {}\n{:<24}", kind.title, kind.meaning, "draws");
   const std::vector<ErrorOfMean>& columns = (diagnosis.recipes.front().*kind.member).errors;
   for (const ErrorOfMean& column : columns) text += fmt::format("{:>11}", column.draws);
@@ -128,7 +128,7 @@ std::string operand_title(const OperandPlace& place) { return fmt::format("{}: {
 
 std::span<const ComparisonKind> comparison_kinds() { return kinds; }
 
-std::string diagnosis_text(const Diagnosis& diagnosis) {
+std::string diagnosis_text(const GradientDiagnosis& diagnosis) {
   std::string text =
       fmt::format("bf16 alone: cosine {:.6f} and projection {:.5f} to the gradient in fp32, median error {:.2e}\n",
                   diagnosis.bf16.cosine, diagnosis.bf16.projection, diagnosis.bf16_error);
@@ -144,7 +144,7 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
   return text;
 }
 
-nlohmann::ordered_json diagnosis_json(const Diagnosis& diagnosis) {
+nlohmann::ordered_json diagnosis_json(const GradientDiagnosis& diagnosis) {
   nlohmann::ordered_json recipes = nlohmann::ordered_json::array();
   for (const GradientQuality& quality : diagnosis.recipes) {
     nlohmann::ordered_json recipe = {{"recipe", quality.recipe}, {"loss", quality.loss}};

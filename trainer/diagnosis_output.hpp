@@ -20,7 +20,7 @@ struct ComparisonKind {
 };
 std::span<const ComparisonKind> comparison_kinds();
 
-std::string diagnosis_text(const Diagnosis& diagnosis);
-nlohmann::ordered_json diagnosis_json(const Diagnosis& diagnosis);
+std::string diagnosis_text(const GradientDiagnosis& diagnosis);
+nlohmann::ordered_json diagnosis_json(const GradientDiagnosis& diagnosis);
 
 }  // namespace nibble

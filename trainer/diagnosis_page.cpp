@@ -13,7 +13,7 @@ namespace {
 using Fill = std::function<void(const GradientQuality& quality, Curve& curve)>;
 
 /// A curve for each recipe, of points that are measurements of their own.
-void draw_recipes(Html& html, const Diagnosis& diagnosis, Figure figure, const Fill& fill) {
+void draw_recipes(Html& html, const GradientDiagnosis& diagnosis, Figure figure, const Fill& fill) {
   for (size_t i = 0; i < diagnosis.recipes.size(); ++i) {
     Curve curve{.name = diagnosis.recipes[i].recipe, .color = i, .dots = true};
     fill(diagnosis.recipes[i], curve);
@@ -23,7 +23,7 @@ void draw_recipes(Html& html, const Diagnosis& diagnosis, Figure figure, const F
   draw(html, figure);
 }
 
-void errors_of_means(Html& html, const Diagnosis& diagnosis) {
+void errors_of_means(Html& html, const GradientDiagnosis& diagnosis) {
   for (const ComparisonKind& kind : comparison_kinds())
     draw_recipes(html, diagnosis,
                  {.title = std::string("Error of the mean over draws, ") + kind.title,
@@ -40,7 +40,7 @@ void errors_of_means(Html& html, const Diagnosis& diagnosis) {
                  });
 }
 
-void by_depth(Html& html, const Diagnosis& diagnosis, const char* title, double Alignment::*value) {
+void by_depth(Html& html, const GradientDiagnosis& diagnosis, const char* title, double Alignment::*value) {
   for (const ComparisonKind& kind : comparison_kinds())
     draw_recipes(html, diagnosis,
                  {.title = std::string(title) + ", " + kind.title, .note = kind.meaning, .x_label = "blocks above"},
@@ -53,7 +53,7 @@ void by_depth(Html& html, const Diagnosis& diagnosis, const char* title, double 
                  });
 }
 
-void operand_errors(Html& html, const Diagnosis& diagnosis) {
+void operand_errors(Html& html, const GradientDiagnosis& diagnosis) {
   std::vector<std::string> titles;
   for (const GradientQuality& quality : diagnosis.recipes)
     for (const OperandStatistic& operand : quality.operands)
@@ -76,7 +76,7 @@ void operand_errors(Html& html, const Diagnosis& diagnosis) {
 
 }  // namespace
 
-std::string diagnosis_page(const Diagnosis& diagnosis, const std::string& title, const std::string& batch) {
+std::string diagnosis_page(const GradientDiagnosis& diagnosis, const std::string& title, const std::string& batch) {
   Html html;
   begin_page(html, title);
   html.open("header");

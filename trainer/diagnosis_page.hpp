@@ -10,6 +10,6 @@
 namespace nibble {
 
 /// `batch`: a line on what was measured, under the heading.
-std::string diagnosis_page(const Diagnosis& diagnosis, const std::string& title, const std::string& batch);
+std::string diagnosis_page(const GradientDiagnosis& diagnosis, const std::string& title, const std::string& batch);
 
 }  // namespace nibble

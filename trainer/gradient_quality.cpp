@@ -189,7 +189,7 @@ class RecipeDiagnosis {
         in_fp32_(fp32_.draw(0)),
         in_bf16_(bf16_.draw(0)) {}
 
-  Diagnosis references() const {
+  GradientDiagnosis references() const {
     Products all;
     for (const Products& block : products_of_blocks(fp32_.model(), in_bf16_.parameters, in_fp32_.parameters)) {
       all.aa += block.aa;
@@ -255,8 +255,9 @@ ParameterSet rounded(Stream& stream, const ParameterLayout& layout, const Parame
 
 int64_t diagnosis_passes(int64_t recipes, int64_t draws) { return 2 + recipes * (3 * draws + 1); }
 
-Diagnosis diagnose(Stream& stream, const ModelConfig& config, const ParameterSet& weights, const Batch& batch,
-                   std::span<const Recipe> recipes, const DiagnosisOptions& options) {
+GradientDiagnosis diagnose_gradients(Stream& stream, const ModelConfig& config, const ParameterSet& weights,
+                                     const Batch& batch, std::span<const Recipe> recipes,
+                                     const DiagnosisOptions& options) {
   if (batch.loss_tokens == 0)
     throw Error({.kind = ErrorKind::data,
                  .what = "no token of the batch counts, so that there is no gradient",
@@ -264,7 +265,7 @@ Diagnosis diagnose(Stream& stream, const ModelConfig& config, const ParameterSet
                  .next = "take more sequences, or a file whose loss mask keeps some tokens"});
   const ParameterSet in_bf16 = rounded(stream, ParameterLayout(config), weights);
   RecipeDiagnosis of(stream, config, in_bf16, batch, options);
-  Diagnosis diagnosis = of.references();
+  GradientDiagnosis diagnosis = of.references();
   for (const Recipe& recipe : recipes) diagnosis.recipes.push_back(of.measure(recipe));
   return diagnosis;
 }

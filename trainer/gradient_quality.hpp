@@ -57,10 +57,10 @@ struct DiagnosisOptions {
   std::function<void()> pass_done{};  ///< told of each forward and backward pass
 };
 
-/// Forward and backward passes that diagnose() makes.
+/// Forward and backward passes that diagnose_gradients() makes.
 int64_t diagnosis_passes(int64_t recipes, int64_t draws);
 
-struct Diagnosis {
+struct GradientDiagnosis {
   double loss = 0;        ///< in fp32, nats per token
   Alignment bf16{};       ///< of all matrices of the blocks, to fp32: what bf16 alone costs
   double bf16_error = 0;  ///< its error, as ErrorOfMean has it
@@ -70,7 +70,8 @@ struct Diagnosis {
 /// Gradients of `batch` at `weights`, which are rounded to bf16 first. Throws Error{configuration} where a recipe does
 /// not fit the model or the batch, Error{data} where no token of the batch counts, Error{numerics} where a gradient is
 /// not finite or zero.
-Diagnosis diagnose(Stream& stream, const ModelConfig& config, const ParameterSet& weights, const Batch& batch,
-                   std::span<const Recipe> recipes, const DiagnosisOptions& options);
+GradientDiagnosis diagnose_gradients(Stream& stream, const ModelConfig& config, const ParameterSet& weights,
+                                     const Batch& batch, std::span<const Recipe> recipes,
+                                     const DiagnosisOptions& options);
 
 }  // namespace nibble

@@ -43,7 +43,7 @@ TEST(LinearEdges, WidthsThatABlockOrRotationDoesNotDivideAreRefusedWithThoseThat
       EXPECT_EQ(error.detail().what, what);
       EXPECT_EQ(error.detail().seen, seen);
       EXPECT_EQ(error.detail().next, next);
-      EXPECT_TRUE(error.detail().where.starts_with("layers.3.down")) << error.detail().where;
+      EXPECT_NE(error.detail().where.find("layers.3.down"), std::string::npos) << error.detail().where;
     }
 }
 
@@ -158,7 +158,7 @@ TEST(LinearEdges, APhaseHasARecipeAndStateOfItsOwn) {
   }
   StateList state;
   phased->state(state);
-  EXPECT_EQ(state.entries().at(0).name, "quantizers/layers.0.down/from_0/input/amax_history");
+  EXPECT_EQ(state.entries().at(0).name, "quantizers/layers.0.down/phase_0/input/amax_history");
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ struct SmallRun {
   static ModelConfig config() {
     ModelConfig shape;
     shape.width = 128, shape.layers = 2, shape.heads = 2, shape.kv_heads = 2, shape.head_dim = 64, shape.ffn = 256;
-    shape.vocabulary = 64;
+    shape.vocabulary = 64, shape.context = 128;
     return shape;
   }
   std::vector<float> masters(ParameterKind kind) const {

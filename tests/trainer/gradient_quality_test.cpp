@@ -34,8 +34,8 @@ class GradientQualityTest : public ::testing::Test {
     weights_ = ParameterSet(layout_, DType::f32, DType::f32, false, "weights");
     initialize(stream_, config_, layout_, 3, 0.05, weights_);
   }
-  Diagnosis run_all(const std::vector<Recipe>& recipes, int64_t draws) {
-    return diagnose(stream_, config_, weights_, batch_, recipes, {.draws = draws});
+  GradientDiagnosis run_all(const std::vector<Recipe>& recipes, int64_t draws) {
+    return diagnose_gradients(stream_, config_, weights_, batch_, recipes, {.draws = draws});
   }
   GradientQuality run(const Recipe& recipe, int64_t draws) { return run_all({recipe}, draws).recipes.front(); }
   /// By which factor the error falls from one draw to `draws` in the mean.
@@ -128,7 +128,7 @@ TEST_F(GradientQualityTest, ShrinkageCompoundsThroughDepth) {
 }
 
 TEST_F(GradientQualityTest, WhatIsNotQuantizedHasNoError) {
-  const Diagnosis diagnosis = run_all({find_recipe("bf16")}, 1);
+  const GradientDiagnosis diagnosis = run_all({find_recipe("bf16")}, 1);
   const GradientQuality& bf16 = diagnosis.recipes.front();
   EXPECT_EQ(bf16.backward.errors.front().median, 0);
   EXPECT_EQ(bf16.own_forward.errors.front().median, 0);
@@ -168,7 +168,7 @@ TEST_F(GradientQualityTest, EveryOperandIsMeasuredOnce) {
 }
 
 TEST_F(GradientQualityTest, TextJsonAndPageShowEveryRecipe) {
-  const Diagnosis diagnosis = run_all({find_recipe("quartet2"), find_recipe("halo1-int8")}, 5);
+  const GradientDiagnosis diagnosis = run_all({find_recipe("quartet2"), find_recipe("halo1-int8")}, 5);
   const std::string text = diagnosis_text(diagnosis), page = diagnosis_page(diagnosis, "Title", "batch");
   for (const char* part : {"== quartet2", "== halo1-int8", "layers.0.gate_up", "dw: dy", "behind the last",
                            "block 0, first", "|mean - g|^2"})
@@ -190,7 +190,7 @@ TEST_F(GradientQualityTest, RefusesWhatHasNoGradient) {
   masked.loss_tokens = 0;
   expect_error(ErrorKind::data, {"no token of the batch counts"}, [&] {
     const std::vector<Recipe> recipes = {find_recipe("bf16")};
-    diagnose(stream_, config_, weights_, masked, recipes, {});
+    diagnose_gradients(stream_, config_, weights_, masked, recipes, {});
   });
   *weights_[0].row<float>(batch_.inputs[0]) = std::numeric_limits<float>::infinity();
   expect_error(ErrorKind::numerics, {"not finite", "recipe fp32"}, [&] { run(find_recipe("quartet2"), 1); });
