@@ -193,7 +193,7 @@ QuantizerMeasurement judge(const QuantizerRow& row, const std::vector<Part>& par
                               .error = judgement.error(),
                               .misalignment = judgement.against(row.misalignment, &Sums::product, &Sums::squared, true),
                               .cosine = all.product / std::sqrt(all.squared * all.squared_operand)};
-  if (row.quantizer.choice == BlockChoice::none) result.clipped = all.clipped / all.elements;
+  result.clipped = all.clipped / all.elements;
   if (row.quantizer.mask != MaskRule::all)
     result.masked = judgement.against(row.masked, &Sums::masked, &Sums::elements);
   if (row.quantizer.choice == BlockChoice::four_over_six)

@@ -32,10 +32,10 @@ struct Judged {
 
 struct QuantizerMeasurement {
   const QuantizerRow* row = nullptr;
-  Judged error;                     ///< sum (x - q)^2 / sum x^2
-  Judged misalignment;              ///< 1 - <x, q> / <x, x>
-  double cosine = 0;                ///< <x, q> / (|x| |q|)
-  std::optional<double> clipped{};  ///< fraction beyond the format's largest magnitude; not counted where blocks choose
+  Judged error;         ///< sum (x - q)^2 / sum x^2
+  Judged misalignment;  ///< 1 - <x, q> / <x, x>
+  double cosine = 0;    ///< <x, q> / (|x| |q|)
+  double clipped = 0;   ///< fraction beyond the format's largest magnitude
   std::optional<Judged> masked{};
   std::optional<Judged> fours{};  ///< fraction of blocks that four over six puts on 4
 

@@ -85,7 +85,7 @@ std::string measurement_line(const QuantizerMeasurement& m) {
       full_name(*m.row), q.bits_per_element(), fmt::format("{} {}", scale_format_text(q.scale), extent_text(q)),
       rule_text(q), rounding_text(q), yes_or_no(q.exact_in_bf16()), marked(m.error, 8), expected_text(m.error, 8),
       m.effective_bits(), marked(m.misalignment, 6), expected_text(m.misalignment, 6), m.cosine,
-      m.clipped ? fmt::format("{:.6f}", *m.clipped) : "-", optional_text(m.masked),
+      fmt::format("{:.6f}", m.clipped), optional_text(m.masked),
       m.masked && m.masked->expected ? expected_text(*m.masked, 6) : "-");
 }
 
@@ -111,7 +111,7 @@ Json measurement_json(const QuantizerMeasurement& m) {
                {"effective_bits", m.effective_bits()},
                {"misalignment", judged_json(m.misalignment)},
                {"cosine", m.cosine}};
-  if (m.clipped) json["clipped"] = *m.clipped;
+  json["clipped"] = m.clipped;
   if (m.masked) json["masked"] = judged_json(*m.masked);
   if (m.fours) json["blocks_on_four"] = judged_json(*m.fours);
   if (!m.row->note.empty()) json["note"] = m.row->note;

@@ -263,7 +263,8 @@ class TileQuantizer {
       u32x bits{};
       i32x clipped{};  // minus their number
       for (int64_t j = 0; j < 8; ++j) {
-        const f32x y = original.load(first + j) * scale.inverse;
+        f32x y = original.load(first + j) * scale.inverse;
+        if (q_.choice == BlockChoice::shifted) y = (scale.code & 0x80u) != 0u ? -y - 0.25f : y;
         const i32x passes = q_.mask == MaskRule::clip    ? magnitude(y) < q_.mask_width
                             : q_.mask == MaskRule::trust ? magnitude(y - block.load(first + j)) <= q_.mask_width
                                                          : i32x{} - 1;
@@ -325,8 +326,10 @@ class TileQuantizer {
       least = better ? error : least;
       best.code = better ? scale.code : best.code;
       best.value = better ? scale.value : best.value;
+      best.inverse = better ? scale.inverse : best.inverse;
       for (int64_t d = 0; d < block.count; ++d) block.store(d, better ? candidate.load(d) : block.load(d));
     }
+    if (counts_) note(tile, original, block, best);
     return best;
   }
 

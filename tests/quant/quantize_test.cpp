@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "quant/quantizers.hpp"
 #include "tests/quant/quantize_comparison.hpp"
 #include "tests/tensor/scoped_environment.hpp"
 
@@ -96,9 +97,18 @@ TEST_P(Quantize, DrawsOtherNumbersInAnotherStepOrPart) {
 TEST_P(Quantize, CountsWhatItMasksAndClips) {
   const Matrix x = normal(256);
   const QuantizedMatrix result = quantized(x);
-  if (quantizer().choice != BlockChoice::none) return;  // which counts nothing
   EXPECT_EQ(result.counts.elements, x.rows * x.depth);
   EXPECT_EQ(result.counts.masked, std::ranges::count(result.mask, 0));
+}
+
+TEST(QuantizeCounts, WhatIsClippedUnderTheScaleThatABlockChose) {
+  const Matrix x = normal_matrix(48, 256);
+  Quantizer without_choice = quantizers::four_over_six(quantizers::nvfp4);
+  without_choice.choice = BlockChoice::none;
+  const int64_t six = quantize_matrix(x, without_choice, {}).counts.clipped,
+                chosen = quantize_matrix(x, quantizers::four_over_six(quantizers::nvfp4), {}).counts.clipped;
+  EXPECT_GT(chosen, 0);
+  EXPECT_LT(chosen, six) << "on 4, nothing is clipped";
 }
 
 INSTANTIATE_TEST_SUITE_P(Quantizers, Quantize, testing::ValuesIn(quantizer_cases()),
