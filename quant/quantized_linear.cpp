@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "quant/linear_scratch.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
@@ -56,31 +57,6 @@ void require_foldable(const Quantizer& forward, const GradientRecipe& gradient, 
 
 }  // namespace
 
-/// Memory of one call.
-class QuantizedLinear::Scratch {
- public:
-  explicit Scratch(const Tensor& memory)
-      : begin_(static_cast<char*>(memory.data)), end_(begin_ + memory.size()), next_(begin_) {}
-
-  Tensor take(DType type, int64_t rows, int64_t cols) {
-    char* const memory = next_;
-    next_ += bytes(type, rows, cols);
-    if (next_ > end_)
-      throw Error({.kind = ErrorKind::internal, .what = "a linear operator's scratch memory is too small"});
-    return {type, memory, rows, cols, padded_stride(type, cols)};
-  }
-  static size_t bytes(DType type, int64_t rows, int64_t cols) {
-    return bytes_of(type, rows, padded_stride(type, cols));
-  }
-
-  /// What is taken after a mark is given back by returning to it.
-  char* mark() const { return next_; }
-  void back_to(char* mark) { next_ = mark; }
-
- private:
-  char *begin_, *end_, *next_;
-};
-
 QuantizedLinear::QuantizedLinear(const Recipe& recipe, const LinearSpec& spec) : recipe_(recipe), spec_(spec) {
   const std::string place = fmt::format("precision, recipe {}, {}", recipe.name, spec.name);
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
@@ -125,9 +101,9 @@ void QuantizedLinear::take_saved(Arena& arena, int64_t tokens, LinearSaved& save
 
 size_t QuantizedLinear::scratch_bytes(int64_t tokens) const {
   const auto matrix = [](int64_t rows, int64_t cols) {
-    return Scratch::bytes(DType::f32, rows, cols) + Scratch::bytes(DType::f32, 1, std::max(rows, cols));
+    return LinearScratch::bytes(DType::f32, rows, cols) + LinearScratch::bytes(DType::f32, 1, std::max(rows, cols));
   };
-  const auto mask = [](int64_t rows, int64_t cols) { return Scratch::bytes(DType::u8, rows, (cols + 7) / 8); };
+  const auto mask = [](int64_t rows, int64_t cols) { return LinearScratch::bytes(DType::u8, rows, (cols + 7) / 8); };
   const size_t multiplied = matrix(tokens, spec_.in) + matrix(spec_.out, spec_.in);
   if (spec_.tokens == 0) return multiplied + matrix(tokens, spec_.out);
   return 2 * multiplied + matrix(tokens, spec_.in) + mask(tokens, spec_.in) + mask(spec_.out, spec_.in) +
@@ -173,7 +149,7 @@ std::vector<float> QuantizedLinear::signs_of(const LinearCall& call, const Rotat
 
 Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                                       const Hadamard* hadamard, std::span<const float> signs, DType type,
-                                      Scratch& scratch, const QuantizedParts& parts) {
+                                      LinearScratch& scratch, const QuantizedParts& parts) {
   const Quantizer& q = quantizer(role);
   const bool as_it_is = !q.quantizes() && !hadamard && !x.row_scale && !x.col_scale && x.values.dtype == type;
   if (as_it_is) return x;
@@ -233,7 +209,7 @@ void multiply(Stream& stream, const Tensor& a, Transpose transpose_a, const Tens
 
 void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                               const Tensor& residual, LinearSaved* saved, const Tensor& memory) {
-  Scratch scratch(memory);
+  LinearScratch scratch(memory);
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
   const DType type = product_type(input_quantizer, weight_quantizer);
   const bool saves = saved && saves_codes();
@@ -271,7 +247,7 @@ DType QuantizedLinear::carried_type(Role error) const {
   return gradient(error).other.quantizes() ? product_type({}, carried(error)) : gradient_type(error);
 }
 
-Operand QuantizedLinear::carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, Scratch& scratch,
+Operand QuantizedLinear::carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, LinearScratch& scratch,
                                         const Tensor& mask) {
   const bool given = gradient(input_error).source == Source::given;
   const DType type = carried_type(input_error);
@@ -283,7 +259,7 @@ Operand QuantizedLinear::carried_weight(Stream& stream, const LinearCall& call, 
 }
 
 Operand QuantizedLinear::carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved,
-                                       Scratch& scratch, const Tensor& mask) {
+                                       LinearScratch& scratch, const Tensor& mask) {
   const bool given = gradient(weight_error).source == Source::given;
   const DType type = carried_type(weight_error);
   if (saves_codes()) {
@@ -304,7 +280,7 @@ Operand QuantizedLinear::carried_input(Stream& stream, const LinearCall& call, c
 }
 
 /// x in the basis of the forward product, not quantized; in the memory of an operand that only its mask was needed of.
-Operand QuantizedLinear::rotated(Stream& stream, const Tensor& x, Scratch& scratch, const Operand& unused) const {
+Operand QuantizedLinear::rotated(Stream& stream, const Tensor& x, LinearScratch& scratch, const Operand& unused) const {
   if (!features_) return {.values = x};
   const DType type = product_type({}, {});
   const Tensor values = unused.values.dtype == type ? unused.values : scratch.take(type, x.rows, x.cols);
@@ -322,7 +298,7 @@ bool QuantizedLinear::errors_are_alike() const {
 
 QuantizedLinear::Pair QuantizedLinear::gradient_operands(Stream& stream, const LinearCall& call, Role error,
                                                          const Operand& dy, const Operand& carried_over,
-                                                         Scratch& scratch) {
+                                                         LinearScratch& scratch) {
   const GradientRecipe& row = gradient(error);
   const bool by_input = error == input_error;
   const Axis axis = by_input ? Axis::cols : Axis::rows;
@@ -358,7 +334,7 @@ Scaling QuantizedLinear::gradient_scaling(Role error, const Pair& pair) const {
 
 void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
                                const LinearSaved& saved, const Tensor& dx, const Tensor& dw, const Tensor& memory) {
-  Scratch scratch(memory);
+  LinearScratch scratch(memory);
   LinearCall again = call;  // forward took the statistics of what it quantized
   again.pass = Pass::recomputing;
   const auto mask_of = [&](const Quantizer& q, int64_t rows) {
@@ -392,7 +368,7 @@ bool QuantizedLinear::weight_residual(Stream& stream, const LinearCall& call, co
                                       const Tensor& memory) {
   const Quantizer& q = recipe_.forward.weight;
   if (!q.quantizes()) return false;
-  Scratch scratch(memory);
+  LinearScratch scratch(memory);
   const Tensor mask = q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, spec_.out, spec_.in / 8);
   const Operand multiplied = make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {},
                                           DType::f32, scratch, {.mask = mask});

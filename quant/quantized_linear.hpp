@@ -14,6 +14,8 @@
 
 namespace nibble {
 
+class LinearScratch;
+
 class QuantizedLinear final : public Linear {
  public:
   /// Throws Error{configuration} where a block or rotation does not divide an axis of the layer.
@@ -38,8 +40,6 @@ class QuantizedLinear final : public Linear {
   /// The operands of the three products, in this order: what tensor ids of random numbers and histories go by.
   enum Role { input, weight, input_error, input_other, weight_error, weight_other, roles };
 
-  class Scratch;
-
   bool saves_codes() const;
   DType product_type(const Quantizer& a, const Quantizer& b) const;
   const Quantizer& quantizer(Role role) const;
@@ -50,13 +50,14 @@ class QuantizedLinear final : public Linear {
   DType carried_type(Role error) const;
 
   Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
-                       const Hadamard* hadamard, std::span<const float> signs, DType type, Scratch& scratch,
+                       const Hadamard* hadamard, std::span<const float> signs, DType type, LinearScratch& scratch,
                        const QuantizedParts& parts = {});
   /// Tells the call's observer what quantization did to x, from a copy in memory of its own.
   void measure(Stream& stream, const LinearCall& call, Role role, const Operand& x, const Quantization& how,
                float statistic) const;
-  Operand carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, Scratch& scratch, const Tensor& mask);
-  Operand carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved, Scratch& scratch,
+  Operand carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, LinearScratch& scratch,
+                         const Tensor& mask);
+  Operand carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved, LinearScratch& scratch,
                         const Tensor& mask);
   bool errors_are_alike() const;
   /// Both operands of a gradient's product: the error and what was carried over from the forward pass.
@@ -64,9 +65,9 @@ class QuantizedLinear final : public Linear {
     Operand error, other;
   };
   Pair gradient_operands(Stream& stream, const LinearCall& call, Role error, const Operand& dy,
-                         const Operand& carried_over, Scratch& scratch);
+                         const Operand& carried_over, LinearScratch& scratch);
   Scaling gradient_scaling(Role error, const Pair& pair) const;
-  Operand rotated(Stream& stream, const Tensor& x, Scratch& scratch, const Operand& unused) const;
+  Operand rotated(Stream& stream, const Tensor& x, LinearScratch& scratch, const Operand& unused) const;
   std::vector<float> signs_of(const LinearCall& call, const Rotation& rotation, int64_t depth, uint32_t product) const;
 
   Recipe recipe_;
