@@ -20,7 +20,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const Precision& pre
       config_(config),
       precision_(precision),
       weights_(weights),
-      layout_(config),
+      layout_(config, precision.learns()),
       rope_(config, capacity),
       capacity_(capacity) {
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -100,8 +100,11 @@ void Decoder::read_chunk(std::span<const int32_t> ids) {
   for (int layer = 0; layer < config_.layers; ++layer) {
     const Block& block = blocks_[static_cast<size_t>(layer)];
     const auto linear = [&](Linear& operation, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual) {
-      operation.forward(stream_, {.step = last_step}, rows(x), weights_.buffer(buffer), rows(y),
-                        residual ? rows(residual) : Tensor(), nullptr, linear_scratch_);
+      LinearCall call{.step = last_step};
+      if (layout_.learns_steps())
+        call.steps = weights_.buffer(layout_.steps(layer)).slice_cols(layout_.first_step(buffer), 2);
+      operation.forward(stream_, call, rows(x), weights_.buffer(buffer), rows(y), residual ? rows(residual) : Tensor(),
+                        nullptr, linear_scratch_);
     };
     norm(residual_, layout_.attention_norm(layer));
     linear(*block.qkv, layout_.qkv(layer), normed_, qkv_, {});

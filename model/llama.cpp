@@ -22,7 +22,7 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
       precision_(precision),
       options_(options),
       attention_shape_{options.sequences, options.length, config.heads, config.kv_heads, config.head_dim},
-      layout_(config),
+      layout_(config, precision.learns()),
       rope_(config, options.length) {
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto operator_of = [&](Projection projection, int buffer, bool input_stays) {
@@ -138,14 +138,33 @@ void Llama::for_each_linear(Action&& action) const {
 }
 
 bool Llama::weight_residual(const ParameterSet& weights, int buffer, int64_t step, const Tensor& residual) {
+  const LinearCall call = call_of({.step = step, .pass = Pass::recomputing}, buffer, weights);
+  return linear_of(buffer).weight_residual(stream_, call, weights.buffer(buffer), residual, linear_scratch_);
+}
+
+Linear& Llama::linear_of(int buffer) const {
   const int layer = layout_.buffers()[static_cast<size_t>(buffer)].layer;
-  const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
-  Linear& linear = buffer == layout_.qkv(layer)       ? *linears.qkv
-                   : buffer == layout_.output(layer)  ? *linears.output
-                   : buffer == layout_.gate_up(layer) ? *linears.gate_up
-                                                      : *linears.down;
-  return linear.weight_residual(stream_, {.step = step, .pass = Pass::recomputing}, weights.buffer(buffer), residual,
-                                linear_scratch_);
+  return linears_[static_cast<size_t>(layer)][layout_.projection(buffer)];
+}
+
+LinearCall Llama::call_of(const LinearCall& call, int buffer, const ParameterSet& weights,
+                          const ParameterSet* gradients) const {
+  LinearCall of_buffer = call;
+  if (!layout_.learns_steps()) return of_buffer;
+  const int layer = layout_.buffers()[static_cast<size_t>(buffer)].layer;
+  const auto own = [&](const Tensor& of_block) { return of_block.slice_cols(layout_.first_step(buffer), 2); };
+  const int steps = layout_.steps(layer);
+  of_buffer.steps = own(initial_steps_ ? initial_steps_.slice_rows(layer, 1) : weights.buffer(steps));
+  if (gradients) of_buffer.step_gradients = own(gradients->buffer(steps));
+  return of_buffer;
+}
+
+OwnedTensor Llama::initial_steps(const ParameterSet& weights, const MicroBatch& batch) {
+  OwnedTensor steps(DType::f32, config_.layers, 2 * std::ssize(projections), "first steps of quantizers");
+  initial_steps_ = steps;
+  run_blocks(weights, batch, {.pass = Pass::calibrating});
+  initial_steps_ = {};
+  return steps;
 }
 
 void Llama::state(StateList& list) {
@@ -185,6 +204,9 @@ void Llama::check(const MicroBatch& batch) const {
     if (id < -1 || id >= config_.vocabulary) refuse("a target", id);
 }
 
+/// Whether a backward pass follows.
+static bool keeps(const LinearCall& call) { return call.pass == Pass::training || call.pass == Pass::recomputing; }
+
 void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
                                         const LinearCall& call) {
   const int l = static_cast<int>(layer);
@@ -194,8 +216,8 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
   const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
   const auto linear_forward = [&](Linear& linear, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual,
                                   LinearSaved& kept) {
-    linear.forward(stream_, call, x, weights.buffer(buffer), y, residual,
-                   call.pass == Pass::evaluation ? nullptr : &kept, linear_scratch_);
+    linear.forward(stream_, call_of(call, buffer, weights), x, weights.buffer(buffer), y, residual,
+                   keeps(call) ? &kept : nullptr, linear_scratch_);
   };
 
   rms_norm_forward(stream_, in, weights.buffer(layout_.attention_norm(l)), epsilon, s.normed_attention,
@@ -214,9 +236,9 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
 
 void Llama::down_forward(const ParameterSet& weights, int64_t layer, const LinearCall& call) {
   BlockSaved& s = saved(layer);
-  linears_[static_cast<size_t>(layer)].down->forward(
-      stream_, call, activation_, weights.buffer(layout_.down(static_cast<int>(layer))), residual(layer + 1), s.middle,
-      call.pass == Pass::evaluation ? nullptr : &s.to_down, linear_scratch_);
+  const int buffer = layout_.down(static_cast<int>(layer));
+  linear_of(buffer).forward(stream_, call_of(call, buffer, weights), activation_, weights.buffer(buffer),
+                            residual(layer + 1), s.middle, keeps(call) ? &s.to_down : nullptr, linear_scratch_);
 }
 
 void Llama::restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
@@ -242,8 +264,8 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
   const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
   const auto linear_backward = [&](Linear& linear, int buffer, const Tensor& dy, const LinearSaved& kept,
                                    const Tensor& dx) {
-    linear.backward(stream_, options.call, dy, weights.buffer(buffer), kept, dx, gradients.buffer(buffer),
-                    linear_scratch_);
+    linear.backward(stream_, call_of(options.call, buffer, weights, &gradients), dy, weights.buffer(buffer), kept, dx,
+                    gradients.buffer(buffer), linear_scratch_);
     if (options.ready) options.ready(buffer);
   };
   const auto norm_backward = [&](int buffer, const Tensor& x, const Tensor& inverse_rms) {
@@ -255,6 +277,7 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
   weights.await(layout_.block_unit(layer));
   gradients.await(layout_.block_unit(layer));
   restore_activations(weights, layer, batch, options.call);
+  if (layout_.learns_steps()) fill(stream_, gradients.buffer(layout_.steps(l)), 0.0f);  // operators that learn write
   linear_backward(*linears.down, layout_.down(l), dresidual_operand_, s.to_down, dactivation_);
   swiglu_backward(stream_, dactivation_, s.gate_up, s.gate_up);
   linear_backward(*linears.gate_up, layout_.gate_up(l), s.gate_up, s.to_gate_up, dnormed_);
@@ -267,6 +290,7 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
        dqkv_);
   linear_backward(*linears.qkv, layout_.qkv(l), dqkv_, s.to_qkv, dnormed_);
   norm_backward(layout_.attention_norm(l), residual(layer), s.inverse_rms_attention);
+  if (layout_.learns_steps() && options.ready) options.ready(layout_.steps(l));
 }
 
 void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call) {
@@ -333,13 +357,14 @@ void initialize_parameter(Stream& stream, const ModelConfig& config, const Param
                           uint64_t seed, double deviation, const Tensor& weights) {
   const ParameterInfo& info = layout.parameters()[parameter];
   if (info.kind == ParameterKind::norm) return fill(stream, weights, 1.0f);
+  if (info.kind == ParameterKind::step) return fill(stream, weights, 0.0f);
   const double scale = info.to_residual ? deviation / std::sqrt(2.0 * static_cast<double>(config.layers)) : deviation;
   fill_normal(stream, RandomStream(seed, Purpose::initialization, 0, static_cast<uint32_t>(parameter)),
               static_cast<float>(scale), weights);
 }
 
 void copy_parameters(Stream& stream, const ParameterSet& from, const ParameterSet& to) {
-  for (size_t index = 0; index < from.size(); ++index) convert(stream, from[index], to[index]);
+  for (size_t index = 0; index < to.size(); ++index) convert(stream, from[index], to[index]);
 }
 
 }  // namespace nibble

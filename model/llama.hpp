@@ -5,6 +5,7 @@
 // Not for: the optimizer's masters (optim/), the sum over micro-batches (trainer/), generation (decoder.hpp).
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <span>
@@ -82,6 +83,10 @@ class Llama {
   /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models.
   void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits);
 
+  /// The steps with which recipes that learn them begin, as the parameters that hold them: f32 [layers, 8]. Each is
+  /// what suits its operand on this batch. Learned steps of `weights` are not read.
+  OwnedTensor initial_steps(const ParameterSet& weights, const MicroBatch& batch);
+
   /// residual[rows, cols] (f32) of a projection's buffer: see Linear::weight_residual. False where it is not quantized.
   bool weight_residual(const ParameterSet& weights, int buffer, int64_t step, const Tensor& residual);
 
@@ -107,6 +112,10 @@ class Llama {
   };
   struct BlockLinears {
     std::unique_ptr<Linear> qkv, output, gate_up, down;
+
+    Linear& operator[](Projection projection) const {
+      return *std::array{qkv.get(), output.get(), gate_up.get(), down.get()}[static_cast<size_t>(projection)];
+    }
   };
 
   BlockSaved take_block_saved(Arena& arena, const BlockLinears& linears) const;
@@ -115,6 +124,10 @@ class Llama {
   const Tensor& residual(int64_t layer) const { return residual_[static_cast<size_t>(layer) % residual_.size()]; }
   template <class Action>
   void for_each_linear(Action&& action) const;
+  Linear& linear_of(int buffer) const;
+  /// The call as the operator of a projection's buffer is told it.
+  LinearCall call_of(const LinearCall& call, int buffer, const ParameterSet& weights,
+                     const ParameterSet* gradients = nullptr) const;
 
   void check(const MicroBatch& batch) const;
   /// Embedding, blocks and final norm: leaves normed_final_.
@@ -136,6 +149,7 @@ class Llama {
   ParameterLayout layout_;
   RopeTable rope_;
   std::vector<BlockLinears> linears_;
+  Tensor initial_steps_;  ///< while they are found
 
   Arena arena_, scratch_;
   std::vector<BlockSaved> saved_;  ///< one for each block, or one for all
@@ -154,14 +168,15 @@ class Llama {
 
 /// Fresh weights (f32): normal with standard deviation `deviation`, those that add to the residual stream with
 /// deviation / sqrt(2 layers) (GPT-2's rule, as QuEST and Quartet use it), gains 1. Each logical matrix has its own
-/// random stream, so fusing and sharding change nothing. `weights` is packed.
+/// random stream, so fusing and sharding change nothing. Steps are 1 until initial_steps() is asked. `weights` is
+/// packed.
 void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
                 double deviation, const ParameterSet& weights);
 /// One of them.
 void initialize_parameter(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, size_t parameter,
                           uint64_t seed, double deviation, const Tensor& weights);
 
-/// to = from, rounded to nearest where `to` is narrower.
+/// to = from, rounded to nearest where `to` is narrower. `from` may have steps that `to` does not have.
 void copy_parameters(Stream& stream, const ParameterSet& from, const ParameterSet& to);
 
 }  // namespace nibble

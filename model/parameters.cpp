@@ -52,7 +52,8 @@ void ModelConfig::validate() const {
            "factor > 0, high_frequency_factor > low_frequency_factor, original_context > 0");
 }
 
-ParameterLayout::ParameterLayout(const ModelConfig& config) : layers_(config.layers), tied_(config.tied) {
+ParameterLayout::ParameterLayout(const ModelConfig& config, bool learns_steps)
+    : layers_(config.layers), tied_(config.tied), learns_steps_(learns_steps) {
   const int64_t width = config.width, ffn = config.ffn;
   const auto part = [](std::string name, int64_t rows, int64_t cols, bool to_residual = false) {
     ParameterInfo info;
@@ -88,6 +89,11 @@ ParameterLayout::ParameterLayout(const ModelConfig& config) : layers_(config.lay
   if (!tied_)
     add({"head", ParameterKind::head, config.vocabulary, width, -1},
         {part("lm_head.weight", config.vocabulary, width)});
+  if (!learns_steps) return;
+  constexpr int64_t operands = 2 * std::ssize(projections);
+  for (int layer = 0; layer < config.layers; ++layer)
+    add({fmt::format("layers.{}.steps", layer), ParameterKind::step, 1, operands, layer},
+        {part(fmt::format("model.layers.{}.quantizer_steps", layer), 1, operands)});
 }
 
 void ParameterLayout::add(BufferInfo buffer, std::vector<ParameterInfo> parts) {
@@ -109,21 +115,31 @@ int ParameterLayout::unit_of(int buffer) const {
   return layer < 0 ? head_unit() : block_unit(layer);
 }
 
+Projection ParameterLayout::projection(int buffer) const {
+  const int layer = buffers_[static_cast<size_t>(buffer)].layer;
+  return buffer == qkv(layer)       ? Projection::qkv
+         : buffer == output(layer)  ? Projection::output
+         : buffer == gate_up(layer) ? Projection::gate_up
+                                    : Projection::down;
+}
+
 std::vector<int> ParameterLayout::backward_order() const {
   std::vector<int> order;
   if (!tied_) order.push_back(head());
   order.push_back(final_norm());
-  for (int layer = static_cast<int>(layers_) - 1; layer >= 0; --layer)
+  for (int layer = static_cast<int>(layers_) - 1; layer >= 0; --layer) {
     order.insert(order.end(),
                  {down(layer), gate_up(layer), ffn_norm(layer), output(layer), qkv(layer), attention_norm(layer)});
+    if (learns_steps_) order.push_back(steps(layer));
+  }
   order.push_back(embedding());
   return order;
 }
 
-ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded,
+ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType vector, bool padded,
                            const std::string& purpose, Residency residency) {
   const auto take = [&](Arena& arena, const BufferInfo& info) {
-    const DType type = info.kind == ParameterKind::norm ? gain : matrix;
+    const DType type = is_vector(info.kind) ? vector : matrix;
     const Tensor memory = padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
     return Tensor(type, memory.data, info.rows, info.cols, padded ? memory.stride : info.cols);
   };
@@ -132,7 +148,9 @@ ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType ga
     if (residency == Residency::all) return buffer;
     if (buffer == layout.head()) return layout.embedding();
     const int layer = layout.buffers()[static_cast<size_t>(buffer)].layer;
-    return layer < 2 ? buffer : buffer - layout.qkv(layer) + layout.qkv(layer % 2);
+    if (layer < 2) return buffer;
+    if (buffer >= layout.steps(0)) return layout.steps(layer % 2);
+    return buffer - layout.qkv(layer) + layout.qkv(layer % 2);
   };
   arena_ = Arena(purpose, [&](Arena& arena) {
     buffers_.clear();

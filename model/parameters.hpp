@@ -11,13 +11,18 @@
 #include <vector>
 
 #include "model/config.hpp"
+#include "quant/precision.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble {
 
-enum class ParameterKind { embedding, head, norm, projection };
+enum class ParameterKind { embedding, head, norm, projection, step };
 
-/// A logical matrix [rows, cols]; a norm's gain is [1, width].
+/// Gains of norms and steps of quantizers: [1, n] in f32 wherever they are kept, also beside bf16 matrices.
+constexpr bool is_vector(ParameterKind kind) { return kind == ParameterKind::norm || kind == ParameterKind::step; }
+
+/// A logical matrix [rows, cols]; a norm's gain is [1, width], a block's steps are [1, 8] (LinearCall::steps for qkv,
+/// output, gate_up and down).
 struct ParameterInfo {
   std::string name;  ///< "model.layers.0.self_attn.q_proj.weight"
   ParameterKind kind = ParameterKind::projection;
@@ -38,10 +43,10 @@ struct BufferInfo {
   int layer = -1;
 };
 
-/// Where each matrix lies; a pure function of the configuration.
+/// Where each matrix lies; a pure function of the configuration and of whether recipes learn steps.
 class ParameterLayout {
  public:
-  explicit ParameterLayout(const ModelConfig& config);
+  explicit ParameterLayout(const ModelConfig& config, bool learns_steps = false);
 
   /// In the order of the forward pass; a parameter's index is the tensor id of its random numbers.
   const std::vector<ParameterInfo>& parameters() const { return parameters_; }
@@ -58,6 +63,12 @@ class ParameterLayout {
   int final_norm() const { return static_cast<int>(1 + 6 * layers_); }
   /// The embedding's buffer when tied.
   int head() const { return tied_ ? embedding() : final_norm() + 1; }
+  /// Behind all others, where the layout learns_steps().
+  int steps(int layer) const { return final_norm() + (tied_ ? 1 : 2) + layer; }
+  bool learns_steps() const { return learns_steps_; }
+  /// Of a block's buffer, and where its two steps are among those of the block.
+  Projection projection(int buffer) const;
+  int64_t first_step(int buffer) const { return 2 * static_cast<int64_t>(projection(buffer)); }
 
   // Units: buffers that a pass needs together, numbered in the order of the forward pass.
   int units() const { return static_cast<int>(layers_) + 2; }
@@ -75,7 +86,7 @@ class ParameterLayout {
   void add(BufferInfo buffer, std::vector<ParameterInfo> parts);
 
   int64_t layers_;
-  bool tied_;
+  bool tied_, learns_steps_;
   std::vector<ParameterInfo> parameters_;
   std::vector<BufferInfo> buffers_;
 };
@@ -89,9 +100,9 @@ enum class Residency { all, rotating };
 class ParameterSet {
  public:
   ParameterSet() = default;
-  /// `matrix` is the element type of projections, embedding and head, `gain` that of norms.
+  /// `matrix` is the element type of projections, embedding and head, `vector` that of the others.
   /// Rows are padded to 64 bytes where `padded`, else packed.
-  ParameterSet(const ParameterLayout& layout, DType matrix, DType gain, bool padded, const std::string& purpose,
+  ParameterSet(const ParameterLayout& layout, DType matrix, DType vector, bool padded, const std::string& purpose,
                Residency residency = Residency::all);
 
   /// What every pass does before it uses a unit's memory: nothing, or what `on_await` was told.

@@ -42,6 +42,7 @@ int pattern_distance(std::string_view pattern, std::string_view name) {
 std::vector<bool> weight_decay_mask(const std::vector<ParameterInfo>& parameters,
                                     const std::vector<std::string>& no_decay) {
   std::vector<bool> mask(parameters.size(), true);
+  for (size_t i = 0; i < parameters.size(); ++i) mask[i] = parameters[i].kind != ParameterKind::step;
   for (const std::string& pattern : no_decay) {
     bool found = false;
     for (size_t i = 0; i < parameters.size(); ++i) {

@@ -1,4 +1,4 @@
-// Which parameters decay: all but those whose names match a pattern.
+// Which parameters decay: all but those whose names match a pattern, and steps of quantizers.
 #pragma once
 
 #include <string>

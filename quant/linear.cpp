@@ -57,6 +57,9 @@ class PhasedLinear final : public Linear {
       for (const DType type : phase.linear->product_types()) types.push_back(type);
     return types;
   }
+  bool learns() const override {
+    return std::ranges::any_of(phases_, [](const Phase& phase) { return phase.linear->learns(); });
+  }
   void state(StateList& list) override {
     for (const Phase& phase : phases_) phase.linear->state(list);
   }
@@ -94,6 +97,10 @@ class PhasedLinear final : public Linear {
   };
   size_t index(const LinearCall& call) const {
     size_t found = 0;
+    if (call.pass == Pass::calibrating) {  // whichever phase learns, its steps begin now
+      while (found + 1 < phases_.size() && !phases_[found].linear->learns()) ++found;
+      return found;
+    }
     while (found + 1 < phases_.size() && phases_[found + 1].first_step <= call.step) ++found;
     return found;
   }

@@ -32,6 +32,7 @@ enum class Pass {
   training,     ///< statistics are taken, what backward needs is kept
   recomputing,  ///< the same micro-batch again: the same numbers, statistics are not taken a second time
   evaluation,   ///< nothing is taken or kept
+  calibrating,  ///< as evaluation; but each step to learn is first set to what suits the operand (initial_log_step)
 };
 
 /// After any step of a run: a model that is only evaluated follows the recipes with which its run ends.
@@ -43,6 +44,8 @@ struct LinearCall {
   int64_t micro_batch = 0;  ///< global index within the step
   Pass pass = Pass::evaluation;
   OperandObserver* observer = nullptr;  ///< told once of each operand that a training pass quantizes; null: nobody
+  /// Of an operator that learns(): f32 [1, 2], ln of the steps of x and w, and d loss / d them, which backward writes.
+  Tensor steps{}, step_gradients{};
 };
 
 /// What one forward call leaves for its backward call.
@@ -66,6 +69,8 @@ class Linear {
   virtual size_t scratch_bytes(int64_t /*tokens*/) const { return 0; }
   /// Of the operands that its products multiply, where these are others than its input; such products are scaled.
   virtual std::vector<DType> product_types() const { return {}; }
+  /// Whether LinearCall::steps are parameters of this operator.
+  virtual bool learns() const { return false; }
   /// What a resumed run needs.
   virtual void state(StateList&) {}
   /// What the step's calls have seen, one number each, 0 at least: of several ranks the largest must stand there before

@@ -25,6 +25,11 @@ Precision::Precision(Recipe recipe, std::vector<PrecisionRule> rules)
                    .next = "fp32 stands alone; take bf16 for layers that are not quantized"});
 }
 
+bool Precision::learns() const {
+  return recipe_.learns() ||
+         std::ranges::any_of(rules_, [](const PrecisionRule& rule) { return rule.recipe.learns(); });
+}
+
 Precision Precision::at(int64_t step) const {
   std::vector<PrecisionRule> rules;
   for (const PrecisionRule& rule : rules_) {

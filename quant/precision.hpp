@@ -38,6 +38,9 @@ class Precision {
   const Recipe& recipe() const { return recipe_; }
   const std::vector<PrecisionRule>& rules() const { return rules_; }
 
+  /// Whether any layer has steps to learn, in any phase.
+  bool learns() const;
+
   /// What holds at that step, for ever.
   Precision at(int64_t step) const;
 

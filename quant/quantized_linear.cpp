@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
+#include "quant/learned_step.hpp"
 #include "quant/linear_scratch.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
@@ -85,7 +87,8 @@ const Quantizer& QuantizedLinear::quantizer(Role role) const {
 }
 
 bool QuantizedLinear::saves_codes() const {
-  return !spec_.input_stays && recipe_.forward.input.packable() && recipe_.backward.weight.source == Source::multiplied;
+  const Quantizer& q = recipe_.forward.input;
+  return !spec_.input_stays && q.packable() && !q.learns() && recipe_.backward.weight.source == Source::multiplied;
 }
 bool QuantizedLinear::keeps_input() const { return !saves_codes(); }
 
@@ -161,7 +164,7 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
                          .rounding = RandomStream(spec_.seed, Purpose::rounding, step, id),
                          .scale_rounding = RandomStream(spec_.seed, Purpose::scale_rounding, step, id),
                          .part = static_cast<uint32_t>(call.micro_batch)};
-  float statistic = 0;
+  float statistic = q.learns() ? this->step(stream, call, role, x.values) : 0;
   if (q.needs_tensor_statistic()) {
     statistic = tensor_statistic(stream, x, how);
     DelayedStatistic& delayed = delayed_[role];
@@ -177,6 +180,19 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
   Operand operand = quantize(stream, x, how, statistic, values, scale, parts);
   if (!q.quantizes()) operand.factor = 1;
   return operand;
+}
+
+float QuantizedLinear::step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const {
+  float& logarithm = call.steps.as<float>()[role];
+  if (call.pass == Pass::calibrating) logarithm = initial_log_step(stream, quantizer(role), x);
+  return std::exp(logarithm);
+}
+
+void QuantizedLinear::note_step_gradient(Stream& stream, const LinearCall& call, Role role, const Tensor& x,
+                                         const Tensor& gradient) const {
+  if (!quantizer(role).learns()) return;
+  call.step_gradients.as<float>()[role] =
+      log_step_gradient(stream, quantizer(role), call.steps.as<float>()[role], x, gradient);
 }
 
 void QuantizedLinear::measure(Stream& stream, const LinearCall& call, Role role, const Operand& x,
@@ -350,6 +366,7 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
   const Tensor product = changed ? scratch.take(DType::f32, dx.rows, dx.cols) : dx;
   multiply(stream, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
            gradient_scaling(input_error, pair), scratch.take(DType::f32, dx.rows, dx.cols));
+  note_step_gradient(stream, call, input, saved.input, product);
   if (left_) unrotate(stream, product, Axis::rows, address(left_), {}, {}, product);
   if (changed) unrotate(stream, product, Axis::cols, address(features_), {}, input_mask, dx);
 
@@ -361,6 +378,7 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
   }
   gemm(stream, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
        gradient_scaling(weight_error, pair));
+  note_step_gradient(stream, call, weight, w, dw);
   if (weight_mask || features_) unrotate(stream, dw, Axis::cols, address(features_), {}, weight_mask, dw);
 }
 

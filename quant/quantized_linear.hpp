@@ -25,6 +25,7 @@ class QuantizedLinear final : public Linear {
   void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override;
   size_t scratch_bytes(int64_t tokens) const override;
   std::vector<DType> product_types() const override;
+  bool learns() const override { return recipe_.learns(); }
   void state(StateList& list) override;
   void statistics(std::vector<float*>& list) override;
   void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
@@ -52,6 +53,11 @@ class QuantizedLinear final : public Linear {
   Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                        const Hadamard* hadamard, std::span<const float> signs, DType type, LinearScratch& scratch,
                        const QuantizedParts& parts = {});
+  /// The scale of a forward operand that learns it.
+  float step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const;
+  /// Writes d loss / d ln step of a forward operand whose role learns; `gradient` (f32) is that of the quantized x.
+  void note_step_gradient(Stream& stream, const LinearCall& call, Role role, const Tensor& x,
+                          const Tensor& gradient) const;
   /// Tells the call's observer what quantization did to x, from a copy in memory of its own.
   void measure(Stream& stream, const LinearCall& call, Role role, const Operand& x, const Quantization& how,
                float statistic) const;

@@ -27,6 +27,13 @@ enum class Statistic {
   standard_deviation  ///< QuEST on MX blocks: the mean is taken out
 };
 
+/// A scale of the tensor that training learns, instead of a statistic that sets it (learned_step.hpp).
+enum class LearnedStep {
+  none,
+  lsq,  ///< every element tells the step (arXiv 1902.08153)
+  pact  ///< only clipped elements do (arXiv 1805.06085)
+};
+
 enum class Rounding { nearest, stochastic };
 
 /// Several scales tried for each block; the one with the smaller squared error wins.
@@ -64,13 +71,15 @@ struct Quantizer {
   MaskRule mask = MaskRule::all;
   float mask_width = 0;
   Sparsity sparsity = Sparsity::none;
+  LearnedStep learned = LearnedStep::none;
   int history = 0;  ///< the tensor's statistic is the largest of so many earlier steps; 0: its own
 
   bool quantizes() const { return element != nullptr; }
   bool blocks() const { return extent == Extent::block || extent == Extent::square; }
+  bool learns() const { return learned != LearnedStep::none; }
   /// Whether the tensor's statistic must be known before the first element is rounded.
   bool needs_tensor_statistic() const {
-    return quantizes() && (extent == Extent::tensor || scale == ScaleFormat::e4m3);
+    return quantizes() && !learns() && (extent == Extent::tensor || scale == ScaleFormat::e4m3);
   }
   /// Of q s, which a product multiplies: at most 8 are exact in bf16.
   int significant_bits() const {

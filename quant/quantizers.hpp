@@ -113,6 +113,14 @@ constexpr Quantizer quartet(QuestScale scale) {
           .mask_width = 6};
 }
 
+// ---- Steps that training learns: QuEST's levels, one scale for the tensor.
+
+/// Elements beyond the outermost level pass no gradient on.
+constexpr Quantizer learned(int bits, LearnedStep how) {
+  const ElementFormat& element = formats::quest[bits - 1];
+  return {.element = &element, .mask = MaskRule::clip, .mask_width = element.max, .learned = how};
+}
+
 // ---- NVFP4: blocks of 16 under an E4M3 scale under an f32 for the tensor.
 
 inline constexpr Quantizer nvfp4{

@@ -103,16 +103,20 @@ std::vector<Recipe> make_rows() {
   return rows;
 }
 
-/// quest-w4a4, quest-w4a16-plain, ste-w3a3: bits of weights and activations; 16: not quantized.
+/// quest-w4a4, quest-w4a16-plain, lsq-w2a2, ste-w3a3: bits of weights and activations; 16: not quantized.
 std::optional<Recipe> member_of_family(const std::string& name) {
-  static const std::regex pattern("(quest|ste)-w([1-8])a([1-8]|16)(-plain)?");
+  static const std::regex pattern("(quest|lsq|pact|ste)-w([1-8])a([1-8]|16)(-plain)?");
   std::smatch match;
   if (!std::regex_match(name, match, pattern)) return {};
-  const bool is_quest = match[1] == "quest", plain = match[4].matched;
+  const std::string family = match[1];
+  const bool is_quest = family == "quest", plain = match[4].matched;
   const int weight_bits = std::stoi(match[2]), input_bits = std::stoi(match[3]);
-  if (!is_quest && (plain || weight_bits == 1 || input_bits == 1)) return {};
+  if (plain && !is_quest) return {};
+  if (family == "ste" && (weight_bits == 1 || input_bits == 1)) return {};
   const auto of_bits = [&](int bits) {
     if (bits == 16) return Quantizer{};
+    if (family == "lsq") return learned(bits, LearnedStep::lsq);
+    if (family == "pact") return learned(bits, LearnedStep::pact);
     return is_quest ? quest(bits, plain ? 1.25f : 1.30f) : per_row(formats::integer[bits - 2]);
   };
   return Recipe{name, {is_quest && !plain ? hadamard(128) : Rotation{}, of_bits(input_bits), of_bits(weight_bits)}, {}};
@@ -138,7 +142,8 @@ const std::vector<Recipe>& recipes() {
 }
 
 std::vector<std::string> recipe_families() {
-  return {"quest-wXaY[-plain] (1 to 8 bits, Y also 16)", "ste-wXaY (2 to 8 bits, Y also 16)"};
+  return {"quest-wXaY[-plain] (1 to 8 bits, Y also 16)", "lsq-wXaY", "pact-wXaY (the same)",
+          "ste-wXaY (2 to 8 bits, Y also 16)"};
 }
 
 std::optional<Recipe> recipe_named(const std::string& name) {

@@ -53,6 +53,8 @@ struct Recipe {
   DType operands = DType::bf16;
 
   bool quantizes() const;
+  /// Whether its linear layers have parameters of their own: LinearCall::steps.
+  bool learns() const { return forward.input.learns() || forward.weight.learns(); }
   bool operator==(const Recipe&) const = default;
 };
 
@@ -61,8 +63,8 @@ const std::vector<Recipe>& recipes();
 /// What find_recipe reads besides, for help and messages: "quest-wXaY with 1 to 8 bits ..."
 std::vector<std::string> recipe_families();
 
-/// A row, or a member of a family: quest-wXaY, quest-wXaY-plain (no rotation), ste-wXaY with X, Y from 1 (ste: 2) to 8,
-/// or 16 for Y: not quantized. Nothing for an unknown name.
+/// A row, or a member of a family: quest-wXaY, quest-wXaY-plain (no rotation), lsq-wXaY, pact-wXaY, ste-wXaY with X, Y
+/// from 1 (ste: 2) to 8, or 16 for Y: not quantized. Nothing for an unknown name.
 std::optional<Recipe> recipe_named(const std::string& name);
 /// The same; throws Error{configuration} for an unknown name.
 Recipe find_recipe(const std::string& name);

@@ -55,6 +55,12 @@ void check_scale(const Quantizer& q, const Part& part) {
   part.require(q.shrink > 0 && q.shrink <= 1 && (q.shrink == 1 || !f32),
                "values shrink under scales that are rounded; an f32 scale has its divisor",
                fmt::format("shrink: {}", q.shrink), "above 0, at most 1, with scale: e8m0 or e4m3");
+  part.require(
+      !q.learns() || (f32 && q.extent == Extent::tensor && q.divisor == 1 && q.epsilon == 0 && q.gain == 1 &&
+                      q.mask == MaskRule::clip && q.mask_width == q.element->max),
+      "a learned step is all of its tensor's scale, and masks what lies beyond the outermost level",
+      "other fields beside it",
+      "scale: f32, extent: tensor, divisor: 1, epsilon: 0, gain: 1, mask: clip, mask_width: the largest value");
   part.require(q.history >= 0 && q.history <= most_history && (q.history == 0 || q.needs_tensor_statistic()),
                "no statistic of the tensor that could be delayed", fmt::format("history: {}", q.history),
                "steps, with extent: tensor or scale: e4m3");
@@ -137,6 +143,8 @@ std::vector<std::string> check(const Recipe& recipe) {
                    "signs: fixed or random", "signs: none");
   check(forward.input, {recipe, "forward.input"}, true, warnings);
   check(forward.weight, {recipe, "forward.weight"}, true, warnings);
+  features.require(!recipe.learns() || !forward.rotation, "steps are learned of operands that are not rotated",
+                   "a rotation", "size: 0");
   check(backward.input, {recipe, "backward.input"});
   check(backward.weight, weight_gradient);
   weight_gradient.require(!backward.weight.left, "the weight gradient has no rotation from the left", "left",

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "quant/learned_step.hpp"
 #include "quant/quantizers.hpp"
 #include "quant/self_test_checks.hpp"
 
@@ -77,7 +78,9 @@ Check compare(const std::vector<float>& seen, std::span<const float> expected) {
 std::vector<float> quantized(Stream& stream, const Quantizer& quantizer, const Tensor& x, const Hadamard* hadamard) {
   const OwnedTensor values(DType::f32, x.rows, x.cols), row_scale(DType::f32, 1, x.rows);
   const Quantization how{.quantizer = quantizer, .hadamard = hadamard};
-  const float statistic = quantizer.needs_tensor_statistic() ? tensor_statistic(stream, {.values = x}, how) : 0;
+  const float statistic = quantizer.learns()                   ? std::exp(initial_log_step(stream, quantizer, x))
+                          : quantizer.needs_tensor_statistic() ? tensor_statistic(stream, {.values = x}, how)
+                                                               : 0;
   const Operand operand = quantize(stream, {.values = x}, how, statistic, values, row_scale);
   std::vector<float> result(values.view().as<float>(), values.view().as<float>() + x.size());
   for (int64_t e = 0; e < x.size(); ++e) {
@@ -89,8 +92,9 @@ std::vector<float> quantized(Stream& stream, const Quantizer& quantizer, const T
 }
 
 Check zero_block(Stream& stream, const Quantizer& quantizer) {
-  // The scale of half-odd levels, which have no zero, is epsilon.
-  const float allowed = quantizer.element->half_odd() ? quantizer.element->max * quantizer.epsilon : 0;
+  // The scale of half-odd levels, which have no zero, is epsilon; the first step of zeros is the smallest number.
+  const float scale = quantizer.learns() ? std::numeric_limits<float>::min() : quantizer.epsilon;
+  const float allowed = quantizer.element->half_odd() ? 1.001f * quantizer.element->max * scale : 0;
   for (const float q : quantized(stream, quantizer, constant_matrix(0)))
     if (!(std::abs(q) <= allowed))
       return {{"", "a block of zeros stays zero", fmt::format("{}", q), fmt::format("at most {}", allowed)}};
@@ -117,7 +121,8 @@ Check poisoned_block(Stream& stream, const Quantizer& quantizer) {
     const OwnedTensor x = constant_matrix(1);
     x.view().row<float>(row)[col] = poison;
     const std::vector<float> result = quantized(stream, quantizer, x);
-    const bool whole = quantizer.needs_tensor_statistic(), square = quantizer.extent == Extent::square;
+    const bool whole = quantizer.needs_tensor_statistic() || quantizer.learns(),
+               square = quantizer.extent == Extent::square;
     const int64_t group = quantizer.blocks() ? quantizer.group : cols;
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < cols; ++j) {

@@ -49,7 +49,7 @@ void run_diagnose(const Arguments& arguments) {
   const TokenData data = TokenData::open(arguments.data);
   const ModelSource source = find_model(arguments.model);
   warn_of_refused(source);
-  const LoadedModel loaded = load_model(source.path, DType::f32);
+  const LoadedModel loaded = load_model(source.path, DType::f32, std::ranges::any_of(recipes, &Recipe::learns));
   data.require_vocabulary(loaded.config.vocabulary);
   require_tokenizer(loaded, data);
 

@@ -44,7 +44,7 @@ void run_eval(const Arguments& arguments) {
   const ModelSource source = find_model(arguments.model);
   warn_of_refused(source);
   const Precision precision = precision_for(source, arguments.recipe);
-  const LoadedModel loaded = load_model(source.path, precision.operands());
+  const LoadedModel loaded = load_model(source.path, precision.operands(), precision.learns());
   data.require_vocabulary(loaded.config.vocabulary);
   require_tokenizer(loaded, data);
 

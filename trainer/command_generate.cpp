@@ -25,8 +25,8 @@ void run_generate(const Arguments& arguments) {
   const ModelSource source = find_model(arguments.model);
   warn_of_refused(source);
   const Precision precision = precision_for(source, arguments.recipe);
-  print_generated(load_model(source.path, precision.operands()), precision, arguments.threads, arguments.prompt,
-                  arguments.sampling);
+  print_generated(load_model(source.path, precision.operands(), precision.learns()), precision, arguments.threads,
+                  arguments.prompt, arguments.sampling);
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ std::string resume_command(const Arguments& arguments, int ranks) {
 /// Text that the trained model writes after run.sample.
 void print_sample(const Settings& settings) {
   const Precision precision = precision_for(find_model(settings.run.directory), "");
-  const LoadedModel model = load_model(settings.run.directory, precision.operands());
+  const LoadedModel model = load_model(settings.run.directory, precision.operands(), precision.learns());
   if (!model.tokenizer) {
     fmt::print(stderr, "no sample: the token files carry no tokenizer\n");
     return;

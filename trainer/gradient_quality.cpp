@@ -263,7 +263,8 @@ GradientDiagnosis diagnose_gradients(Stream& stream, const ModelConfig& config, 
                  .what = "no token of the batch counts, so that there is no gradient",
                  .seen = fmt::format("{} sequences of {} tokens", batch.sequences, batch.length),
                  .next = "take more sequences, or a file whose loss mask keeps some tokens"});
-  const ParameterSet in_bf16 = rounded(stream, ParameterLayout(config), weights);
+  const ParameterSet in_bf16 =
+      rounded(stream, ParameterLayout(config, std::ranges::any_of(recipes, &Recipe::learns)), weights);
   RecipeDiagnosis of(stream, config, in_bf16, batch, options);
   GradientDiagnosis diagnosis = of.references();
   for (const Recipe& recipe : recipes) diagnosis.recipes.push_back(of.measure(recipe));

@@ -21,6 +21,9 @@ inline constexpr std::pair<std::string_view, Statistic> words<Statistic>[] = {
     {"root_mean_square", Statistic::root_mean_square},
     {"standard_deviation", Statistic::standard_deviation}};
 template <>
+inline constexpr std::pair<std::string_view, LearnedStep> words<LearnedStep>[] = {
+    {"none", LearnedStep::none}, {"lsq", LearnedStep::lsq}, {"pact", LearnedStep::pact}};
+template <>
 inline constexpr std::pair<std::string_view, Rounding> words<Rounding>[] = {{"nearest", Rounding::nearest},
                                                                             {"stochastic", Rounding::stochastic}};
 template <>
@@ -76,6 +79,7 @@ inline constexpr auto fields<Quantizer> = std::tuple{
     Field{"mask", &Quantizer::mask},
     Field{"mask_width", &Quantizer::mask_width},
     Field{"sparsity", &Quantizer::sparsity},
+    Field{"learned", &Quantizer::learned},
     Field{"history", &Quantizer::history},
 };
 template <>

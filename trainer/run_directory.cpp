@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/checkpoint_load.hpp"
@@ -41,10 +43,10 @@ std::unique_ptr<Tokenizer> checkpoint_tokenizer(const VerifiedCheckpoint& checkp
   return tokenizer;
 }
 
-LoadedModel load_checkpoint_model(ModelSource source, DType matrix) {
+LoadedModel load_checkpoint_model(ModelSource source, DType matrix, bool with_steps) {
   const VerifiedCheckpoint& checkpoint = *source.checkpoint;
   const CheckpointHeader& header = checkpoint.header();
-  const ParameterLayout layout(header.model);
+  const ParameterLayout layout(header.model, with_steps);
   LoadedModel model{.source = {},
                     .config = header.model,
                     .layout = layout,
@@ -60,6 +62,12 @@ LoadedModel load_checkpoint_model(ModelSource source, DType matrix) {
   if (header.tokenizer.eos >= 0) model.tokens.ends = {header.tokenizer.eos};
   model.source = std::move(source);
   return model;
+}
+
+bool has_steps(const ModelSource& source) {
+  return source.checkpoint && std::ranges::any_of(source.checkpoint->manifest.tensors, [](const auto& tensor) {
+           return tensor.name.ends_with(".quantizer_steps");
+         });
 }
 
 LoadedModel load_huggingface_model(ModelSource source, DType matrix) {
@@ -110,9 +118,15 @@ ModelSource find_model(const fs::path& given) {
   refuse(path, "the folder holds no model");
 }
 
-LoadedModel load_model(const fs::path& path, DType matrix) {
+LoadedModel load_model(const fs::path& path, DType matrix, bool with_steps) {
   ModelSource source = find_model(path);
-  return source.checkpoint ? load_checkpoint_model(std::move(source), matrix)
+  if (with_steps && !has_steps(source))
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = "the recipe's quantizers have steps that training learns, and this model has none",
+                 .where = source.path.string(),
+                 .allowed = "a run that was trained with a recipe of the families lsq and pact",
+                 .next = "train with it first, from this model with model.from, or choose another recipe"});
+  return source.checkpoint ? load_checkpoint_model(std::move(source), matrix, with_steps)
                            : load_huggingface_model(std::move(source), matrix);
 }
 

@@ -39,8 +39,9 @@ struct LoadedModel {
   int64_t step = 0;  ///< optimizer steps done; 0 for Hugging Face
 };
 
-/// Matrices in `matrix` (f32 or bf16), gains in f32, rows padded. Throws as find_model, load_checkpoint_weights and
-/// import_huggingface do, and Error{checkpoint} when the tokenizer in a checkpoint is not the one it was made with.
-LoadedModel load_model(const std::filesystem::path& path, DType matrix);
+/// Matrices in `matrix` (f32 or bf16), vectors in f32, rows padded; with the steps of quantizers where a recipe that
+/// learns them is to run. Throws as find_model, load_checkpoint_weights and import_huggingface do, and
+/// Error{checkpoint} when the tokenizer in a checkpoint is not the one it was made with, or the steps were not learned.
+LoadedModel load_model(const std::filesystem::path& path, DType matrix, bool with_steps = false);
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include "comm/collectives.hpp"
 #include "optim/adamw.hpp"
 #include "optim/weight_decay.hpp"
+#include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
@@ -108,10 +109,21 @@ CheckpointSaverOptions saver_options(World& world, const Settings& settings) {
           .gather = [&world](const std::string& mine) { return gather_all(world, mine); }};
 }
 
-void initialize(Stream& stream, const Settings& settings, RunParts& parts) {
-  parts.step->fill_masters([&](size_t parameter, const Tensor& whole) {
-    initialize_parameter(stream, parts.model->config(), parts.model->layout(), parameter,
-                         static_cast<uint64_t>(settings.run.seed), settings.model.init_std, whole);
+WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama& model) {
+  return [&](size_t parameter, const Tensor& whole) {
+    initialize_parameter(stream, model.config(), model.layout(), parameter, static_cast<uint64_t>(settings.run.seed),
+                         settings.model.init_std, whole);
+  };
+}
+
+void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write) {
+  step.fill_masters(write);
+  if (!model.layout().learns_steps()) return;
+  const OwnedTensor steps = model.initial_steps(step.weights(), {first.inputs, first.targets, first.document_starts});
+  step.fill_masters([&](size_t parameter, const Tensor& whole) {
+    const ParameterInfo& info = model.layout().parameters()[parameter];
+    if (info.kind == ParameterKind::step) convert(stream, steps.view().slice_rows(info.layer, 1), whole);
+    else write(parameter, whole);
   });
 }
 

@@ -54,8 +54,14 @@ MakeExchange exchange_maker(const Settings& settings);
 RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                         int64_t steps, const MakeExchange& make_exchange);
 
-/// New weights, as `initialize` draws them.
-void initialize(Stream& stream, const Settings& settings, RunParts& parts);
+/// Overwrites the whole f32 matrix of a parameter, packed, with what it begins with.
+using WriteParameter = std::function<void(size_t parameter, const Tensor& whole)>;
+/// New weights, as initialize_parameter draws them.
+WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama& model);
+
+/// Fills the masters with what `write` gives; but steps that quantizers learn suit `first`, the run's first
+/// micro-batch. All ranks call it with the same.
+void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write);
 
 /// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library.
 nlohmann::json tuning_of(const Stream& stream);

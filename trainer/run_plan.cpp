@@ -128,7 +128,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
   const ModelConfig config = shape_of(settings);
   plan.parameters = config.parameters();
 
-  const ParameterLayout layout(config);
+  const ParameterLayout layout(config, std::ranges::any_of(recipes_of(settings.precision), &Recipe::learns));
   const ShardPlan shards(layout, shard_of(settings), 0, options.ranks,
                          settings.batch.tokens / (settings.data.sequence * settings.batch.micro), settings.batch.lanes);
   {

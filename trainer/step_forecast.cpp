@@ -103,7 +103,7 @@ class Step {
     Sizes parts(index(ranks()));
     for (const int bucket : plan_.buckets_of_unit(unit))
       add_parts(parts, bucket, [&](const ParameterInfo& info) {
-        return static_cast<int64_t>(size_of(info.kind == ParameterKind::norm ? DType::f32 : input_.operands));
+        return static_cast<int64_t>(size_of(is_vector(info.kind) ? DType::f32 : input_.operands));
       });
     gathered_[index(unit)] = submit(gather(parts, forecast_.weight_bytes));
   }
@@ -152,7 +152,7 @@ class Step {
 
   double products_of(int buffer) const {
     const BufferInfo& info = layout_.buffers()[index(buffer)];
-    return info.kind == ParameterKind::norm ? 0 : static_cast<double>(info.rows * info.cols);
+    return is_vector(info.kind) ? 0 : static_cast<double>(info.rows * info.cols);
   }
   double block_products(int64_t layer, double attention) const {
     const int l = static_cast<int>(layer);

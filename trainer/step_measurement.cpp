@@ -93,7 +93,7 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
       require_memory(stream, *world, settings, config, resident_memory().all, available_memory(), false);
   RunParts parts = make_run_parts(stream, *world, settings, config, steps + 1, exchange_maker(settings));
   TrainStep& train_step = *parts.step;
-  initialize(stream, settings, parts);
+  train_step.fill_masters(new_weights(stream, settings, *parts.model));
 
   const Batch batch = random_batch(tokens, length, config.vocabulary);
   WorkProgress progress("measured", "steps");

@@ -205,10 +205,12 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   parts_ = make_run_parts(stream_, world_, settings_, config, total_steps_,
                           options_.make_exchange ? options_.make_exchange : exchange_maker(settings_));
   if (checkpoint) return;
-  if (start)
-    parts_.step->fill_masters(
-        [&](size_t parameter, const Tensor& whole) { convert(stream_, start->weights[parameter], whole); });
-  else initialize(stream_, settings_, parts_);
+  const WriteParameter fresh = new_weights(stream_, settings_, *parts_.model);
+  const Batch first = train_loader_->batch(0, settings_.batch.micro);
+  begin_weights(stream_, *parts_.model, *parts_.step, first, [&](size_t parameter, const Tensor& whole) {
+    if (start && parameter < start->weights.size()) convert(stream_, start->weights[parameter], whole);
+    else fresh(parameter, whole);  // steps of quantizers are not taken over
+  });
 }
 
 StateList TrainingRun::state() {

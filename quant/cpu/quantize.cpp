@@ -23,7 +23,7 @@ int64_t chunk_length(const Quantization& how) {
 
 /// t of x ~ q s t for the whole tensor.
 float tensor_scale_of(const Quantizer& q, float statistic) {
-  if (!q.needs_tensor_statistic()) return 1;
+  if (!q.needs_tensor_statistic() && !q.learns()) return 1;
   const float scale =
       q.scale == ScaleFormat::e4m3 ? statistic / (q.scale_limit * q.divisor) : statistic / q.divisor + q.epsilon;
   return scale == 0 ? 1 : scale;

@@ -18,6 +18,7 @@
 #include "tensor/random.hpp"
 #include "tests/trainer/expect_error.hpp"
 #include "tests/trainer/scripted_exchange.hpp"
+#include "trainer/run_parts.hpp"
 
 namespace nibble {
 namespace {
@@ -92,7 +93,6 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
                        .tied = how.tied};
     if (!how.recipe.empty()) {
       config.width = 128;
-      config.layers = 2;
       config.head_dim = 32;
       config.ffn = 256;
       config.context = blocks_length;
@@ -117,7 +117,7 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
           if (rank != scripted_rank) return dense;
           return std::make_unique<ScriptedExchange>(script, std::move(dense));
         });
-    step.fill_masters([&](size_t parameter, const Tensor& whole) {
+    begin_weights(stream, model, step, batch_of(0, 2, config.context), [&](size_t parameter, const Tensor& whole) {
       initialize_parameter(stream, config, model.layout(), parameter, 3, 0.2, whole);
     });
     for (int64_t s = 0; s < steps; ++s) {
@@ -161,10 +161,11 @@ TEST(RankBits, NeitherRanksNorShardingChangeABit) {
       }
 }
 
-// Rounding, signs and histories of statistics are the same numbers wherever a micro-batch is computed, once or twice.
+// Rounding, signs, histories of statistics and learned steps are the same numbers wherever a micro-batch is computed,
+// once or twice.
 TEST(RankBits, RecipesKeepTheirBits) {
   for (const char* recipe :
-       {"fp8-delayed", "quartet2", "quartet2-delayed", "quest-w4a4", "nvfp4-nvidia", "halo2-int8"}) {
+       {"fp8-delayed", "quartet2", "quartet2-delayed", "quest-w4a4", "lsq-w3a4", "nvfp4-nvidia", "halo2-int8"}) {
     const Case one{.micro_batches = 4, .recipe = recipe};
     const Numbers alone = run(one);
     EXPECT_LT(alone.losses.back(), alone.losses.front()) << recipe;

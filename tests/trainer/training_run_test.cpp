@@ -1,6 +1,7 @@
 // Whole runs on a small file: learning, resume to the last bit, identity, divergence, fine-tuning.
 #include "trainer/training_run.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -11,9 +12,11 @@
 
 #include "comm/local_world.hpp"
 #include "data/tokenize.hpp"
+#include "model/decoder.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "tests/trainer/expect_error.hpp"
 #include "tests/trainer/scripted_exchange.hpp"
+#include "trainer/evaluation.hpp"
 #include "trainer/generation.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_directory.hpp"
@@ -100,7 +103,7 @@ TEST_F(TrainingRunTest, LearnsAndLeavesARunBehind) {
 }
 
 TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
-  for (const std::string recipe : {"fp32", "bf16", "fp8-delayed", "nvfp4-nvidia"})
+  for (const std::string recipe : {"fp32", "bf16", "fp8-delayed", "nvfp4-nvidia", "lsq-w4a4"})
     for (const std::string recompute : {"none", "block"}) {
       const std::vector<std::string> overrides = {"precision.recipe=" + recipe, "model.recompute=" + recompute};
       const std::string name = recipe + recompute;
@@ -152,6 +155,43 @@ TEST_F(TrainingRunTest, ARecipeThatChangesOnItsWayIsResumedAndEvaluatedAsItWas) 
                 .at(0)
                 .recipe.name,
             "fp8-delayed");
+}
+
+// Learned steps are parameters: they begin where LSQ says on the first batch, and a checkpoint has them.
+TEST_F(TrainingRunTest, StepsOfQuantizersAreLearnedAndEvaluated) {
+  const std::vector<std::string> lsq = {"precision.recipe=lsq-w4a4", "steps=60", "run.checkpoint.keep_every=4"};
+  TrainingRun(settings("a", lsq), {}).run();
+  const auto steps_at = [&](const std::string& checkpoint) {
+    const LoadedModel model = load_model(path("a") + "/checkpoints/" + checkpoint, DType::bf16, true);
+    const float* values = model.weights.buffer(model.layout.steps(1)).as<float>();
+    return std::vector(values, values + 8);
+  };
+  const std::vector<float> early = steps_at("step_00000004"), late = steps_at("step_00000060");
+  for (size_t i = 0; i < 8; ++i) {
+    EXPECT_NE(early[i], late[i]) << i;
+    EXPECT_LT(early[i], 1) << "4 bits of values with deviations of 1 and less";
+    EXPECT_GT(late[i], -9);
+  }
+  // The gains are still near 1: the input of qkv has a mean magnitude near that of normal values.
+  EXPECT_NEAR(early[0], std::log(2 * 0.798 / std::sqrt(7.5)), 0.2);
+
+  const auto validation = [&](const std::string& row) { return std::stod(row.substr(row.rfind(' '))); };
+  EXPECT_LT(validation(rows("a").back()), validation(rows("a").front()) - 1);
+  Stream stream(2);
+  const LoadedModel trained = load_model(path("a"), DType::bf16, true);
+  const TokenData data = TokenData::open(path("train.h5"));
+  const Loader loader(data, {.sequence = 32});
+  Llama model(stream, trained.config, find_recipe("lsq-w4a4"), {.sequences = 2, .length = 32, .training = false});
+  EXPECT_EQ(evaluate(model, trained.weights, loader, 256, *make_local_world()).loss(), validation(rows("a").back()));
+  const ModelSource source = find_model(path("a"));
+  Decoder decoder(stream, trained.config, precision_for(source, ""), trained.weights, 32);
+  const std::vector<int32_t> ids = {'l', 'i', 'n', 'e'};
+  const std::span<const float> logits = decoder.read(ids);
+  EXPECT_EQ(std::ranges::max_element(logits) - logits.begin(), ' ');
+  expect_error(ErrorKind::checkpoint, {"steps that training learns", "lsq and pact"}, [&] {
+    TrainingRun(settings("plain"), {}).run();
+    load_model(path("plain"), DType::bf16, true);
+  });
 }
 
 TEST_F(TrainingRunTest, RecomputationChangesNoLoss) {
