@@ -31,11 +31,11 @@ class DenseLinear final : public Linear {
 class PhasedLinear final : public Linear {
  public:
   PhasedLinear(const std::vector<Precision::Phase>& phases, const LinearSpec& spec) {
-    for (const auto& [first_step, recipe] : phases) {
-      LinearSpec of_phase = spec;  // numbered: a longer run, whose shares begin later, goes on with the same state
-      of_phase.name = fmt::format("{}/phase_{}", spec.name, phases_.size());
-      phases_.push_back({first_step, make_linear(recipe, of_phase)});
-    }
+    make(phases, spec);
+    if (!keeps_input()) return;
+    LinearSpec staying = spec;  // for one of them, so that codes for another would only take memory
+    staying.input_stays = true;
+    make(phases, staying);
   }
 
   bool keeps_input() const override {
@@ -95,6 +95,14 @@ class PhasedLinear final : public Linear {
     int64_t first_step;
     std::unique_ptr<Linear> linear;
   };
+  void make(const std::vector<Precision::Phase>& phases, const LinearSpec& spec) {
+    phases_.clear();
+    for (const auto& [first_step, recipe] : phases) {
+      LinearSpec of_phase = spec;  // numbered: a longer run, whose shares begin later, goes on with the same state
+      of_phase.name = fmt::format("{}/phase_{}", spec.name, phases_.size());
+      phases_.push_back({first_step, make_linear(recipe, of_phase)});
+    }
+  }
   size_t index(const LinearCall& call) const {
     size_t found = 0;
     if (call.pass == Pass::calibrating) {  // whichever phase learns, its steps begin now

@@ -51,8 +51,8 @@ struct LinearCall {
 /// What one forward call leaves for its backward call.
 struct LinearSaved {
   Tensor input;                        ///< x as given to forward; valid in backward only if keeps_input()
-  QuantizedParts parts;                ///< of x as it was multiplied
-  Tensor row_scale;                    ///< f32 [1, tokens] and
+  QuantizedParts parts;                ///< of x as y multiplied it, or as dw does (saved_input.hpp)
+  Tensor row_scale;                    ///< f32 [1, outer] and
   Tensor factor;                       ///< f32 [1, 1]: what its values are multiplied with (Operand)
   std::vector<LinearSaved> of_phases;  ///< of an operator whose recipe changes
 };

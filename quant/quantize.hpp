@@ -61,8 +61,9 @@ float tensor_statistic(Stream& stream, const Operand& x, const Quantization& how
 Operand quantize(Stream& stream, const Operand& x, const Quantization& how, float statistic, const Tensor& values,
                  const Tensor& scale = {}, const QuantizedParts& parts = {}, QuantizationCounts* counts = nullptr);
 
-/// The values (bf16 or f32) that `parts` of an earlier call stand for, as that call wrote them. [outer, depth].
-void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values);
+/// The values (bf16, f32 or i8) that `parts` of an earlier call along `axis` stand for, as that call wrote them.
+void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values,
+             Axis axis = Axis::cols);
 
 /// y = (x .* mask) R^T along `axis`, where R is the rotation of a Quantization; mask (of QuantizedParts, for
 /// Axis::cols) may be empty, and hadamard null. y may be x.

@@ -8,7 +8,9 @@
 #include <utility>
 
 #include "quant/learned_step.hpp"
+#include "quant/linear_fit.hpp"
 #include "quant/linear_scratch.hpp"
+#include "quant/saved_input.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
@@ -16,50 +18,12 @@
 namespace nibble {
 namespace {
 
-/// Throws unless blocks of `block` elements fill an axis.
-void require_divides(int64_t block, int64_t length, const std::string& layer, const char* axis, const char* what) {
-  if (block <= 1 || length % block == 0) return;
-  const int64_t below = length / block * block;
-  throw Error(
-      {.kind = ErrorKind::configuration,
-       .what = fmt::format("{} of {} does not divide the {}", what, block, axis),
-       .where = layer,
-       .seen = std::to_string(length),
-       .allowed = fmt::format("multiples of {}", block),
-       .next = below > 0 ? fmt::format("{} or {} would do", below, below + block) : fmt::format("{} would do", block)});
-}
-
-void require_fits(const Quantizer& quantizer, int64_t length, const std::string& layer, const char* axis) {
-  if (!quantizer.quantizes()) return;
-  require_divides(8, length, layer, axis, "a byte of packed masks and random numbers");
-  if (quantizer.blocks()) require_divides(quantizer.group, length, layer, axis, "a block");
-  require_divides(quantizer.correction_group, length, layer, axis, "a correction group");
-}
-
-std::optional<Hadamard> hadamard_of(const Rotation& rotation, int64_t length, const std::string& layer,
-                                    const char* axis) {
-  if (!rotation) return {};
-  require_divides(rotation.over(length), length, layer, axis, "a rotation");
-  return Hadamard::of_order(rotation.over(length), fmt::format("{}, {}", layer, axis));
-}
-
 const Hadamard* address(const std::optional<Hadamard>& hadamard) { return hadamard ? &*hadamard : nullptr; }
-
-/// The gradient's product needs an operand whose scales do not run along its reduction axis, or an error to fold them
-/// into before its one rounding.
-void require_foldable(const Quantizer& forward, const GradientRecipe& gradient, const std::string& recipe) {
-  if (forward.extent != Extent::row || !forward.quantizes() || gradient.source == Source::given) return;
-  if (!gradient.error.quantizes() || gradient.other.quantizes()) return;
-  throw Error({.kind = ErrorKind::configuration,
-               .what = "the scales of rows run along the reduction axis of a gradient whose error is quantized",
-               .where = "precision",
-               .seen = recipe,
-               .next = "take a backward recipe that quantizes weights and inputs anew, or bf16"});
-}
 
 }  // namespace
 
-QuantizedLinear::QuantizedLinear(const Recipe& recipe, const LinearSpec& spec) : recipe_(recipe), spec_(spec) {
+QuantizedLinear::QuantizedLinear(const Recipe& recipe, const LinearSpec& spec)
+    : recipe_(recipe), spec_(spec), saved_input_(saved_input(recipe, spec)) {
   const std::string place = fmt::format("precision, recipe {}, {}", recipe.name, spec.name);
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
   features_ = hadamard_of(rotation, spec.in, place, "input features");
@@ -86,20 +50,10 @@ const Quantizer& QuantizedLinear::quantizer(Role role) const {
   return *all[role];
 }
 
-bool QuantizedLinear::saves_codes() const {
-  const Quantizer& q = recipe_.forward.input;
-  return !spec_.input_stays && q.packable() && !q.learns() && recipe_.backward.weight.source == Source::multiplied;
-}
-bool QuantizedLinear::keeps_input() const { return !saves_codes(); }
+bool QuantizedLinear::keeps_input() const { return saved_input_ == SavedInput::given; }
 
 void QuantizedLinear::take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const {
-  if (!saves_codes()) return;
-  const Quantizer& q = recipe_.forward.input;
-  saved.factor = arena.take(DType::f32, 1, 1);
-  saved.parts.codes = arena.take(DType::u8, tokens, spec_.in / 8 * q.element->bits());
-  if (q.blocks()) saved.parts.scales = arena.take(DType::u8, tokens, spec_.in / q.group);
-  if (q.mask != MaskRule::all) saved.parts.mask = arena.take(DType::u8, tokens, spec_.in / 8);
-  if (q.extent == Extent::row) saved.row_scale = arena.take(DType::f32, 1, tokens);
+  take_saved_input(arena, recipe_, spec_, tokens, saved);
 }
 
 size_t QuantizedLinear::scratch_bytes(int64_t tokens) const {
@@ -228,15 +182,16 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tens
   LinearScratch scratch(memory);
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
   const DType type = product_type(input_quantizer, weight_quantizer);
-  const bool saves = saved && saves_codes();
-  const Operand a = make_operand(stream, call, input, {.values = x}, Axis::cols, address(features_), {}, type, scratch,
-                                 saves ? saved->parts : QuantizedParts());
+  if (saved && saved_input_ == SavedInput::other) save_other(stream, call, x, *saved, scratch);
+  const bool saves = saved && saved_input_ == SavedInput::multiplied;
+  const QuantizedParts parts = saves   ? saved->parts
+                               : saved ? QuantizedParts{.mask = saved->parts.mask}
+                                       : QuantizedParts();
+  const Operand a =
+      make_operand(stream, call, input, {.values = x}, Axis::cols, address(features_), {}, type, scratch, parts);
   const Operand b =
       make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {}, type, scratch);
-  if (saves) {
-    *saved->factor.as<float>() = a.factor;
-    if (a.row_scale) std::copy_n(a.row_scale.as<float>(), a.row_scale.cols, saved->row_scale.as<float>());
-  }
+  if (saves) save_scales(a, *saved);
   multiply(stream, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
            {.factor = a.factor * b.factor,
             .rows = a.row_scale,
@@ -263,44 +218,56 @@ DType QuantizedLinear::carried_type(Role error) const {
   return gradient(error).other.quantizes() ? product_type({}, carried(error)) : gradient_type(error);
 }
 
-Operand QuantizedLinear::carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, LinearScratch& scratch,
-                                        const Tensor& mask) {
-  const bool given = gradient(input_error).source == Source::given;
-  const DType type = carried_type(input_error);
-  if (given && !features_ && !mask) return {.values = w};
-  const Operand multiplied =
-      make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {},
-                   given ? product_type({}, recipe_.forward.weight) : type, scratch, {.mask = mask});
-  return given ? rotated(stream, w, scratch, multiplied) : multiplied;
+Operand QuantizedLinear::carried_over(Stream& stream, const LinearCall& call, Role error, const Tensor& x,
+                                      LinearScratch& scratch, const Tensor& mask) {
+  const Role role = error == input_error ? weight : input;
+  const auto multiplied = [&](DType type) {
+    return make_operand(stream, call, role, {.values = x}, Axis::cols, address(features_), {}, type, scratch,
+                        {.mask = mask});
+  };
+  if (gradient(error).source == Source::multiplied) return multiplied(carried_type(error));
+  if (mask) {
+    char* const mark = scratch.mark();
+    multiplied(product_type({}, quantizer(role)));
+    scratch.back_to(mark);
+  }
+  if (!features_) return {.values = x};
+  // In the basis of the forward product, not quantized.
+  const Tensor values = scratch.take(product_type({}, {}), x.rows, x.cols);
+  return quantize(stream, {.values = x}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, values);
 }
 
-Operand QuantizedLinear::carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved,
-                                       LinearScratch& scratch, const Tensor& mask) {
-  const bool given = gradient(weight_error).source == Source::given;
-  const DType type = carried_type(weight_error);
-  if (saves_codes()) {
-    const Tensor& codes = saved.parts.codes;
-    Operand operand{.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride),
-                    .factor = *saved.factor.as<float>(),
-                    .row_scale = saved.row_scale};
-    if (type == DType::i8 && recipe_.forward.input.element->bits() == 8) return operand;
-    operand.values = scratch.take(type, codes.rows, spec_.in);
-    restore(stream, recipe_.forward.input, saved.parts, operand.values);
+/// The same bits that the backward pass would make of x, which then need not be kept.
+void QuantizedLinear::save_other(Stream& stream, const LinearCall& call, const Tensor& x, const LinearSaved& saved,
+                                 LinearScratch& scratch) {
+  char* const mark = scratch.mark();
+  LinearCall again = call;  // the product of this pass takes the statistics of its operand
+  again.pass = Pass::recomputing;
+  const Operand x_hat = carried_over(stream, again, weight_error, x, scratch, {});
+  const QuantizedParts parts{.codes = saved.parts.codes, .scales = saved.parts.scales};
+  save_scales(gradient_other(stream, call, weight_error, x_hat, scratch, parts), saved);
+  scratch.back_to(mark);
+}
+
+/// What was saved as codes: of the operand of y, or, along the tokens, of that of dw.
+Operand QuantizedLinear::restored(Stream& stream, const LinearSaved& saved, int64_t tokens, LinearScratch& scratch) {
+  const auto& [codes, scales, mask] = saved.parts;
+  Operand operand{.values = {}, .factor = *saved.factor.as<float>()};
+  if (saved_input_ == SavedInput::other) {
+    operand.values = scratch.take(gradient_type(weight_error), tokens, spec_.in);
+    operand.col_scale = saved.row_scale;
+    restore(stream, quantizer(weight_other), saved.parts, operand.values, Axis::rows);
     return operand;
   }
-  if (given && !features_ && !mask) return {.values = saved.input};
-  const Operand multiplied =
-      make_operand(stream, call, input, {.values = saved.input}, Axis::cols, address(features_), {},
-                   given ? product_type({}, recipe_.forward.input) : type, scratch, {.mask = mask});
-  return given ? rotated(stream, saved.input, scratch, multiplied) : multiplied;
-}
-
-/// x in the basis of the forward product, not quantized; in the memory of an operand that only its mask was needed of.
-Operand QuantizedLinear::rotated(Stream& stream, const Tensor& x, LinearScratch& scratch, const Operand& unused) const {
-  if (!features_) return {.values = x};
-  const DType type = product_type({}, {});
-  const Tensor values = unused.values.dtype == type ? unused.values : scratch.take(type, x.rows, x.cols);
-  return quantize(stream, {.values = x}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, values);
+  const DType type = carried_type(weight_error);
+  operand.row_scale = saved.row_scale;
+  if (type == DType::i8 && recipe_.forward.input.element->bits() == 8) {
+    operand.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride);
+    return operand;
+  }
+  operand.values = scratch.take(type, tokens, spec_.in);
+  restore(stream, recipe_.forward.input, saved.parts, operand.values);
+  return operand;
 }
 
 /// With one scale for the tensor and nothing turned, both gradients multiply the same quantized error.
@@ -312,23 +279,31 @@ bool QuantizedLinear::errors_are_alike() const {
          gradient_type(input_error) == gradient_type(weight_error);
 }
 
+Operand QuantizedLinear::gradient_other(Stream& stream, const LinearCall& call, Role error, const Operand& carried_over,
+                                        LinearScratch& scratch, const QuantizedParts& parts) {
+  const GradientRecipe& row = gradient(error);
+  const bool by_input = error == input_error;
+  const Hadamard* hadamard = address(by_input ? outputs_ : tokens_);
+  if (!row.other.quantizes() && !hadamard) return carried_over;
+  const std::vector<float> signs = signs_of(call, row.rotation, by_input ? spec_.out : spec_.tokens, error);
+  return make_operand(stream, call, by_input ? input_other : weight_other, carried_over, Axis::rows, hadamard, signs,
+                      gradient_type(error), scratch, parts);
+}
+
 QuantizedLinear::Pair QuantizedLinear::gradient_operands(Stream& stream, const LinearCall& call, Role error,
-                                                         const Operand& dy, const Operand& carried_over,
+                                                         const Operand& dy, const Operand& other,
                                                          LinearScratch& scratch) {
   const GradientRecipe& row = gradient(error);
   const bool by_input = error == input_error;
   const Axis axis = by_input ? Axis::cols : Axis::rows;
   const Hadamard* hadamard = address(by_input ? outputs_ : tokens_);
-  const std::vector<float> signs = signs_of(call, row.rotation, by_input ? spec_.out : spec_.tokens, error);
   const DType type = gradient_type(error);
-  Pair pair;
+  Pair pair{.error = {}, .other = other};
   if (row.other.quantizes() || hadamard) {
-    pair.other = make_operand(stream, call, by_input ? input_other : weight_other, carried_over, Axis::rows, hadamard,
-                              signs, type, scratch);
+    const std::vector<float> signs = signs_of(call, row.rotation, by_input ? spec_.out : spec_.tokens, error);
     pair.error = make_operand(stream, call, error, dy, axis, hadamard, signs, type, scratch);
     return pair;
   }
-  pair.other = carried_over;
   // Scales that run along the reduction axis are folded into the error before its one rounding.
   Operand scaled = dy;
   (by_input ? scaled.col_scale : scaled.row_scale) = std::exchange(pair.other.row_scale, {});
@@ -357,11 +332,18 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
     return q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, rows, spec_.in / 8);
   };
   const Tensor weight_mask = mask_of(recipe_.forward.weight, spec_.out),
-               input_mask = saves_codes() ? saved.parts.mask : mask_of(recipe_.forward.input, dy.rows);
-  const Operand x_hat = carried_input(stream, again, saved, scratch, input_mask),
-                w_hat = carried_weight(stream, again, w, scratch, weight_mask);
+               input_mask = keeps_input() ? mask_of(recipe_.forward.input, dy.rows) : saved.parts.mask;
+  const Operand x_hat = keeps_input() ? carried_over(stream, again, weight_error, saved.input, scratch, input_mask)
+                                      : restored(stream, saved, dy.rows, scratch),
+                w_hat = carried_over(stream, again, input_error, w, scratch, weight_mask);
+  // Codes of dw's operand were made of x_hat by the forward pass.
+  const auto other_of_x_hat = [&] {
+    if (saved_input_ == SavedInput::other) return x_hat;
+    return gradient_other(stream, call, weight_error, x_hat, scratch);
+  };
   char* const mark = scratch.mark();
-  Pair pair = gradient_operands(stream, call, input_error, {.values = dy}, w_hat, scratch);
+  Pair pair = gradient_operands(stream, call, input_error, {.values = dy},
+                                gradient_other(stream, call, input_error, w_hat, scratch), scratch);
   const bool changed = input_mask || features_ || left_;
   const Tensor product = changed ? scratch.take(DType::f32, dx.rows, dx.cols) : dx;
   multiply(stream, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
@@ -371,10 +353,10 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
   if (changed) unrotate(stream, product, Axis::cols, address(features_), {}, input_mask, dx);
 
   if (errors_are_alike()) {
-    pair.other = x_hat;
+    pair.other = other_of_x_hat();
   } else {
     scratch.back_to(mark);
-    pair = gradient_operands(stream, call, weight_error, {.values = dy}, x_hat, scratch);
+    pair = gradient_operands(stream, call, weight_error, {.values = dy}, other_of_x_hat(), scratch);
   }
   gemm(stream, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
        gradient_scaling(weight_error, pair));

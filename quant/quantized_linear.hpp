@@ -2,14 +2,15 @@
 //
 // It reads like the three products there: each operand is made by one quantize() call from the recipe's row,
 // multiplied, and what a rotation or mask asks for is done to the result. Weights are quantized anew in the backward
-// pass from the working copy (the same codes), the input from its packed codes. Not for: bf16 and fp32 without a recipe
-// (linear.cpp).
+// pass from the working copy (the same codes), the input from its packed codes. Not for: what is saved of the input
+// (saved_input.hpp), bf16 and fp32 without a recipe (linear.cpp).
 #pragma once
 
 #include <optional>
 
 #include "quant/delayed_statistic.hpp"
 #include "quant/linear.hpp"
+#include "quant/saved_input.hpp"
 #include "tensor/gemm.hpp"
 
 namespace nibble {
@@ -41,7 +42,6 @@ class QuantizedLinear final : public Linear {
   /// The operands of the three products, in this order: what tensor ids of random numbers and histories go by.
   enum Role { input, weight, input_error, input_other, weight_error, weight_other, roles };
 
-  bool saves_codes() const;
   DType product_type(const Quantizer& a, const Quantizer& b) const;
   const Quantizer& quantizer(Role role) const;
   const GradientRecipe& gradient(Role error) const;
@@ -61,23 +61,29 @@ class QuantizedLinear final : public Linear {
   /// Tells the call's observer what quantization did to x, from a copy in memory of its own.
   void measure(Stream& stream, const LinearCall& call, Role role, const Operand& x, const Quantization& how,
                float statistic) const;
-  Operand carried_weight(Stream& stream, const LinearCall& call, const Tensor& w, LinearScratch& scratch,
-                         const Tensor& mask);
-  Operand carried_input(Stream& stream, const LinearCall& call, const LinearSaved& saved, LinearScratch& scratch,
-                        const Tensor& mask);
+  /// What the gradient of `error` is given of x (or w): what the forward product multiplied of it, or x itself in the
+  /// same basis.
+  Operand carried_over(Stream& stream, const LinearCall& call, Role error, const Tensor& x, LinearScratch& scratch,
+                       const Tensor& mask);
+  void save_other(Stream& stream, const LinearCall& call, const Tensor& x, const LinearSaved& saved,
+                  LinearScratch& scratch);
+  Operand restored(Stream& stream, const LinearSaved& saved, int64_t tokens, LinearScratch& scratch);
   bool errors_are_alike() const;
-  /// Both operands of a gradient's product: the error and what was carried over from the forward pass.
+  /// What a gradient's product multiplies the error with.
+  Operand gradient_other(Stream& stream, const LinearCall& call, Role error, const Operand& carried_over,
+                         LinearScratch& scratch, const QuantizedParts& parts = {});
+  /// Both operands of a gradient's product.
   struct Pair {
     Operand error, other;
   };
-  Pair gradient_operands(Stream& stream, const LinearCall& call, Role error, const Operand& dy,
-                         const Operand& carried_over, LinearScratch& scratch);
+  Pair gradient_operands(Stream& stream, const LinearCall& call, Role error, const Operand& dy, const Operand& other,
+                         LinearScratch& scratch);
   Scaling gradient_scaling(Role error, const Pair& pair) const;
-  Operand rotated(Stream& stream, const Tensor& x, LinearScratch& scratch, const Operand& unused) const;
   std::vector<float> signs_of(const LinearCall& call, const Rotation& rotation, int64_t depth, uint32_t product) const;
 
   Recipe recipe_;
   LinearSpec spec_;
+  SavedInput saved_input_;
   /// Of the input features (forward), of the reduction axes of the gradients, and of the tokens from the left.
   std::optional<Hadamard> features_, outputs_, tokens_, left_;
   std::vector<DelayedStatistic> delayed_;  ///< by role

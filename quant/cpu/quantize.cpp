@@ -85,10 +85,12 @@ Operand quantize(Stream& stream, const Operand& x, const Quantization& how, floa
   return result;
 }
 
-void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values) {
+void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values, Axis axis) {
   const KernelTimer timer(stream, "restore", {parts.codes, parts.scales, values});
-  parallel_for(stream, values.rows, 1, [&](int64_t begin, int64_t end) {
-    tile_kernels(stream.isa()).restore(quantizer, parts, values, begin, end);
+  const int64_t together = axis == Axis::cols ? 1 : tile_width, outer = parts.codes.rows;
+  parallel_for(stream, (outer + together - 1) / together, 1, [&](int64_t begin, int64_t end) {
+    tile_kernels(stream.isa())
+        .restore(quantizer, parts, axis, values, begin * together, std::min(end * together, outer));
   });
 }
 

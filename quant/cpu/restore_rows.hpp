@@ -3,6 +3,8 @@
 
 #include "quant/arithmetic.hpp"
 #include "quant/quantize.hpp"
+#include "tensor/cpu/transpose.hpp"
+#include "tensor/simd.hpp"
 
 namespace nibble {
 namespace {
@@ -32,30 +34,65 @@ using simd::f32x, simd::lanes, simd::u32x;
   return without_flag == not_a_number ? __builtin_nanf("") : decode<float>(without_flag, formats::e4m3);
 }
 
-template <class T>
-void restore_row(const Quantizer& q, const QuantizedParts& parts, const Tensor& values, int64_t i) {
-  const ElementFormat format = *q.element;
-  const uint8_t *codes = parts.codes.row<uint8_t>(i), *scales = q.blocks() ? parts.scales.row<uint8_t>(i) : nullptr;
-  const int64_t group = scales ? q.group : values.cols;
-  T* const to = values.row<T>(i);
-  for (int64_t start = 0; start < values.cols; start += group) {
-    const uint32_t code = scales ? scales[start / group] : 0;
-    const float scale = scales ? block_scale(q.scale, code) : 1;
-    const bool shifted = q.choice == BlockChoice::shifted && (code & 0x80u) != 0;
-    const int64_t end = std::min(start + group, values.cols);
-    for (int64_t j = start; j < end; j += lanes) {
-      const int64_t count = std::min(lanes, end - j);
-      const f32x element = decode<f32x>(unpack_codes(codes + j / 8 * format.bits(), format.bits(), count), format);
-      simd::store_n(to + j, (shifted ? -(element + 0.25f) : element) * scale, count);
-    }
+/// `count` elements of row i from element j on, all of one block.
+[[gnu::always_inline]] inline f32x restored(const Quantizer& q, const ElementFormat& format,
+                                            const QuantizedParts& parts, int64_t i, int64_t j, int64_t count) {
+  const uint8_t* const codes = parts.codes.row<uint8_t>(i) + j / 8 * format.bits();
+  const f32x element = decode<f32x>(unpack_codes(codes, format.bits(), count), format);
+  if (!q.blocks()) return element;
+  const uint32_t scale = parts.scales.row<uint8_t>(i)[j / q.group];
+  const bool shifted = q.choice == BlockChoice::shifted && (scale & 0x80u) != 0;
+  return (shifted ? -(element + 0.25f) : element) * block_scale(q.scale, scale);
+}
+
+/// work(j, count) for pieces of at most sixteen elements that lie in one block.
+template <class Work>
+void for_each_piece(const Quantizer& q, int64_t depth, Work&& work) {
+  const int64_t group = q.blocks() ? q.group : depth;
+  for (int64_t start = 0; start < depth; start += group) {
+    const int64_t end = std::min(start + group, depth);
+    for (int64_t j = start; j < end; j += lanes) work(j, std::min(lanes, end - j));
   }
 }
 
-void restore_rows(const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values, int64_t begin,
+template <class T>
+void store_restored(T* to, f32x values, int64_t count, const ElementFormat& format) {
+  if constexpr (std::is_same_v<T, int8_t>) {
+    using i8x = int8_t __attribute__((vector_size(16)));
+    const auto codes = __builtin_convertvector(__builtin_convertvector(values - format.offset, simd::i32x), i8x);
+    std::memcpy(to, &codes, static_cast<size_t>(count));
+  } else {
+    simd::store_n(to, values, count);
+  }
+}
+
+template <class T>
+void restore_rows(const Quantizer& q, const QuantizedParts& parts, Axis axis, const Tensor& values, int64_t begin,
                   int64_t end) {
-  for (int64_t i = begin; i < end; ++i)
-    if (values.dtype == DType::bf16) restore_row<bf16>(quantizer, parts, values, i);
-    else restore_row<float>(quantizer, parts, values, i);
+  const ElementFormat format = *q.element;
+  if (axis == Axis::cols) {
+    for (int64_t i = begin; i < end; ++i)
+      for_each_piece(q, values.cols, [&](int64_t j, int64_t count) {
+        store_restored(values.row<T>(i) + j, restored(q, format, parts, i, j, count), count, format);
+      });
+    return;
+  }
+  for (int64_t i = begin; i < end; i += lanes) {
+    const int64_t width = std::min(lanes, end - i);
+    for_each_piece(q, values.rows, [&](int64_t j, int64_t count) {
+      f32x square[lanes]{};
+      for (int64_t lane = 0; lane < width; ++lane) square[lane] = restored(q, format, parts, i + lane, j, count);
+      simd::transpose(square);
+      for (int64_t d = 0; d < count; ++d) store_restored(values.row<T>(j + d) + i, square[d], width, format);
+    });
+  }
+}
+
+void restore_rows(const Quantizer& quantizer, const QuantizedParts& parts, Axis axis, const Tensor& values,
+                  int64_t begin, int64_t end) {
+  if (values.dtype == DType::bf16) restore_rows<bf16>(quantizer, parts, axis, values, begin, end);
+  else if (values.dtype == DType::i8) restore_rows<int8_t>(quantizer, parts, axis, values, begin, end);
+  else restore_rows<float>(quantizer, parts, axis, values, begin, end);
 }
 
 }  // namespace

@@ -35,9 +35,9 @@ struct TileKernels {
                    int64_t begin, int64_t end, TileMemory memory);
   void (*unrotate)(const TileSource& from, const Tensor& mask, const Tensor& y, int64_t begin, int64_t end,
                    TileMemory memory);
-  /// Rows [begin, end) of what codes and scales stand for.
-  void (*restore)(const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values, int64_t begin,
-                  int64_t end);
+  /// Outer indices [begin, end) of what codes and scales stand for.
+  void (*restore)(const Quantizer& quantizer, const QuantizedParts& parts, Axis axis, const Tensor& values,
+                  int64_t begin, int64_t end);
   void (*error)(const TileSource& from, const Operand& quantized, OperandError* of_tiles, int64_t begin, int64_t end,
                 TileMemory memory);
 };

@@ -116,9 +116,9 @@ QuantizedMatrix quantize_matrix(const Matrix& x, const Quantizer& q, const Quant
       result.mask.push_back(static_cast<uint8_t>(bit_field(mask.view().row<uint8_t>(row), k, 1)));
   }
   if (packs) {
-    const OwnedTensor restored(call.type == DType::i8 ? DType::f32 : call.type, x.rows, x.depth);
-    restore(stream, q, parts, restored);
-    result.restored = matrix_of(restored).values;
+    const OwnedTensor restored(call.type, from.view().rows, from.view().cols);
+    restore(stream, q, parts, restored, call.axis);
+    result.restored = matrix_of(restored, call.axis).values;
   }
   return result;
 }

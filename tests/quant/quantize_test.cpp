@@ -82,6 +82,7 @@ TEST_P(Quantize, WritesTheSameNumbersInEveryTypeAndRestoresThemFromTheirCodes) {
   EXPECT_EQ(narrow.restored, quantizer().packable() ? narrow.values : std::vector<float>());
   if (!quantizer().integers()) return;
   QuantizedMatrix integers = quantized(x, {.type = DType::i8});
+  EXPECT_EQ(integers.restored, integers.values);
   for (float& value : integers.values) value += quantizer().element->offset;
   EXPECT_EQ(wide.values, integers.values);
 }
