@@ -43,7 +43,7 @@ void Decoder::lay_out(Arena& arena) {
   size_t linear_scratch = 0;
   for (Block& block : blocks_) {
     for (const Linear* linear : {block.qkv.get(), block.output.get(), block.gate_up.get(), block.down.get()})
-      linear_scratch = std::max(linear_scratch, linear->scratch_bytes(chunk));
+      linear_scratch = std::max(linear_scratch, linear->scratch_bytes(stream_, chunk));
     block.keys = arena.take(operands, capacity_, config_.kv_width());
     block.values = arena.take(operands, capacity_, config_.kv_width());
   }

@@ -43,7 +43,8 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
   arena_ = Arena("activations", [this](Arena& arena) { lay_out(arena); });
   scratch_ = Arena("scratch of attention, linear layers and loss", [this](Arena& arena) {
     size_t of_linear = 0;
-    for_each_linear([&](const Linear& linear) { of_linear = std::max(of_linear, linear.scratch_bytes(tokens())); });
+    for_each_linear(
+        [&](const Linear& linear) { of_linear = std::max(of_linear, linear.scratch_bytes(stream_, tokens())); });
     linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(of_linear));
     attention_scratch_ =
         AttentionScratch(arena, attention_shape_, precision_.operands(), stream_.threads(), options_.training);

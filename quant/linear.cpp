@@ -46,9 +46,9 @@ class PhasedLinear final : public Linear {
     saved.of_phases.resize(phases_.size());
     for (size_t i = 0; i < phases_.size(); ++i) phases_[i].linear->take_saved(arena, tokens, saved.of_phases[i]);
   }
-  size_t scratch_bytes(int64_t tokens) const override {
+  size_t scratch_bytes(Stream& stream, int64_t tokens) const override {
     size_t bytes = 0;
-    for (const Phase& phase : phases_) bytes = std::max(bytes, phase.linear->scratch_bytes(tokens));
+    for (const Phase& phase : phases_) bytes = std::max(bytes, phase.linear->scratch_bytes(stream, tokens));
     return bytes;
   }
   std::vector<DType> product_types() const override {

@@ -66,7 +66,7 @@ class Linear {
   /// Takes the memory of what forward leaves for backward of `tokens` tokens.
   virtual void take_saved(Arena&, int64_t /*tokens*/, LinearSaved&) const {}
   /// Working memory of a call on so many tokens, in bytes: what `scratch` of the calls below must have.
-  virtual size_t scratch_bytes(int64_t /*tokens*/) const { return 0; }
+  virtual size_t scratch_bytes(Stream&, int64_t /*tokens*/) const { return 0; }
   /// Of the operands that its products multiply, where these are others than its input; such products are scaled.
   virtual std::vector<DType> product_types() const { return {}; }
   /// Whether LinearCall::steps are parameters of this operator.

@@ -1,5 +1,12 @@
 // Working memory of one call of a linear operator, handed out front to back (Linear::scratch_bytes).
+//
+// How much that is, the operator's own code says: it runs once with a scratch that only counts, and leaves out whatever
+// would read or write.
 #pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
 
 #include "tensor/error.hpp"
 #include "tensor/tensor.hpp"
@@ -9,25 +16,36 @@ namespace nibble {
 class LinearScratch {
  public:
   explicit LinearScratch(const Tensor& memory)
-      : begin_(static_cast<char*>(memory.data)), end_(begin_ + memory.size()), next_(begin_) {}
+      : counts_(false),
+        begin_(reinterpret_cast<uintptr_t>(memory.data)),
+        end_(begin_ + memory.bytes()),
+        next_(begin_),
+        most_(begin_) {}
+  /// Of memory that nobody has: what it hands out may be asked for its shape, and whether it is there.
+  static LinearScratch counting() { return {}; }
+  bool counts() const { return counts_; }
 
   Tensor take(DType type, int64_t rows, int64_t cols) {
-    char* const memory = next_;
-    next_ += bytes(type, rows, cols);
+    const uintptr_t memory = next_;
+    const int64_t stride = padded_stride(type, cols);
+    next_ += bytes_of(type, rows, stride);
+    most_ = std::max(most_, next_);
     if (next_ > end_)
       throw Error({.kind = ErrorKind::internal, .what = "a linear operator's scratch memory is too small"});
-    return {type, memory, rows, cols, padded_stride(type, cols)};
+    return {type, reinterpret_cast<void*>(memory), rows, cols, stride};
   }
-  static size_t bytes(DType type, int64_t rows, int64_t cols) {
-    return bytes_of(type, rows, padded_stride(type, cols));
-  }
+  /// So much was taken at one time, in bytes.
+  size_t most() const { return most_ - begin_; }
 
   /// What is taken after a mark is given back by returning to it.
-  char* mark() const { return next_; }
-  void back_to(char* mark) { next_ = mark; }
+  uintptr_t mark() const { return next_; }
+  void back_to(uintptr_t mark) { next_ = mark; }
 
  private:
-  char *begin_, *end_, *next_;
+  LinearScratch() = default;
+
+  bool counts_ = true;
+  uintptr_t begin_ = alignment, end_ = std::numeric_limits<uintptr_t>::max(), next_ = begin_, most_ = begin_;
 };
 
 }  // namespace nibble

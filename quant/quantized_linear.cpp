@@ -9,8 +9,6 @@
 
 #include "quant/learned_step.hpp"
 #include "quant/linear_fit.hpp"
-#include "quant/linear_scratch.hpp"
-#include "quant/saved_input.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
@@ -48,23 +46,6 @@ const Quantizer& QuantizedLinear::quantizer(Role role) const {
                                                    &recipe_.backward.input.error,  &recipe_.backward.input.other,
                                                    &recipe_.backward.weight.error, &recipe_.backward.weight.other};
   return *all[role];
-}
-
-bool QuantizedLinear::keeps_input() const { return saved_input_ == SavedInput::given; }
-
-void QuantizedLinear::take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const {
-  take_saved_input(arena, recipe_, spec_, tokens, saved);
-}
-
-size_t QuantizedLinear::scratch_bytes(int64_t tokens) const {
-  const auto matrix = [](int64_t rows, int64_t cols) {
-    return LinearScratch::bytes(DType::f32, rows, cols) + LinearScratch::bytes(DType::f32, 1, std::max(rows, cols));
-  };
-  const auto mask = [](int64_t rows, int64_t cols) { return LinearScratch::bytes(DType::u8, rows, (cols + 7) / 8); };
-  const size_t multiplied = matrix(tokens, spec_.in) + matrix(spec_.out, spec_.in);
-  if (spec_.tokens == 0) return multiplied + matrix(tokens, spec_.out);
-  return 2 * multiplied + matrix(tokens, spec_.in) + mask(tokens, spec_.in) + mask(spec_.out, spec_.in) +
-         matrix(tokens, spec_.out);
 }
 
 std::vector<DType> QuantizedLinear::product_types() const {
@@ -110,6 +91,14 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
   const Quantizer& q = quantizer(role);
   const bool as_it_is = !q.quantizes() && !hadamard && !x.row_scale && !x.col_scale && x.values.dtype == type;
   if (as_it_is) return x;
+  const Tensor values = scratch.take(type, x.values.rows, x.values.cols);
+  const int64_t outer = axis == Axis::cols ? x.values.rows : x.values.cols;
+  const Tensor scale = q.extent == Extent::row && q.quantizes() ? scratch.take(DType::f32, 1, outer) : Tensor();
+  if (scratch.counts()) {
+    Operand counted{.values = values};
+    (axis == Axis::cols ? counted.row_scale : counted.col_scale) = scale;
+    return counted;
+  }
   const auto step = static_cast<uint32_t>(call.step), id = spec_.id * roles + role;
   const Quantization how{.quantizer = q,
                          .axis = axis,
@@ -128,9 +117,6 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
     }
   }
   if (call.observer && call.pass == Pass::training && q.quantizes()) measure(stream, call, role, x, how, statistic);
-  const Tensor values = scratch.take(type, x.values.rows, x.values.cols);
-  const int64_t outer = axis == Axis::cols ? x.values.rows : x.values.cols;
-  const Tensor scale = q.extent == Extent::row && q.quantizes() ? scratch.take(DType::f32, 1, outer) : Tensor();
   Operand operand = quantize(stream, x, how, statistic, values, scale, parts);
   if (!q.quantizes()) operand.factor = 1;
   return operand;
@@ -168,18 +154,25 @@ namespace {
 float offset_of(const Quantizer& quantizer, DType type) { return type == DType::i8 ? quantizer.element->offset : 0.0f; }
 
 /// A product whose operands may be f32, because bf16 would not hold them, where its result is bf16.
-void multiply(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
-              const Tensor& c, const Tensor& addend, const Scaling& scaling, const Tensor& wide) {
+void multiply(Stream& stream, LinearScratch& scratch, const Tensor& a, Transpose transpose_a, const Tensor& b,
+              Transpose transpose_b, const Tensor& c, const Tensor& addend, const Scaling& scaling) {
   const bool narrow = a.dtype == DType::f32 && c.dtype != DType::f32;
-  gemm(stream, a, transpose_a, b, transpose_b, narrow ? wide : c, addend, scaling);
-  if (narrow) convert(stream, wide, c);
+  const Tensor sums = narrow ? scratch.take(DType::f32, c.rows, c.cols) : c;
+  if (scratch.counts()) return;
+  gemm(stream, a, transpose_a, b, transpose_b, sums, addend, scaling);
+  if (narrow) convert(stream, sums, c);
+}
+
+/// A gradient in the layer's own basis.
+void turn_back(Stream& stream, const LinearScratch& scratch, const Tensor& x, Axis axis, const Hadamard* hadamard,
+               const Tensor& mask, const Tensor& y) {
+  if (!scratch.counts()) unrotate(stream, x, axis, hadamard, {}, mask, y);
 }
 
 }  // namespace
 
 void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
-                              const Tensor& residual, LinearSaved* saved, const Tensor& memory) {
-  LinearScratch scratch(memory);
+                              const Tensor& residual, const LinearSaved* saved, LinearScratch& scratch) {
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
   const DType type = product_type(input_quantizer, weight_quantizer);
   if (saved && saved_input_ == SavedInput::other) save_other(stream, call, x, *saved, scratch);
@@ -191,14 +184,13 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tens
       make_operand(stream, call, input, {.values = x}, Axis::cols, address(features_), {}, type, scratch, parts);
   const Operand b =
       make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {}, type, scratch);
-  if (saves) save_scales(a, *saved);
-  multiply(stream, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
+  if (saves && !scratch.counts()) save_scales(a, *saved);
+  multiply(stream, scratch, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
            {.factor = a.factor * b.factor,
             .rows = a.row_scale,
             .cols = b.row_scale,
             .a_offset = offset_of(input_quantizer, type),
-            .b_offset = offset_of(weight_quantizer, type)},
-           scratch.take(DType::f32, y.rows, y.cols));
+            .b_offset = offset_of(weight_quantizer, type)});
 }
 
 const GradientRecipe& QuantizedLinear::gradient(Role error) const {
@@ -227,47 +219,15 @@ Operand QuantizedLinear::carried_over(Stream& stream, const LinearCall& call, Ro
   };
   if (gradient(error).source == Source::multiplied) return multiplied(carried_type(error));
   if (mask) {
-    char* const mark = scratch.mark();
+    const uintptr_t mark = scratch.mark();
     multiplied(product_type({}, quantizer(role)));
     scratch.back_to(mark);
   }
   if (!features_) return {.values = x};
   // In the basis of the forward product, not quantized.
   const Tensor values = scratch.take(product_type({}, {}), x.rows, x.cols);
+  if (scratch.counts()) return {.values = values};
   return quantize(stream, {.values = x}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, values);
-}
-
-/// The same bits that the backward pass would make of x, which then need not be kept.
-void QuantizedLinear::save_other(Stream& stream, const LinearCall& call, const Tensor& x, const LinearSaved& saved,
-                                 LinearScratch& scratch) {
-  char* const mark = scratch.mark();
-  LinearCall again = call;  // the product of this pass takes the statistics of its operand
-  again.pass = Pass::recomputing;
-  const Operand x_hat = carried_over(stream, again, weight_error, x, scratch, {});
-  const QuantizedParts parts{.codes = saved.parts.codes, .scales = saved.parts.scales};
-  save_scales(gradient_other(stream, call, weight_error, x_hat, scratch, parts), saved);
-  scratch.back_to(mark);
-}
-
-/// What was saved as codes: of the operand of y, or, along the tokens, of that of dw.
-Operand QuantizedLinear::restored(Stream& stream, const LinearSaved& saved, int64_t tokens, LinearScratch& scratch) {
-  const auto& [codes, scales, mask] = saved.parts;
-  Operand operand{.values = {}, .factor = *saved.factor.as<float>()};
-  if (saved_input_ == SavedInput::other) {
-    operand.values = scratch.take(gradient_type(weight_error), tokens, spec_.in);
-    operand.col_scale = saved.row_scale;
-    restore(stream, quantizer(weight_other), saved.parts, operand.values, Axis::rows);
-    return operand;
-  }
-  const DType type = carried_type(weight_error);
-  operand.row_scale = saved.row_scale;
-  if (type == DType::i8 && recipe_.forward.input.element->bits() == 8) {
-    operand.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride);
-    return operand;
-  }
-  operand.values = scratch.take(type, tokens, spec_.in);
-  restore(stream, recipe_.forward.input, saved.parts, operand.values);
-  return operand;
 }
 
 /// With one scale for the tensor and nothing turned, both gradients multiply the same quantized error.
@@ -324,8 +284,7 @@ Scaling QuantizedLinear::gradient_scaling(Role error, const Pair& pair) const {
 }
 
 void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,
-                               const LinearSaved& saved, const Tensor& dx, const Tensor& dw, const Tensor& memory) {
-  LinearScratch scratch(memory);
+                               const LinearSaved& saved, const Tensor& dx, const Tensor& dw, LinearScratch& scratch) {
   LinearCall again = call;  // forward took the statistics of what it quantized
   again.pass = Pass::recomputing;
   const auto mask_of = [&](const Quantizer& q, int64_t rows) {
@@ -341,16 +300,16 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
     if (saved_input_ == SavedInput::other) return x_hat;
     return gradient_other(stream, call, weight_error, x_hat, scratch);
   };
-  char* const mark = scratch.mark();
+  const uintptr_t mark = scratch.mark();
   Pair pair = gradient_operands(stream, call, input_error, {.values = dy},
                                 gradient_other(stream, call, input_error, w_hat, scratch), scratch);
   const bool changed = input_mask || features_ || left_;
   const Tensor product = changed ? scratch.take(DType::f32, dx.rows, dx.cols) : dx;
-  multiply(stream, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
-           gradient_scaling(input_error, pair), scratch.take(DType::f32, dx.rows, dx.cols));
-  note_step_gradient(stream, call, input, saved.input, product);
-  if (left_) unrotate(stream, product, Axis::rows, address(left_), {}, {}, product);
-  if (changed) unrotate(stream, product, Axis::cols, address(features_), {}, input_mask, dx);
+  multiply(stream, scratch, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
+           gradient_scaling(input_error, pair));
+  if (!scratch.counts()) note_step_gradient(stream, call, input, saved.input, product);
+  if (left_) turn_back(stream, scratch, product, Axis::rows, address(left_), {}, product);
+  if (changed) turn_back(stream, scratch, product, Axis::cols, address(features_), input_mask, dx);
 
   if (errors_are_alike()) {
     pair.other = other_of_x_hat();
@@ -358,28 +317,30 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
     scratch.back_to(mark);
     pair = gradient_operands(stream, call, weight_error, {.values = dy}, other_of_x_hat(), scratch);
   }
-  gemm(stream, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
-       gradient_scaling(weight_error, pair));
-  note_step_gradient(stream, call, weight, w, dw);
-  if (weight_mask || features_) unrotate(stream, dw, Axis::cols, address(features_), {}, weight_mask, dw);
+  multiply(stream, scratch, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
+           gradient_scaling(weight_error, pair));
+  if (!scratch.counts()) note_step_gradient(stream, call, weight, w, dw);
+  if (weight_mask || features_) turn_back(stream, scratch, dw, Axis::cols, address(features_), weight_mask, dw);
 }
 
 bool QuantizedLinear::weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
-                                      const Tensor& memory) {
+                                      LinearScratch& scratch) {
   const Quantizer& q = recipe_.forward.weight;
   if (!q.quantizes()) return false;
-  LinearScratch scratch(memory);
   const Tensor mask = q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, spec_.out, spec_.in / 8);
   const Operand multiplied = make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {},
-                                          DType::f32, scratch, {.mask = mask});
+                                          product_type({}, q), scratch, {.mask = mask});
+  if (scratch.counts()) return true;
   quantize(stream, {.values = w}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, residual);
+  const auto subtract_row = [&]<class T>(const T* from, int64_t i) {
+    const float scale = multiplied.factor * (multiplied.row_scale ? multiplied.row_scale.as<float>()[i] : 1.0f);
+    float* to = residual.row<float>(i);
+    for (int64_t j = 0; j < spec_.in; ++j) to[j] -= float{from[j]} * scale;
+  };
   parallel_for(stream, spec_.out, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float scale = multiplied.factor * (multiplied.row_scale ? multiplied.row_scale.as<float>()[i] : 1.0f);
-      const float* from = multiplied.values.row<float>(i);
-      float* to = residual.row<float>(i);
-      for (int64_t j = 0; j < spec_.in; ++j) to[j] -= from[j] * scale;
-    }
+    for (int64_t i = begin; i < end; ++i)
+      if (multiplied.values.dtype == DType::bf16) subtract_row(multiplied.values.row<bf16>(i), i);
+      else subtract_row(multiplied.values.row<float>(i), i);
   });
   unrotate(stream, residual, Axis::cols, address(features_), {}, mask, residual);
   return true;

@@ -10,12 +10,11 @@
 
 #include "quant/delayed_statistic.hpp"
 #include "quant/linear.hpp"
+#include "quant/linear_scratch.hpp"
 #include "quant/saved_input.hpp"
 #include "tensor/gemm.hpp"
 
 namespace nibble {
-
-class LinearScratch;
 
 class QuantizedLinear final : public Linear {
  public:
@@ -24,23 +23,39 @@ class QuantizedLinear final : public Linear {
 
   bool keeps_input() const override;
   void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override;
-  size_t scratch_bytes(int64_t tokens) const override;
+  size_t scratch_bytes(Stream& stream, int64_t tokens) const override;
   std::vector<DType> product_types() const override;
   bool learns() const override { return recipe_.learns(); }
   void state(StateList& list) override;
   void statistics(std::vector<float*>& list) override;
   void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
-               const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override;
+               const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override {
+    LinearScratch taken(scratch);
+    forward(stream, call, x, w, y, residual, saved, taken);
+  }
   void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
-                const Tensor& dx, const Tensor& dw, const Tensor& scratch) override;
+                const Tensor& dx, const Tensor& dw, const Tensor& scratch) override {
+    LinearScratch taken(scratch);
+    backward(stream, call, dy, w, saved, dx, dw, taken);
+  }
   bool weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
-                       const Tensor& scratch) override;
+                       const Tensor& scratch) override {
+    LinearScratch taken(scratch);
+    return weight_residual(stream, call, w, residual, taken);
+  }
   void commit() override;
   void discard() override;
 
  private:
   /// The operands of the three products, in this order: what tensor ids of random numbers and histories go by.
   enum Role { input, weight, input_error, input_other, weight_error, weight_other, roles };
+
+  void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
+               const Tensor& residual, const LinearSaved* saved, LinearScratch& scratch);
+  void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
+                const Tensor& dx, const Tensor& dw, LinearScratch& scratch);
+  bool weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
+                       LinearScratch& scratch);
 
   DType product_type(const Quantizer& a, const Quantizer& b) const;
   const Quantizer& quantizer(Role role) const;

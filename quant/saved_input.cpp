@@ -12,7 +12,10 @@ SavedInput saved_input(const Recipe& recipe, const LinearSpec& spec) {
   return by_weight.other.packable() ? SavedInput::other : SavedInput::given;
 }
 
-void take_saved_input(Arena& arena, const Recipe& recipe, const LinearSpec& spec, int64_t tokens, LinearSaved& saved) {
+namespace {
+
+template <class Memory>
+void take(Memory& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens, LinearSaved& saved) {
   const SavedInput kind = saved_input(recipe, spec);
   if (kind == SavedInput::given) return;
   const bool multiplied = kind == SavedInput::multiplied;
@@ -20,13 +23,23 @@ void take_saved_input(Arena& arena, const Recipe& recipe, const LinearSpec& spec
   const int64_t outer = multiplied ? tokens : spec.in, depth = multiplied ? spec.in : tokens;
   // Rows of a few bytes that began on cache lines would be twice as long.
   const auto take_bytes = [&](int64_t rows, int64_t cols) {
-    return Tensor(DType::u8, arena.take(DType::u8, 1, rows * cols).data, rows, cols);
+    return Tensor(DType::u8, memory.take(DType::u8, 1, rows * cols).data, rows, cols);
   };
-  saved.factor = arena.take(DType::f32, 1, 1);
-  saved.parts.codes = arena.take(DType::u8, outer, depth / 8 * q.element->bits());
+  saved.factor = memory.take(DType::f32, 1, 1);
+  saved.parts.codes = memory.take(DType::u8, outer, depth / 8 * q.element->bits());
   if (q.blocks()) saved.parts.scales = take_bytes(outer, depth / q.group);
   if (recipe.forward.input.mask != MaskRule::all) saved.parts.mask = take_bytes(tokens, spec.in / 8);
-  if (q.extent == Extent::row) saved.row_scale = arena.take(DType::f32, 1, outer);
+  if (q.extent == Extent::row) saved.row_scale = memory.take(DType::f32, 1, outer);
+}
+
+}  // namespace
+
+void take_saved_input(Arena& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens, LinearSaved& saved) {
+  take(memory, recipe, spec, tokens, saved);
+}
+void take_saved_input(LinearScratch& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens,
+                      LinearSaved& saved) {
+  take(memory, recipe, spec, tokens, saved);
 }
 
 void save_scales(const Operand& operand, const LinearSaved& saved) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "quant/linear.hpp"
+#include "quant/linear_scratch.hpp"
 
 namespace nibble {
 
@@ -17,8 +18,10 @@ enum class SavedInput {
 /// The codes that the forward pass has anyway come first.
 SavedInput saved_input(const Recipe& recipe, const LinearSpec& spec);
 
-/// Takes the memory of the codes and what belongs to them.
-void take_saved_input(Arena& arena, const Recipe& recipe, const LinearSpec& spec, int64_t tokens, LinearSaved& saved);
+/// Takes the memory of the codes and what belongs to them; the scratch is one that counts.
+void take_saved_input(Arena& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens, LinearSaved& saved);
+void take_saved_input(LinearScratch& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens,
+                      LinearSaved& saved);
 
 /// Keeps what the codes are multiplied with.
 void save_scales(const Operand& operand, const LinearSaved& saved);

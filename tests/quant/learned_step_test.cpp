@@ -135,7 +135,7 @@ TEST(LearnedStep, OfAPhaseThatBeginsLaterIsCalibratedToo) {
   const std::unique_ptr<Linear> linear = make_linear(phases, operands.spec);
   ASSERT_TRUE(linear->learns());
   std::vector<float> logarithms = {0, 0};
-  const OwnedTensor scratch(DType::u8, 1, static_cast<int64_t>(linear->scratch_bytes(16)));
+  const OwnedTensor scratch(DType::u8, 1, static_cast<int64_t>(linear->scratch_bytes(stream, 16)));
   linear->forward(stream, {.pass = Pass::calibrating, .steps = Tensor(logarithms.data(), 1, 2)}, x, w, y, {}, nullptr,
                   scratch);
   const Quantizer quantizer = find_recipe("lsq-w4a4").forward.weight;

@@ -16,7 +16,8 @@ LinearResults run_linear(Linear& linear, const LinearOperands& operands, const L
                          DType results) {
   const auto& [spec, x, w, dy] = operands;
   Stream stream(2);
-  const OwnedTensor scratch(DType::u8, 1, static_cast<int64_t>(std::max<size_t>(linear.scratch_bytes(spec.tokens), 1)));
+  const OwnedTensor scratch(DType::u8, 1,
+                            static_cast<int64_t>(std::max<size_t>(linear.scratch_bytes(stream, spec.tokens), 1)));
   LinearSaved saved;
   const Arena arena("saved", [&](Arena& from) { linear.take_saved(from, spec.tokens, saved); });
   const OwnedTensor input = tensor_of(x, given), weight = tensor_of(w, given), error = tensor_of(dy, given);
