@@ -43,19 +43,19 @@ std::string compact_number(double value) {
   return fmt::format("{:.{}g}{}", value / unit.value, digits, unit.suffix);
 }
 
-Axis Axis::between(double begin, double end) {
+FigureAxis FigureAxis::between(double begin, double end) {
   const auto [low, high] = range_of(std::array{begin, end});
   return {low, high, false};
 }
 
-Axis Axis::linear(std::span<const double> values) {
+FigureAxis FigureAxis::linear(std::span<const double> values) {
   constexpr double room = 0.04, near_zero = 0.3;
   const auto [low, high] = range_of(values);
   const double beside = room * (high - low);
   return {low >= 0 && low < near_zero * high ? 0 : low - beside, high + beside, false};
 }
 
-Axis Axis::for_magnitudes(std::span<const double> values) {
+FigureAxis FigureAxis::for_magnitudes(std::span<const double> values) {
   constexpr double far_above = 30, room = 0.04;
   const auto [low, high] = range_of(values);
   if (low <= 0 || high < far_above * low) return linear(values);
@@ -63,13 +63,13 @@ Axis Axis::for_magnitudes(std::span<const double> values) {
   return {begin - beside, end + beside, true};
 }
 
-double Axis::position(double value) const {
+double FigureAxis::position(double value) const {
   return ((logarithmic_ ? std::log10(value) : value) - low_) / (high_ - low_);
 }
 
-std::vector<Axis::Tick> Axis::ticks() const { return logarithmic_ ? logarithmic_ticks() : linear_ticks(); }
+std::vector<FigureAxis::Tick> FigureAxis::ticks() const { return logarithmic_ ? logarithmic_ticks() : linear_ticks(); }
 
-std::vector<Axis::Tick> Axis::logarithmic_ticks() const {
+std::vector<FigureAxis::Tick> FigureAxis::logarithmic_ticks() const {
   constexpr double most_decades_with_all = 3, most_decades = 8;
   std::vector<Tick> ticks;
   const double decades = high_ - low_;
@@ -83,7 +83,7 @@ std::vector<Axis::Tick> Axis::logarithmic_ticks() const {
   return ticks;
 }
 
-std::vector<Axis::Tick> Axis::linear_ticks() const {
+std::vector<FigureAxis::Tick> FigureAxis::linear_ticks() const {
   constexpr double wanted = 5, rounding = 1e-9;
   const double raw = (high_ - low_) / wanted, decade = std::pow(10, std::floor(std::log10(raw)));
   const double digit = raw / decade;

@@ -12,7 +12,7 @@ namespace nibble {
 /// Four digits at most, large ones as people say them: 12.5k, 3M, 0.75B, 2T.
 std::string compact_number(double value);
 
-class Axis {
+class FigureAxis {
  public:
   struct Tick {
     double value;
@@ -21,11 +21,11 @@ class Axis {
 
   /// Spans the values, which are finite and below 1e30, with some room beside them. From zero where that costs little
   /// of the range.
-  static Axis linear(std::span<const double> values);
+  static FigureAxis linear(std::span<const double> values);
   /// Ends at these two, of which the second is the larger, unless both are the same.
-  static Axis between(double low, double high);
+  static FigureAxis between(double low, double high);
   /// Logarithmic where all values are positive and the largest is far above the smallest, else linear.
-  static Axis for_magnitudes(std::span<const double> values);
+  static FigureAxis for_magnitudes(std::span<const double> values);
 
   bool logarithmic() const { return logarithmic_; }
   /// 0 at the low end, 1 at the high end.
@@ -34,7 +34,7 @@ class Axis {
   std::vector<Tick> ticks() const;
 
  private:
-  Axis(double low, double high, bool logarithmic) : low_(low), high_(high), logarithmic_(logarithmic) {}
+  FigureAxis(double low, double high, bool logarithmic) : low_(low), high_(high), logarithmic_(logarithmic) {}
   std::vector<Tick> linear_ticks() const;
   std::vector<Tick> logarithmic_ticks() const;
 

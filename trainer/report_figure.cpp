@@ -27,14 +27,14 @@ Curve finite_points(const Curve& curve) {
 
 class Canvas {
  public:
-  Canvas(const Axis& x, const Axis& y) : x_(x), y_(y) {}
+  Canvas(const FigureAxis& x, const FigureAxis& y) : x_(x), y_(y) {}
 
   std::string point(double x, double y) const {
     return fmt::format("{:.1f} {:.1f}", canvas * x_.position(x), canvas * (1 - y_.position(y)));
   }
 
  private:
-  const Axis &x_, &y_;
+  const FigureAxis &x_, &y_;
 };
 
 /// A path through all points.
@@ -124,8 +124,9 @@ void draw(Html& html, const Figure& figure) {
   std::erase_if(curves, [](const Curve& curve) { return curve.x.empty(); });
   if (curves.empty()) return;
   const double x_ends[] = {figure.x_begin, figure.x_end};
-  const Axis x_axis = figure.x_magnitudes ? Axis::for_magnitudes(x_ends) : Axis::between(figure.x_begin, figure.x_end);
-  const Axis y_axis = figure.magnitudes ? Axis::for_magnitudes(all_y) : Axis::linear(all_y);
+  const FigureAxis x_axis =
+      figure.x_magnitudes ? FigureAxis::for_magnitudes(x_ends) : FigureAxis::between(figure.x_begin, figure.x_end);
+  const FigureAxis y_axis = figure.magnitudes ? FigureAxis::for_magnitudes(all_y) : FigureAxis::linear(all_y);
   const Canvas at(x_axis, y_axis);
 
   html.open("figure");
@@ -138,17 +139,17 @@ void draw(Html& html, const Figure& figure) {
                     {"preserveAspectRatio", "none"},
                     {"role", "img"},
                     {"aria-label", figure.title + ": " + figure.note}});
-  for (const Axis::Tick& tick : y_axis.ticks())
+  for (const FigureAxis::Tick& tick : y_axis.ticks())
     html.empty("path",
                {{"class", "grid"}, {"d", fmt::format("M0 {:.1f}H1000", canvas * (1 - y_axis.position(tick.value)))}});
   html.empty("path", {{"class", "axis"}, {"d", "M0 0V1000H1000"}});
   for (const Curve& curve : curves)
     draw_curve(html, curve, at, in_columns(curve.x, curve.y, figure.x_begin, figure.x_end, columns_of_a_figure));
   html.close();
-  for (const Axis::Tick& tick : y_axis.ticks())
+  for (const FigureAxis::Tick& tick : y_axis.ticks())
     html.element("span", tick.label,
                  {{"class", "y"}, {"style", fmt::format("top:{:.2f}%", 100 * (1 - y_axis.position(tick.value)))}});
-  for (const Axis::Tick& tick : x_axis.ticks())
+  for (const FigureAxis::Tick& tick : x_axis.ticks())
     html.element("span", tick.label,
                  {{"class", "x"}, {"style", fmt::format("left:{:.2f}%", 100 * x_axis.position(tick.value))}});
   html.close();

@@ -27,9 +27,9 @@ size_t count_of(const std::string& text, const std::string& part) {
   return count;
 }
 
-std::vector<std::string> labels(const Axis& axis) {
+std::vector<std::string> labels(const FigureAxis& axis) {
   std::vector<std::string> labels;
-  for (const Axis::Tick& tick : axis.ticks()) labels.push_back(tick.label);
+  for (const FigureAxis::Tick& tick : axis.ticks()) labels.push_back(tick.label);
   return labels;
 }
 
@@ -89,14 +89,14 @@ TEST_F(Report, NumbersAreShort) {
 }
 
 TEST_F(Report, TicksAreRoundAndTellNeighboursApart) {
-  EXPECT_EQ(labels(Axis::between(0, 307200)), (Labels{"0", "50k", "100k", "150k", "200k", "250k", "300k"}));
-  EXPECT_EQ(labels(Axis::between(0, 0.006)), (Labels{"0", "0.001", "0.002", "0.003", "0.004", "0.005", "0.006"}));
-  EXPECT_EQ(labels(Axis::between(2.0, 2.004)), (Labels{"2.000", "2.001", "2.002", "2.003", "2.004"}));
-  EXPECT_EQ(labels(Axis::between(-1, 1)), (Labels{"-1.0", "-0.5", "0", "0.5", "1.0"}));
-  EXPECT_EQ(labels(Axis::for_magnitudes(std::vector<double>{0.1, 100})), (Labels{"0.1", "1", "10", "100"}));
+  EXPECT_EQ(labels(FigureAxis::between(0, 307200)), (Labels{"0", "50k", "100k", "150k", "200k", "250k", "300k"}));
+  EXPECT_EQ(labels(FigureAxis::between(0, 0.006)), (Labels{"0", "0.001", "0.002", "0.003", "0.004", "0.005", "0.006"}));
+  EXPECT_EQ(labels(FigureAxis::between(2.0, 2.004)), (Labels{"2.000", "2.001", "2.002", "2.003", "2.004"}));
+  EXPECT_EQ(labels(FigureAxis::between(-1, 1)), (Labels{"-1.0", "-0.5", "0", "0.5", "1.0"}));
+  EXPECT_EQ(labels(FigureAxis::for_magnitudes(std::vector<double>{0.1, 100})), (Labels{"0.1", "1", "10", "100"}));
   for (const std::vector<double>& values :
        {std::vector<double>{}, {7}, {123456, 123457}, {0, 0}, {-1e29, 1e29}, {1e-300, 1e-290}, {5e-324, 1e29}})
-    for (const Axis& axis : {Axis::linear(values), Axis::for_magnitudes(values)}) {
+    for (const FigureAxis& axis : {FigureAxis::linear(values), FigureAxis::for_magnitudes(values)}) {
       const Labels all = labels(axis);
       EXPECT_GE(all.size(), 2u);
       EXPECT_LE(all.size(), 12u);
