@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <vector>
 
 namespace nibble {
@@ -29,14 +28,13 @@ void add_once(std::vector<T>& list, const T& value) {
 }
 
 /// Layers down, operands across.
-std::string operand_table(const std::vector<OperandStatistic>& operands, const char* title,
-                          const std::function<double(const OperandStatistic&)>& value_of) {
+std::string operand_table(const std::vector<OperandStatistic>& operands, const OperandMeasure& measure) {
   std::vector<std::string> layers, titles;
   for (const OperandStatistic& operand : operands) {
     add_once(layers, operand.place.layer);
     add_once(titles, operand_title(operand.place));
   }
-  std::string text = fmt::format("\n{}\n{:<20}", title, "");
+  std::string text = fmt::format("\n{}: {}\n{:<20}", measure.title, measure.meaning, "");
   for (const std::string& name : titles) text += fmt::format("{:>11}", name);
   text += '\n';
   for (const std::string& layer : layers) {
@@ -45,7 +43,8 @@ std::string operand_table(const std::vector<OperandStatistic>& operands, const c
       const auto found = std::ranges::find_if(operands, [&](const OperandStatistic& operand) {
         return operand.place.layer == layer && operand_title(operand.place) == name;
       });
-      text += found == operands.end() ? fmt::format("{:>11}", "") : fmt::format("{:>11.3g}", value_of(*found));
+      text +=
+          found == operands.end() ? fmt::format("{:>11}", "") : fmt::format("{:>11.3g}", ((*found).*measure.value)());
     }
     text += '\n';
   }
@@ -54,15 +53,11 @@ std::string operand_table(const std::vector<OperandStatistic>& operands, const c
 
 std::string operand_tables(const std::vector<OperandStatistic>& operands) {
   if (operands.empty()) return "no operand is quantized\n";
-  std::string text = operand_table(operands, "relative squared error of operands, |x - q|^2 / |x|^2",
-                                   &OperandStatistic::relative_squared_error);
-  const std::pair<const char*, std::function<double(const OperandStatistic&)>> shares[] = {
-      {"clipped: share beyond the format's largest magnitude", &OperandStatistic::clipped},
-      {"masked: share that passes no gradient on", &OperandStatistic::masked},
-      {"underflow: share that became zero", &OperandStatistic::underflow}};
-  for (const auto& [title, share] : shares)
-    if (std::ranges::any_of(operands, [&](const OperandStatistic& operand) { return share(operand) > 0; }))
-      text += operand_table(operands, title, share);
+  std::string text;
+  for (const OperandMeasure& measure : operand_measures)
+    if (&measure == operand_measures.begin() ||
+        std::ranges::any_of(operands, [&](const OperandStatistic& operand) { return (operand.*measure.value)() > 0; }))
+      text += operand_table(operands, measure);
   return text;
 }
 
@@ -116,15 +111,13 @@ nlohmann::ordered_json json_of(const Comparison& comparison) {
 }
 
 nlohmann::ordered_json json_of(const OperandStatistic& operand) {
-  return {{"layer", operand.place.layer},     {"product", operand.place.product},
-          {"operand", operand.place.operand}, {"relative_squared_error", operand.relative_squared_error()},
-          {"clipped", operand.clipped()},     {"masked", operand.masked()},
-          {"underflow", operand.underflow()}};
+  nlohmann::ordered_json json = {
+      {"layer", operand.place.layer}, {"product", operand.place.product}, {"operand", operand.place.operand}};
+  for (const OperandMeasure& measure : operand_measures) json[measure.key] = (operand.*measure.value)();
+  return json;
 }
 
 }  // namespace
-
-std::string operand_title(const OperandPlace& place) { return fmt::format("{}: {}", place.product, place.operand); }
 
 std::span<const ComparisonKind> comparison_kinds() { return kinds; }
 

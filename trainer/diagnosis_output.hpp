@@ -10,9 +10,6 @@
 
 namespace nibble {
 
-/// "dx: dy" is the operand dy of the product dx.
-std::string operand_title(const OperandPlace& place);
-
 /// One of the comparisons of a recipe, with what it is called and what it compares.
 struct ComparisonKind {
   const char *key, *title, *meaning;

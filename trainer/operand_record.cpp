@@ -11,16 +11,12 @@ namespace nibble {
 namespace {
 
 std::string line_of(int64_t step, const OperandStatistic& statistic) {
-  return MetricJson({{"step", step},
-                     {"layer", statistic.place.layer},
-                     {"product", statistic.place.product},
-                     {"operand", statistic.place.operand},
-                     {"relative_squared_error", statistic.relative_squared_error()},
-                     {"clipped", statistic.clipped()},
-                     {"masked", statistic.masked()},
-                     {"underflow", statistic.underflow()}})
-             .dump() +
-         '\n';
+  MetricJson row = {{"step", step},
+                    {"layer", statistic.place.layer},
+                    {"product", statistic.place.product},
+                    {"operand", statistic.place.operand}};
+  for (const OperandMeasure& measure : operand_measures) row[measure.key] = (statistic.*measure.value)();
+  return row.dump() + '\n';
 }
 
 }  // namespace

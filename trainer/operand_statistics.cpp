@@ -1,8 +1,12 @@
 #include "trainer/operand_statistics.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace nibble {
+
+std::string operand_title(const OperandPlace& place) { return fmt::format("{}: {}", place.product, place.operand); }
 
 void OperandStatistics::observe(const OperandPlace& place, const OperandError& error,
                                 const QuantizationCounts& counts) {

@@ -3,7 +3,9 @@
 // Not for: the measurement (quant/quantized_linear.cpp), a run's record of it (operand_record.hpp).
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "quant/operand_observer.hpp"
@@ -25,6 +27,22 @@ struct OperandStatistic {
  private:
   double share(int64_t count) const { return static_cast<double>(count) / static_cast<double>(error.elements); }
 };
+
+/// What is told of an operand.
+struct OperandMeasure {
+  const char *key, *title, *meaning;
+  double (OperandStatistic::*value)() const;
+};
+inline constexpr std::array<OperandMeasure, 4> operand_measures = {{
+    {"relative_squared_error", "relative squared error", "|x - q|^2 / |x|^2",
+     &OperandStatistic::relative_squared_error},
+    {"clipped", "clipped", "share beyond the format's largest magnitude", &OperandStatistic::clipped},
+    {"masked", "masked", "share that passes no gradient on", &OperandStatistic::masked},
+    {"underflow", "underflow", "share that became zero", &OperandStatistic::underflow},
+}};
+
+/// "dx: dy" is the operand dy of the product dx.
+std::string operand_title(const OperandPlace& place);
 
 class OperandStatistics final : public OperandObserver {
  public:
