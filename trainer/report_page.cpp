@@ -8,6 +8,7 @@
 #include <ctime>
 #include <functional>
 
+#include "trainer/median.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/page_frame.hpp"
 #include "trainer/progress.hpp"
@@ -44,12 +45,9 @@ std::string best_validation(const MetricTable& metrics) {
   return best == losses.size() ? "" : fmt::format("{:.4f} at step {:.0f}", losses[best], steps[best]);
 }
 
-std::string median(const MetricTable& metrics, const std::string& column) {
-  std::vector<double> numbers = metrics.numbers(column);
-  if (numbers.empty()) return "";
-  const auto middle = numbers.begin() + static_cast<std::ptrdiff_t>(numbers.size() / 2);
-  std::ranges::nth_element(numbers, middle);
-  return compact_number(*middle);
+std::string median_number(const MetricTable& metrics, const std::string& column) {
+  const std::vector<double> numbers = metrics.numbers(column);
+  return numbers.empty() ? "" : compact_number(median(numbers));
 }
 
 std::string largest_bytes(const MetricTable& metrics, const std::string& column) {
@@ -87,12 +85,12 @@ void final_values(Html& html, Runs runs) {
       {"last loss, nats per token", [](const MetricTable& m) { return last_number(m, "loss", "{:.4f}"); }},
       {"best validation loss", best_validation},
       {"best bits per byte", [](const MetricTable& m) { return least(m, "validation_bits_per_byte"); }},
-      {"tokens/s, median", [](const MetricTable& m) { return median(m, "tokens_per_second"); }},
+      {"tokens/s, median", [](const MetricTable& m) { return median_number(m, "tokens_per_second"); }},
       {"time", run_time},
       {"last step at", last_time},
       {"refused steps", [&](const MetricTable& m) { return total(m, "refused", whole); }},
       {"peak memory", [](const MetricTable& m) { return largest_bytes(m, "peak_resident_bytes"); }},
-      {"bytes sent per step, median", [](const MetricTable& m) { return median(m, "bytes_sent"); }},
+      {"bytes sent per step, median", [](const MetricTable& m) { return median_number(m, "bytes_sent"); }},
       {"bytes sent in all", [](const MetricTable& m) { return total(m, "bytes_sent", bytes_text); }},
       {"steps after a change of tuning", [&](const MetricTable& m) { return total(m, "retuned", whole); }},
   };

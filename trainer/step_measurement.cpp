@@ -8,6 +8,7 @@
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
+#include "trainer/median.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/progress.hpp"
@@ -49,11 +50,6 @@ Batch random_batch(int64_t tokens, int64_t length, int64_t vocabulary) {
     batch.targets.push_back(id(2 * i + 1));
   }
   return batch;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
-  return values[values.size() / 2];
 }
 
 std::vector<StepMeasurement::Kernel> slowest_first(const Profile& profile, int64_t steps) {
