@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <string>
-#include <string_view>
 
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -29,26 +28,35 @@ MetricJson parse_row(std::string_view line) {
 
 std::filesystem::path metrics_path(const std::filesystem::path& run) { return run / "metrics.jsonl"; }
 
-void read_metrics(const std::filesystem::path& file, const std::function<void(MetricJson&&)>& take) {
+void read_metric_lines(const std::filesystem::path& file, const std::function<void(MetricLine&&)>& take) {
   const std::string text = read_file(file, ErrorKind::checkpoint);
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     const std::string_view line = std::string_view(text).substr(begin, end - begin);
     begin = end + 1;
-    ++number;
-    MetricJson row = parse_row(line);
-    if (!row.is_null()) {
-      take(std::move(row));
-    } else if (begin < text.size()) {
+    take({.number = ++number, .text = line, .row = parse_row(line), .last = begin >= text.size()});
+  }
+}
+
+void read_metrics(const std::filesystem::path& file, const std::function<void(MetricJson&&)>& take) {
+  read_metric_lines(file, [&](MetricLine&& line) {
+    if (!line.row.is_null()) {
+      take(std::move(line.row));
+    } else if (!line.last) {
       throw Error({.kind = ErrorKind::checkpoint,
                    .what = "a damaged line among the run's metrics",
-                   .where = fmt::format("{}:{}", file.string(), number),
-                   .seen = std::string(line.substr(0, 80)),
+                   .where = fmt::format("{}:{}", file.string(), line.number),
+                   .seen = std::string(line.text.substr(0, 80)),
                    .allowed = "a JSON object with a step, of numbers and texts",
                    .next = "repair or delete this line, then try again"});
     }
-  }
+  });
+}
+
+double number_of(const MetricJson& value) {
+  if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
+  return value.is_number() ? value.get<double>() : no_number;
 }
 
 int64_t step_of(const MetricJson& row) { return row.at("step").get<int64_t>(); }

@@ -43,6 +43,8 @@ std::string compact_number(double value) {
   return fmt::format("{:.{}g}{}", value / unit.value, digits, unit.suffix);
 }
 
+bool is_drawable(double value) { return std::abs(value) < 1e30; }
+
 FigureAxis FigureAxis::between(double begin, double end) {
   const auto [low, high] = range_of(std::array{begin, end});
   return {low, high, false};

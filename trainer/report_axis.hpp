@@ -12,6 +12,10 @@ namespace nibble {
 /// Four digits at most, large ones as people say them: 12.5k, 3M, 0.75B, 2T.
 std::string compact_number(double value);
 
+/// A finite number below 1e30: beyond that an axis's arithmetic would overflow; no quantity of a run gets there but by
+/// diverging.
+bool is_drawable(double value);
+
 class FigureAxis {
  public:
   struct Tick {
@@ -19,7 +23,7 @@ class FigureAxis {
     std::string label;
   };
 
-  /// Spans the values, which are finite and below 1e30, with some room beside them. From zero where that costs little
+  /// Spans the values, which are drawable, with some room beside them. From zero where that costs little
   /// of the range.
   static FigureAxis linear(std::span<const double> values);
   /// Ends at these two, of which the second is the larger, unless both are the same.

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "trainer/report_axis.hpp"
 
@@ -12,15 +11,16 @@ namespace {
 
 /// Units of the SVG in both directions; the browser stretches them to the figure's size.
 constexpr double canvas = 1000;
-/// Beyond this an axis's arithmetic would overflow; no quantity of a run gets there but by diverging.
-constexpr double largest_drawn = 1e30;
 
 Curve finite_points(const Curve& curve) {
   Curve kept{.name = curve.name, .color = curve.color, .dots = curve.dots};
   for (size_t i = 0; i < curve.x.size(); ++i) {
-    if (!(std::abs(curve.x[i]) < largest_drawn && std::abs(curve.y[i]) < largest_drawn)) continue;
+    if (!is_drawable(curve.x[i]) || !is_drawable(curve.y[i])) continue;
     kept.x.push_back(curve.x[i]);
     kept.y.push_back(curve.y[i]);
+    if (curve.low.empty()) continue;
+    kept.low.push_back(curve.low[i]);
+    kept.high.push_back(curve.high[i]);
   }
   return kept;
 }
@@ -72,8 +72,9 @@ void draw_curve(Html& html, const Curve& curve, const Canvas& at, const std::vec
 
 }  // namespace
 
-std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const double> y, double begin, double end,
-                                    size_t columns) {
+std::vector<CurveColumn> in_columns(const Curve& curve, double begin, double end, size_t columns) {
+  const std::vector<double>&x = curve.x, &y = curve.y;
+  const std::vector<double>&low = curve.low.empty() ? y : curve.low, &high = curve.high.empty() ? y : curve.high;
   std::vector<CurveColumn> result;
   const double width = (end - begin) / static_cast<double>(columns);
   size_t count = 0, current = 0;
@@ -81,7 +82,7 @@ std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const d
     const size_t index =
         width > 0 ? std::min(columns - 1, static_cast<size_t>(std::max(0.0, (x[i] - begin) / width))) : 0;
     if (result.empty() || index != current) {
-      result.push_back({.x = x[i], .mean = y[i], .low = y[i], .high = y[i]});
+      result.push_back({.x = x[i], .mean = y[i], .low = low[i], .high = high[i]});
       current = index;
       count = 1;
       continue;
@@ -90,8 +91,8 @@ std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const d
     ++count;
     column.x += (x[i] - column.x) / static_cast<double>(count);
     column.mean += (y[i] - column.mean) / static_cast<double>(count);
-    column.low = std::min(column.low, y[i]);
-    column.high = std::max(column.high, y[i]);
+    column.low = std::min(column.low, low[i]);
+    column.high = std::max(column.high, high[i]);
   }
   return result;
 }
@@ -119,7 +120,8 @@ void draw(Html& html, const Figure& figure) {
   std::vector<double> all_y;
   for (const Curve& curve : figure.curves) {
     curves.push_back(finite_points(curve));
-    all_y.insert(all_y.end(), curves.back().y.begin(), curves.back().y.end());
+    for (const std::vector<double>& values : {curves.back().y, curves.back().low, curves.back().high})
+      all_y.insert(all_y.end(), values.begin(), values.end());
   }
   std::erase_if(curves, [](const Curve& curve) { return curve.x.empty(); });
   if (curves.empty()) return;
@@ -144,7 +146,7 @@ void draw(Html& html, const Figure& figure) {
                {{"class", "grid"}, {"d", fmt::format("M0 {:.1f}H1000", canvas * (1 - y_axis.position(tick.value)))}});
   html.empty("path", {{"class", "axis"}, {"d", "M0 0V1000H1000"}});
   for (const Curve& curve : curves)
-    draw_curve(html, curve, at, in_columns(curve.x, curve.y, figure.x_begin, figure.x_end, columns_of_a_figure));
+    draw_curve(html, curve, at, in_columns(curve, figure.x_begin, figure.x_end, columns_of_a_figure));
   html.close();
   for (const FigureAxis::Tick& tick : y_axis.ticks())
     html.element("span", tick.label,

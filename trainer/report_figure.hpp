@@ -19,16 +19,16 @@ struct CurveColumn {
   double mean = 0, low = 0, high = 0;
 };
 
-/// At most `columns` columns of the points, which have rising x from `begin` to `end`; empty ones are left out.
-std::vector<CurveColumn> in_columns(std::span<const double> x, std::span<const double> y, double begin, double end,
-                                    size_t columns);
-
 struct Curve {
   std::string name;
   size_t color = 0;   ///< of the run: the same in all figures
   bool dots = false;  ///< few points that are measurements of their own; else a fine line with the band of its extremes
-  std::vector<double> x{}, y{};  ///< points with a y that is not finite are left out
+  std::vector<double> x{}, y{};       ///< points with a y that is not finite are left out
+  std::vector<double> low{}, high{};  ///< drawable; of each point, where it stands for several values
 };
+
+/// At most `columns` columns of the points, which have rising x from `begin` to `end`; empty ones are left out.
+std::vector<CurveColumn> in_columns(const Curve& curve, double begin, double end, size_t columns);
 
 struct Figure {
   std::string title, note, x_label;

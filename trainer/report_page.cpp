@@ -15,6 +15,7 @@
 #include "trainer/report_axis.hpp"
 #include "trainer/report_differences.hpp"
 #include "trainer/report_figure.hpp"
+#include "trainer/report_operands.hpp"
 #include "trainer/report_phases.hpp"
 #include "trainer/report_table.hpp"
 
@@ -206,6 +207,7 @@ std::string report_page(Runs runs) {
   final_values(html, runs);
   figures(html, runs);
   time_by_phase(html, runs);
+  operands(html, runs);
   differences(html, runs);
   configurations(html, runs);
   return finish_page(html);

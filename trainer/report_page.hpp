@@ -1,4 +1,4 @@
-// What stands on the page of a report: final values, curves, time by phase, differences of the runs.
+// What stands on the page of a report: final values, curves, time by phase, operands, differences of the runs.
 //
 // Not for: reading runs (report_run.hpp), drawing figures (report_figure.hpp), the look (report_style.hpp).
 #pragma once

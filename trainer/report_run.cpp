@@ -5,18 +5,15 @@
 #include "data/json.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
+#include "trainer/directory.hpp"
 #include "trainer/metrics_reader.hpp"
+#include "trainer/operand_record.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-
-double number_of(const MetricJson& value) {
-  if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
-  return value.is_number() ? value.get<double>() : no_number;
-}
 
 void flatten(const nlohmann::json& value, const std::string& name,
              std::vector<std::pair<std::string, std::string>>& out) {
@@ -79,6 +76,7 @@ ReportRun read_run(const fs::path& directory, const std::string& name) {
                 .config_text = {},
                 .settings = {},
                 .tuning = {},
+                .operands = {},
                 .problems = {}};
   note_problem(run, [&] {
     const fs::path file = directory / "config.yaml";
@@ -88,6 +86,11 @@ ReportRun read_run(const fs::path& directory, const std::string& name) {
   note_problem(run, [&] {
     const fs::path file = directory / "tuning.json";
     flatten(parse_json(read_file(file, ErrorKind::checkpoint), file.string(), ErrorKind::checkpoint), "", run.tuning);
+  });
+  note_problem(run, [&] {
+    const fs::path file = operand_record_path(directory);
+    if (exists(file, ErrorKind::checkpoint))
+      read_operand_rows(file, [&](OperandRow&& row) { run.operands.push_back(std::move(row)); });
   });
   return run;
 }

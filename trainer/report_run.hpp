@@ -5,21 +5,18 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "trainer/operand_rows.hpp"
 #include "trainer/settings.hpp"
 
 namespace nibble {
 
-/// Stands in a column where a row has no number.
-inline constexpr double no_number = std::numeric_limits<double>::quiet_NaN();
-
-/// The columns of a metrics.jsonl, one entry for each row.
+/// The columns of a metrics.jsonl, one entry for each row; no_number where a row has none.
 class MetricTable {
  public:
   /// Throws as read_metrics does. Truth values become 0 and 1, texts no numbers.
@@ -49,11 +46,13 @@ struct ReportRun {
   std::optional<Settings> settings;  ///< what stands in it, where this Nibble understands it
   /// tuning.json, nested names joined by dots.
   std::vector<std::pair<std::string, std::string>> tuning;
+  std::vector<OperandRow> operands;   ///< of operands.jsonl, which few runs have
   std::vector<std::string> problems;  ///< for the reader: what could not be read, and why
 };
 
-/// Reads RUN/metrics.jsonl, config.yaml and tuning.json. The last two may be missing or damaged: that is a problem, no
-/// error. Throws Error{checkpoint} as read_metrics does.
+/// Reads RUN/metrics.jsonl, config.yaml, tuning.json and, if there is one, operands.jsonl. All but the first may be
+/// damaged, the configuration and the tuning missing: that is a problem, no error. Throws Error{checkpoint} as
+/// read_metrics does.
 ReportRun read_run(const std::filesystem::path& directory, const std::string& name);
 
 }  // namespace nibble

@@ -11,6 +11,7 @@ inline constexpr const char* report_style = R"(
   color-scheme: light dark;
   --paper: #ffffff; --ink: #1c2128; --soft: #59636e; --rule: #d1d9e0; --grid: #e6eaef; --panel: #f6f8fa;
   --c0: #1f6feb; --c1: #d9480f; --c2: #1a7f37; --c3: #bf3989; --c4: #8250df; --c5: #0b7285; --c6: #9a6700; --c7: #57606a;
+  --hot: 217 95 14;
   --p0: #4c78a8; --p1: #7aa6d8; --p2: #e39a3b; --p3: #5aa469; --p4: #c4668f; --p5: #8e7cc3; --p6: #4aa3a2; --p7: #a0a8b0;
 }
 @media (prefers-color-scheme: dark) {
@@ -32,6 +33,7 @@ header p, figcaption p, section > p, footer { margin: 0.15rem 0 0; color: var(--
 section, figure { margin: 2.25rem 0 0; }
 .figures figure { margin-top: 1.5rem; }
 footer { margin-top: 3rem; }
+section > h3 { margin-top: 1.6rem; }
 .problem { color: var(--c1); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); column-gap: 2.5rem; }
 .wide { grid-column: 1 / -1; }
@@ -78,6 +80,7 @@ td { min-width: 4.5rem; }
 thead th { vertical-align: bottom; }
 th:first-child { position: sticky; left: 0; padding-left: 0; background: var(--paper); text-align: left; font-weight: normal;
   color: var(--soft); }
+.heat td { background: rgb(var(--hot) / calc(0.5 * var(--heat, 0))); }
 details { margin-top: 0.7rem; }
 summary { cursor: pointer; }
 pre { margin: 0.5rem 0 0; padding: 0.8rem 1rem; overflow-x: auto; background: var(--panel); border-radius: 6px;

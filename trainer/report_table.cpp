@@ -1,5 +1,11 @@
 #include "trainer/report_table.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "trainer/report_axis.hpp"
 #include "trainer/report_figure.hpp"
 
 namespace nibble {
@@ -17,8 +23,8 @@ void header_cell(Html& html, const std::string& name, const std::string& color) 
 
 void value_cell(Html& html, const std::string& value) { html.element("td", value.empty() ? "–" : value); }
 
-void begin_table(Html& html) {
-  html.open("div", {{"class", "scroll"}});
+void begin_table(Html& html, const char* classes = "scroll") {
+  html.open("div", {{"class", classes}});
   html.open("table");
   html.open("thead");
   html.open("tr");
@@ -68,6 +74,26 @@ void runs_in_rows(Html& html, std::span<const ReportRun> runs, std::span<const C
 void comparison_table(Html& html, std::span<const ReportRun> runs, std::span<const ComparisonRow> rows) {
   if (runs.size() <= most_columns) runs_in_columns(html, runs, rows);
   else runs_in_rows(html, runs, rows);
+}
+
+void heat_table(Html& html, const HeatTable& table) {
+  std::vector<double> all;
+  for (const std::vector<double>& row : table.values) std::ranges::copy_if(row, std::back_inserter(all), is_drawable);
+  const FigureAxis axis = FigureAxis::for_magnitudes(all);
+  begin_table(html, "scroll heat");
+  for (const std::string& name : table.columns) header_cell(html, name, "");
+  end_header(html);
+  for (size_t i = 0; i < table.rows.size(); ++i) {
+    html.open("tr");
+    header_cell(html, table.rows[i], "");
+    for (const double value : table.values[i]) {
+      if (is_drawable(value))
+        html.element("td", compact_number(value), {{"style", fmt::format("--heat:{:.2f}", axis.position(value))}});
+      else value_cell(html, "");
+    }
+    html.close();
+  }
+  end_table(html);
 }
 
 }  // namespace nibble

@@ -7,7 +7,6 @@
 #include <array>
 #include <bit>
 #include <charconv>
-#include <limits>
 
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
@@ -85,11 +84,6 @@ std::string summary_value(std::string_view tag, float value) {
   return message;
 }
 
-float number_of(const MetricJson& value) {
-  if (value.is_null()) return std::numeric_limits<float>::quiet_NaN();
-  return value.is_boolean() ? static_cast<float>(value.get<bool>()) : static_cast<float>(value.get<double>());
-}
-
 double time_of(const MetricJson& row, double otherwise) {
   const auto time = row.find("time");
   return time != row.end() && time->is_number() ? time->get<double>() : otherwise;
@@ -151,7 +145,7 @@ std::string metrics_event(const MetricJson& row, double wall_time) {
   for (const auto& [column, value] : row.items()) {
     const std::string tag = metric_tag(column);
     if (tag.empty() || value.is_string()) continue;
-    append_bytes(summary, 1, summary_value(tag, number_of(value)));
+    append_bytes(summary, 1, summary_value(tag, static_cast<float>(number_of(value))));
   }
   std::string event = event_head(time_of(row, wall_time), step_of(row));
   append_bytes(event, 5, summary);

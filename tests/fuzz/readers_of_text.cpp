@@ -58,7 +58,7 @@ void read_config_json(Bytes bytes) {
 }
 
 void read_metrics(Bytes bytes) {
-  scratch().write("metrics.jsonl", bytes);
+  for (const char* file : {"metrics.jsonl", "operands.jsonl"}) scratch().write(file, bytes);
   const ReportRun run = read_run(scratch().path(""), "fuzz");
   report_page({&run, 1});
   MetricsWriter metrics = MetricsWriter::resume(scratch().path(""), {"step", "loss"}, 1000);

@@ -114,7 +114,7 @@ TEST_F(Report, ColumnsKeepEveryExtreme) {
     x.push_back(i);
     y.push_back(i == 777 ? 50 : i % 2);
   }
-  const std::vector<CurveColumn> columns = in_columns(x, y, 0, 1000, 10);
+  const std::vector<CurveColumn> columns = in_columns({.name = "", .x = x, .y = y}, 0, 1000, 10);
   ASSERT_EQ(columns.size(), 10u);
   for (size_t i = 0; i < 10; ++i) {
     EXPECT_DOUBLE_EQ(columns[i].x, 100 * static_cast<double>(i) + 49.5);
@@ -122,7 +122,7 @@ TEST_F(Report, ColumnsKeepEveryExtreme) {
     EXPECT_EQ(columns[i].low, 0);
     EXPECT_EQ(columns[i].high, i == 7 ? 50 : 1);
   }
-  const std::vector<CurveColumn> few = in_columns(std::vector<double>{0, 5}, std::vector<double>{1, 2}, 0, 1000, 1000);
+  const std::vector<CurveColumn> few = in_columns({.name = "", .x = {0, 5}, .y = {1, 2}}, 0, 1000, 1000);
   ASSERT_EQ(few.size(), 2u);
   EXPECT_EQ(few[1].low, few[1].high);
 }
