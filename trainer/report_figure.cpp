@@ -59,10 +59,13 @@ std::string dots_path(const Canvas& at, const std::vector<CurveColumn>& columns)
   return path;
 }
 
-void draw_curve(Html& html, const Curve& curve, const Canvas& at, const std::vector<CurveColumn>& columns) {
-  const std::string color = color_class(curve.color);
+void draw_band(Html& html, const Curve& curve, const Canvas& at, const std::vector<CurveColumn>& columns) {
   if (std::ranges::any_of(columns, [](const CurveColumn& column) { return column.low < column.high; }))
-    html.empty("path", {{"class", color + " band"}, {"d", band_path(at, columns)}});
+    html.empty("path", {{"class", color_class(curve.color) + " band"}, {"d", band_path(at, columns)}});
+}
+
+void draw_line(Html& html, const Curve& curve, const Canvas& at, const std::vector<CurveColumn>& columns) {
+  const std::string color = color_class(curve.color);
   html.open("path", {{"class", color + (curve.dots ? " line strong" : " line")}, {"d", line_path(at, columns)}});
   html.element("title", curve.name);
   html.close();
@@ -145,8 +148,9 @@ void draw(Html& html, const Figure& figure) {
     html.empty("path",
                {{"class", "grid"}, {"d", fmt::format("M0 {:.1f}H1000", canvas * (1 - y_axis.position(tick.value)))}});
   html.empty("path", {{"class", "axis"}, {"d", "M0 0V1000H1000"}});
-  for (const Curve& curve : curves)
-    draw_curve(html, curve, at, in_columns(curve, figure.x_begin, figure.x_end, columns_of_a_figure));
+  for (const auto part : {draw_band, draw_line})  // no band hides another curve's line
+    for (const Curve& curve : curves)
+      part(html, curve, at, in_columns(curve, figure.x_begin, figure.x_end, columns_of_a_figure));
   html.close();
   for (const FigureAxis::Tick& tick : y_axis.ticks())
     html.element("span", tick.label,

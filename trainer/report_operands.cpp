@@ -27,34 +27,36 @@ size_t place_of(std::vector<T>& list, const T& value) {
   return place;
 }
 
-void figures(Html& html, Rows rows, double end) {
-  std::vector<std::string> zero;
-  html.open("div", {{"class", "figures"}});
-  for (size_t i = 0; i < operand_measures.size(); ++i) {
-    const OperandMeasure& measure = operand_measures[i];
-    if (std::ranges::all_of(rows, [&](const OperandRow& row) { return row.values[i] == 0; })) {
-      zero.emplace_back(measure.title);
-      continue;
-    }
-    draw(html, {.title = fmt::format("Operands: {}", measure.title),
-                .note = measure.meaning,
-                .x_label = "step",
-                .x_end = end,
-                .curves = operand_curves(rows, i),
-                .magnitudes = true});
-  }
-  html.close();
-  if (!zero.empty()) html.element("p", fmt::format("Zero in all layers at all steps: {}.", fmt::join(zero, ", ")));
+void figure(Html& html, Rows rows, size_t measure, double end) {
+  draw(html, {.title = fmt::format("Operands: {}", operand_measures[measure].title),
+              .note = operand_measures[measure].meaning,
+              .x_label = "step",
+              .x_end = end,
+              .curves = operand_curves(rows, measure),
+              .magnitudes = true});
 }
 
-void tables(Html& html, Rows rows) {
+void table(Html& html, Rows rows, size_t measure) {
+  html.open("details");
+  html.element("summary", fmt::format("Layers at step {}: {}, {}", last_step(rows), operand_measures[measure].title,
+                                      operand_measures[measure].meaning));
+  heat_table(html, last_operands(rows, measure));
+  html.close();
+}
+
+void operands_of(Html& html, Rows rows, double end) {
+  std::vector<size_t> shown;
+  std::vector<std::string> zero;
   for (size_t i = 0; i < operand_measures.size(); ++i) {
-    const OperandMeasure& measure = operand_measures[i];
-    html.open("details");
-    html.element("summary", fmt::format("Layers at step {}: {}, {}", last_step(rows), measure.title, measure.meaning));
-    heat_table(html, last_operands(rows, i));
-    html.close();
+    if (std::ranges::all_of(rows, [&](const OperandRow& row) { return row.values[i] == 0; }))
+      zero.emplace_back(operand_measures[i].title);
+    else shown.push_back(i);
   }
+  html.open("div", {{"class", "figures"}});
+  for (const size_t measure : shown) figure(html, rows, measure, end);
+  html.close();
+  if (!zero.empty()) html.element("p", fmt::format("Zero in all layers at all steps: {}.", fmt::join(zero, ", ")));
+  for (const size_t measure : shown) table(html, rows, measure);
 }
 
 }  // namespace
@@ -112,8 +114,7 @@ void operands(Html& html, std::span<const ReportRun> runs) {
   for (const ReportRun& run : runs) {
     if (run.operands.empty()) continue;
     if (runs.size() > 1) html.element("h3", run.name);
-    figures(html, run.operands, end);
-    tables(html, run.operands);
+    operands_of(html, run.operands, end);
   }
   html.close();
 }

@@ -98,6 +98,16 @@ TEST_F(ReportOperands, TheBandsOfAColumnsPointsAreOneBand) {
   EXPECT_EQ(columns[0].high, 9);
 }
 
+TEST_F(ReportOperands, NoBandHidesALine) {
+  const Curve one{.name = "one", .x = {1, 2}, .y = {3, 5}, .low = {2, 4}, .high = {9, 6}};
+  const Curve two{.name = "two", .color = 1, .x = {1, 2}, .y = {4, 5}, .low = {3, 4}, .high = {8, 6}};
+  Html html;
+  draw(html, {.title = "", .note = "", .x_label = "", .x_end = 2, .curves = {one, two}});
+  const std::string text = html.finish();
+  EXPECT_EQ(count_of(text, " band\""), 2u);
+  EXPECT_LT(text.rfind(" band\""), text.find(" line\""));
+}
+
 TEST_F(ReportOperands, ThePageShowsCurvesAndHeat) {
   const std::string text = page({make_run("run", record_)});
   // The axes of the clipped share end at 0.25 and its room; from zero, as the least is zero: 0.25 lies at 1 / 1.04.
@@ -111,6 +121,7 @@ TEST_F(ReportOperands, ThePageShowsCurvesAndHeat) {
   EXPECT_NE(text.find("<td style=\"--heat:0.96\">0.5</td>"), std::string::npos);
   EXPECT_NE(text.find("Zero in all layers at all steps: masked, underflow."), std::string::npos);
   EXPECT_EQ(text.find("Operands: masked"), std::string::npos);
+  EXPECT_EQ(count_of(text, "<details>"), 3u) << "two measures and the configuration";
   EXPECT_EQ(text.find("nan"), std::string::npos);
   for (const char* tag : {"section", "figure", "div", "svg", "table", "details"})
     EXPECT_EQ(count_of(text, std::string("<") + tag + ">") + count_of(text, std::string("<") + tag + " "),
