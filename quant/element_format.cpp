@@ -70,7 +70,7 @@ const ElementFormat& lasting_format(const ElementFormat& format) {
   const std::lock_guard lock(mutex);
   for (const Described& earlier : described)
     if (earlier.format == format) return earlier.format;
-  Described& added = described.emplace_back(std::string(format.name), format);
+  Described& added = described.emplace_back(Described{std::string(format.name), format});
   added.format.name = added.name;
   return added.format;
 }
