@@ -5,7 +5,7 @@
 
 #include <array>
 #include <optional>
-#include <regex>
+#include <string_view>
 
 #include "quant/quantizers.hpp"
 #include "tensor/error.hpp"
@@ -103,23 +103,41 @@ std::vector<Recipe> make_rows() {
   return rows;
 }
 
-/// quest-w4a4, quest-w4a16-plain, lsq-w2a2, ste-w3a3: bits of weights and activations; 16: not quantized.
+struct Bits {
+  int weight, input;
+};
+constexpr int not_quantized = 16;
+
+/// Of "w4a4", "w4a16".
+std::optional<Bits> bits_named(std::string_view text) {
+  for (int weight = 1; weight <= 8; ++weight)
+    for (const int input : {1, 2, 3, 4, 5, 6, 7, 8, not_quantized})
+      if (text == fmt::format("w{}a{}", weight, input)) return Bits{weight, input};
+  return {};
+}
+
+/// quest-w4a4, quest-w4a16-plain, lsq-w2a2, ste-w3a3.
 std::optional<Recipe> member_of_family(const std::string& name) {
-  static const std::regex pattern("(quest|lsq|pact|ste)-w([1-8])a([1-8]|16)(-plain)?");
-  std::smatch match;
-  if (!std::regex_match(name, match, pattern)) return {};
-  const std::string family = match[1];
-  const bool is_quest = family == "quest", plain = match[4].matched;
-  const int weight_bits = std::stoi(match[2]), input_bits = std::stoi(match[3]);
-  if (plain && !is_quest) return {};
-  if (family == "ste" && (weight_bits == 1 || input_bits == 1)) return {};
-  const auto of_bits = [&](int bits) {
-    if (bits == 16) return Quantizer{};
-    if (family == "lsq") return learned(bits, LearnedStep::lsq);
-    if (family == "pact") return learned(bits, LearnedStep::pact);
-    return is_quest ? quest(bits, plain ? 1.25f : 1.30f) : per_row(formats::integer[bits - 2]);
+  constexpr std::string_view suffix = "-plain";
+  const size_t dash = name.find('-');
+  if (dash == std::string::npos) return {};
+  const std::string_view family = std::string_view(name).substr(0, dash);
+  std::string_view digits = std::string_view(name).substr(dash + 1);
+  const bool is_quest = family == "quest", plain = is_quest && digits.ends_with(suffix);
+  if (plain) digits.remove_suffix(suffix.size());
+  const std::optional<Bits> bits = bits_named(digits);
+  if (!bits) return {};
+  const auto recipe_of = [&](auto&& quantizer) {
+    const auto of_bits = [&](int count) { return count == not_quantized ? Quantizer{} : quantizer(count); };
+    const Rotation rotation = is_quest && !plain ? hadamard(128) : Rotation{};
+    return Recipe{name, {rotation, of_bits(bits->input), of_bits(bits->weight)}, {}};
   };
-  return Recipe{name, {is_quest && !plain ? hadamard(128) : Rotation{}, of_bits(input_bits), of_bits(weight_bits)}, {}};
+  if (is_quest) return recipe_of([&](int count) { return quest(count, plain ? 1.25f : 1.30f); });
+  if (family == "lsq") return recipe_of([](int count) { return learned(count, LearnedStep::lsq); });
+  if (family == "pact") return recipe_of([](int count) { return learned(count, LearnedStep::pact); });
+  const bool has_levels = bits->weight > 1 && bits->input > 1;
+  if (family == "ste" && has_levels) return recipe_of([](int count) { return per_row(formats::integer[count - 2]); });
+  return {};
 }
 
 std::array<Quantizer*, 6> quantizers_of(Recipe& recipe) {

@@ -26,6 +26,23 @@ TEST(RecipeCheck, EveryRowHasAMeaningAndOneIsBiased) {
   EXPECT_NE(check(find_recipe("nvfp4-4over6-sr")).front().find("65/64"), std::string::npos);
 }
 
+TEST(RecipeCheck, FamiliesHaveTheMembersTheySay) {
+  for (const char* name : {"quest-w1a1", "quest-w8a16-plain", "lsq-w1a2", "pact-w4a16", "ste-w2a8", "ste-w3a16"}) {
+    const std::optional<Recipe> recipe = recipe_named(name);
+    ASSERT_TRUE(recipe) << name;
+    EXPECT_EQ(recipe->name, name);
+  }
+  const Recipe mixed = find_recipe("quest-w2a16");
+  EXPECT_EQ(mixed.forward.weight, quest(2));
+  EXPECT_FALSE(mixed.forward.input.quantizes());
+  EXPECT_EQ(mixed.forward.rotation, (Rotation{128, Signs::none}));
+  EXPECT_FALSE(find_recipe("quest-w2a16-plain").forward.rotation);
+  for (const char* name :
+       {"", "quest", "quest-", "quest-w4", "quest-w9a4", "quest-w0a4", "quest-w4a9", "quest-w16a4", "quest-w04a4",
+        "quest-w4a4-", "quest-w4a4-plain-plain", "lsq-w4a4-plain", "ste-w1a4", "ste-w4a1", "Quest-w4a4", "fp8-w4a4"})
+    EXPECT_FALSE(recipe_named(name)) << name;
+}
+
 TEST(RecipeCheck, CombinationsWithoutMeaningAreRefused) {
   const auto changed = [](Quantizer quantizer, const std::function<void(Quantizer&)>& change) {
     change(quantizer);
