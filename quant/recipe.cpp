@@ -160,8 +160,8 @@ const std::vector<Recipe>& recipes() {
 }
 
 std::vector<std::string> recipe_families() {
-  return {"quest-wXaY[-plain] (1 to 8 bits, Y also 16)", "lsq-wXaY", "pact-wXaY (the same)",
-          "ste-wXaY (2 to 8 bits, Y also 16)"};
+  return {"quest-wXaY[-plain] (1 to 8 bits, Y also 16)", "lsq-wXaY (1 to 8 bits, Y also 16)",
+          "pact-wXaY (1 to 8 bits, Y also 16)", "ste-wXaY (2 to 8 bits, Y also 16)"};
 }
 
 std::optional<Recipe> recipe_named(const std::string& name) {
