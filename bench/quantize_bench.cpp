@@ -98,7 +98,7 @@ void measure(benchmark::State& state, Work work, const Case& what, Axis axis, co
       benchmark::DoNotOptimize(statistic = tensor_statistic(stream, {of.x}, how));
     if (work == Work::quantize || work == Work::statistic_and_quantize)
       quantize(stream, {of.x}, how, statistic, of.values, of.scale, of.parts(what.quantizer));
-    if (work == Work::restore) restore(stream, what.quantizer, of.parts(what.quantizer), of.values);
+    if (work == Work::restore) restore(stream, what.quantizer, of.parts(what.quantizer), of.values, axis);
     if (work == Work::unrotate)
       unrotate(stream, of.x, axis, how.hadamard, signs, axis == Axis::cols ? of.mask.view() : Tensor(), of.values);
   }

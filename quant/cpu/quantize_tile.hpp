@@ -371,11 +371,10 @@ class TileQuantizer {
       }
       std::memcpy(words[0], &low, sizeof low);
       std::memcpy(words[1], &high, sizeof high);
-      const int64_t byte = (tile.first + d) / 8 * bits;
-      for (int64_t lane = 0; lane < tile.width; ++lane) {
-        auto* const to = parts_.codes.row<uint8_t>(tile.outer + lane) + byte;
+      auto* to = parts_.codes.row<uint8_t>(tile.outer) + (tile.first + d) / 8 * bits;
+      for (int64_t lane = 0; lane < tile.width; ++lane, to += parts_.codes.stride) {
         const uint64_t eight = uint64_t{words[1][lane]} << 32 | words[0][lane];
-        if (bits == 4) std::memcpy(to, &eight, 4);  // a length that the compiler knows is no call
+        if (bits == 4) std::memcpy(to, words[0] + lane, 4);  // a length that the compiler knows is no call
         else if (bits == 8) std::memcpy(to, &eight, 8);
         else std::memcpy(to, &eight, static_cast<size_t>(bits));
       }
