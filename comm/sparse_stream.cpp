@@ -1,0 +1,158 @@
+#include "comm/sparse_stream.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+
+#include "tensor/error.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t most_elements = int64_t{1} << 32;
+
+/// The first entry that is not as it must be, or entries.size().
+size_t first_wrong(int64_t length, std::span<const SparseEntry> entries) {
+  int64_t previous = -1;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const int64_t index = entries[i].index;
+    if (index <= previous || index >= length) return i;
+    previous = index;
+  }
+  return entries.size();
+}
+
+/// all += stream
+void add_to(const SparseStream& stream, std::span<float> all) {
+  if (stream.dense()) {
+    const std::span<const float> values = stream.values();
+    for (size_t i = 0; i < all.size(); ++i) all[i] += values[i];
+  } else {
+    for (const SparseEntry& entry : stream.entries()) all[entry.index] += entry.value;
+  }
+}
+
+std::vector<SparseEntry> merge(std::span<const SparseEntry> lower, std::span<const SparseEntry> higher) {
+  std::vector<SparseEntry> merged(lower.size() + higher.size());
+  auto a = lower.begin(), b = higher.begin();
+  auto to = merged.begin();
+  while (a != lower.end() && b != higher.end()) {
+    if (a->index == b->index) *to++ = {a->index, a++->value + b++->value};
+    else *to++ = a->index < b->index ? *a++ : *b++;
+  }
+  to = std::copy(a, lower.end(), to);
+  to = std::copy(b, higher.end(), to);
+  merged.resize(static_cast<size_t>(to - merged.begin()));
+  return merged;
+}
+
+}  // namespace
+
+SparseStream::SparseStream(int64_t length, std::vector<SparseEntry> entries)
+    : length_(length), entries_(std::move(entries)) {
+  assert(length <= most_elements && first_wrong(length_, entries_) == entries_.size());
+}
+
+SparseStream SparseStream::checked(int64_t length, std::vector<SparseEntry> entries, const std::string& where) {
+  if (length < 0 || length > most_elements)
+    throw Error({.kind = ErrorKind::communication,
+                 .what = "a sparse vector has a length that its indices cannot reach",
+                 .where = where,
+                 .seen = std::to_string(length),
+                 .allowed = "0 to 2^32"});
+  if (const size_t wrong = first_wrong(length, entries); wrong < entries.size())
+    throw Error({.kind = ErrorKind::communication,
+                 .what = "the indices of a sparse vector do not ascend within it",
+                 .where = where,
+                 .seen = fmt::format("entry {} has index {}{}", wrong, entries[wrong].index,
+                                     wrong > 0 ? fmt::format(" behind {}", entries[wrong - 1].index) : ""),
+                 .allowed = fmt::format("ascending indices below {}", length)});
+  return SparseStream(length, std::move(entries));
+}
+
+void SparseStream::make_dense() {
+  if (dense_) return;
+  std::vector<float> values(static_cast<size_t>(length_));
+  for (const SparseEntry& entry : entries_) values[entry.index] = entry.value;
+  *this = SparseStream(std::move(values));
+}
+
+void SparseStream::write(std::span<float> all) const {
+  assert(static_cast<int64_t>(all.size()) == length_);
+  if (dense_) {
+    std::copy(values_.begin(), values_.end(), all.begin());
+  } else {
+    std::fill(all.begin(), all.end(), 0.0f);
+    for (const SparseEntry& entry : entries_) all[entry.index] = entry.value;
+  }
+}
+
+void check_indexable(int64_t length) {
+  if (length <= most_elements) return;
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "a vector is too long to be exchanged in sparse form",
+               .where = "sparse exchange",
+               .seen = fmt::format("{} elements", length),
+               .allowed = "2^32 elements",
+               .next = "exchange it in several buckets"});
+}
+
+SparseStream sum(const SparseStream& lower, const SparseStream& higher) {
+  assert(lower.length() == higher.length());
+  const bool sparse = !lower.dense() && !higher.dense();
+  if (sparse && lower.count() + higher.count() < dense_switch(lower.length()))
+    return SparseStream(lower.length(), merge(lower.entries(), higher.entries()));
+  SparseStream total = lower;
+  total.make_dense();
+  add_to(higher, total.values());
+  return total;
+}
+
+SparseStream part_of(const SparseStream& stream, int64_t first, int64_t count) {
+  assert(first >= 0 && count >= 0 && first + count <= stream.length());
+  if (stream.dense()) {
+    const auto values = stream.values().subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+    return SparseStream(std::vector<float>(values.begin(), values.end()));
+  }
+  const auto at = [&](int64_t index) {
+    return std::ranges::lower_bound(stream.entries(), index, {}, [](const SparseEntry& e) { return int64_t{e.index}; });
+  };
+  std::vector<SparseEntry> entries(at(first), at(first + count));
+  for (SparseEntry& entry : entries) entry.index -= static_cast<uint32_t>(first);
+  const bool dense = count > 0 && static_cast<int64_t>(entries.size()) >= dense_switch(count);
+  SparseStream part(count, std::move(entries));
+  if (dense) part.make_dense();
+  return part;
+}
+
+SparseStream concatenate(std::span<const SparseStream> parts) {
+  int64_t length = 0, count = 0;
+  bool dense = false;
+  for (const SparseStream& part : parts) {
+    length += part.length();
+    count += part.count();
+    dense = dense || part.dense();
+  }
+  assert(length <= most_elements);
+  if (dense || (length > 0 && count >= dense_switch(length))) {
+    std::vector<float> values(static_cast<size_t>(length));
+    std::span<float> rest = values;
+    for (const SparseStream& part : parts) {
+      part.write(rest.first(static_cast<size_t>(part.length())));
+      rest = rest.subspan(static_cast<size_t>(part.length()));
+    }
+    return SparseStream(std::move(values));
+  }
+  std::vector<SparseEntry> entries;
+  entries.reserve(static_cast<size_t>(count));
+  int64_t first = 0;
+  for (const SparseStream& part : parts) {
+    for (const SparseEntry& entry : part.entries())
+      entries.push_back({static_cast<uint32_t>(first + entry.index), entry.value});
+    first += part.length();
+  }
+  return SparseStream(length, std::move(entries));
+}
+
+}  // namespace nibble
