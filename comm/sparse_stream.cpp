@@ -23,16 +23,6 @@ size_t first_wrong(int64_t length, std::span<const SparseEntry> entries) {
   return entries.size();
 }
 
-/// all += stream
-void add_to(const SparseStream& stream, std::span<float> all) {
-  if (stream.dense()) {
-    const std::span<const float> values = stream.values();
-    for (size_t i = 0; i < all.size(); ++i) all[i] += values[i];
-  } else {
-    for (const SparseEntry& entry : stream.entries()) all[entry.index] += entry.value;
-  }
-}
-
 std::vector<SparseEntry> merge(std::span<const SparseEntry> lower, std::span<const SparseEntry> higher) {
   std::vector<SparseEntry> merged(lower.size() + higher.size());
   auto a = lower.begin(), b = higher.begin();
@@ -88,6 +78,14 @@ void SparseStream::write(std::span<float> all) const {
   }
 }
 
+void SparseStream::add_to(std::span<float> all) const {
+  assert(static_cast<int64_t>(all.size()) == length_);
+  if (dense_)
+    for (size_t i = 0; i < all.size(); ++i) all[i] += values_[i];
+  else
+    for (const SparseEntry& entry : entries_) all[entry.index] += entry.value;
+}
+
 void check_indexable(int64_t length) {
   if (length <= most_elements) return;
   throw Error({.kind = ErrorKind::configuration,
@@ -105,7 +103,7 @@ SparseStream sum(const SparseStream& lower, const SparseStream& higher) {
     return SparseStream(lower.length(), merge(lower.entries(), higher.entries()));
   SparseStream total = lower;
   total.make_dense();
-  add_to(higher, total.values());
+  higher.add_to(total.values());
   return total;
 }
 

@@ -51,6 +51,8 @@ class SparseStream {
   void make_dense();
   /// all[i] = element i, for all.size() = length.
   void write(std::span<float> all) const;
+  /// all[i] += element i.
+  void add_to(std::span<float> all) const;
 
   bool operator==(const SparseStream&) const = default;
 

@@ -72,19 +72,22 @@ void write_packed_indices(const SparseStream& stream, int per_bucket, std::span<
   indices.finish();
 }
 
+[[noreturn]] void refuse_bytes(const char* what, const std::string& where, std::string seen, std::string allowed) {
+  throw Error({.kind = ErrorKind::communication,
+               .what = what,
+               .where = where,
+               .seen = std::move(seen),
+               .allowed = std::move(allowed),
+               .next = "start all ranks with the same program, settings and data"});
+}
+
 /// Reads one stream out of bytes of which only the number is known to be right.
 class StreamReader {
  public:
   StreamReader(std::span<const std::byte> bytes, const SparseForm& form, int64_t length, int64_t count,
                const std::string& where)
       : form_(form), length_(length), count_(count), where_(where) {
-    if (length < 0 || length > int64_t{1} << 32 || count < 0 || count > length ||
-        (form.layout == SparseLayout::dense && count != length) || form.per_bucket < 0 ||
-        form.per_bucket > bucket_elements ||
-        (form.per_bucket > 0 &&
-         (form.layout != SparseLayout::packed || count != entries_of_buckets(length, form.per_bucket))))
-      refuse("a stream cannot have so many entries",
-             fmt::format("{} entries, {} in each bucket, of {} elements", count, form.per_bucket, length));
+    check_counts(form, length, count, where);
     const size_t expected = wire_bytes(form, length, count);
     if (bytes.size() != expected)
       refuse("the bytes of a stream are not as many as its entries need", fmt::format("{} bytes", bytes.size()),
@@ -141,12 +144,7 @@ class StreamReader {
   }
 
   [[noreturn]] void refuse(const char* what, std::string seen, std::string allowed = {}) const {
-    throw Error({.kind = ErrorKind::communication,
-                 .what = what,
-                 .where = where_,
-                 .seen = std::move(seen),
-                 .allowed = std::move(allowed),
-                 .next = "start all ranks with the same program, settings and data"});
+    refuse_bytes(what, where_, std::move(seen), std::move(allowed));
   }
 
   SparseForm form_;
@@ -157,6 +155,19 @@ class StreamReader {
 };
 
 }  // namespace
+
+void check_counts(const SparseForm& form, int64_t length, int64_t count, const std::string& where) {
+  const auto fits = [&] {
+    if (length < 0 || length > int64_t{1} << 32 || count < 0 || count > length) return false;
+    if (form.layout == SparseLayout::dense && count != length) return false;
+    if (form.per_bucket == 0) return true;
+    return form.layout == SparseLayout::packed && form.per_bucket > 0 && form.per_bucket <= bucket_elements &&
+           count == entries_of_buckets(length, form.per_bucket);
+  };
+  if (!fits())
+    refuse_bytes("a stream cannot have so many entries", where,
+                 fmt::format("{} entries, {} in each bucket, of {} elements", count, form.per_bucket, length), "");
+}
 
 SparseForm shortest_form(const SparseStream& stream, Wire values) {
   if (stream.dense()) return {.layout = SparseLayout::dense, .values = values};

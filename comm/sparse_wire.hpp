@@ -52,6 +52,9 @@ SparseForm shortest_form(const SparseStream& stream, Wire values);
 /// Sparse streams are written plain or packed, dense ones dense.
 void encode(const SparseStream& stream, const SparseForm& form, std::span<std::byte> bytes);
 
+/// Throws Error{communication} that names `where` unless a vector of this length can have so many entries in this form.
+void check_counts(const SparseForm& form, int64_t length, int64_t count, const std::string& where);
+
 /// What was written. Refuses everything that `encode` does not write, with an Error{communication} that names `where`:
 /// another number of bytes, more entries than elements, indices that do not ascend or lie outside, padding that is not
 /// zero. Memory is taken only for what the bytes hold.

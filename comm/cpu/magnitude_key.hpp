@@ -12,8 +12,10 @@ namespace nibble {
 inline constexpr int32_t largest_key = 0x7f800000;
 inline constexpr int key_bits = 31;
 
+/// NaNs lie above infinity, which makes no difference to what is compared with a key.
+[[gnu::always_inline]] inline int32_t unlimited_key(float value) { return std::bit_cast<int32_t>(value) & 0x7fffffff; }
 [[gnu::always_inline]] inline int32_t magnitude_key(float value) {
-  const int32_t key = std::bit_cast<int32_t>(value) & 0x7fffffff;
+  const int32_t key = unlimited_key(value);
   return key > largest_key ? largest_key : key;
 }
 [[gnu::always_inline]] inline simd::i32x magnitude_keys(simd::f32x values) {

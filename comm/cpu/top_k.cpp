@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "comm/cpu/select_bucket.hpp"
@@ -13,11 +14,11 @@
 namespace nibble {
 namespace {
 
-/// A key is looked at in three digits, the highest first: exponent and four bits of the mantissa suffice to leave few.
+/// A key is looked at in three digits, the highest first: exponent and four bits of the mantissa leave few.
 constexpr int low_bits[] = {19, 9, 0};
 constexpr size_t digits = size_t{1} << 12;
 
-/// What one task works on.
+/// What one task works on: a multiple of all groups' elements.
 constexpr int64_t chunk_elements = int64_t{1} << 18;
 
 using Histogram = std::array<int64_t, digits>;
@@ -31,25 +32,32 @@ struct Threshold {
 /// Narrows a threshold by one digit: `histogram` counts the next digits of those keys that agree with it so far.
 void narrow(Threshold& threshold, const Histogram& histogram, int shift) {
   size_t digit = digits - 1;
-  for (; histogram[digit] < threshold.ties; --digit) threshold.ties -= histogram[digit];
+  for (; digit > 0 && histogram[digit] < threshold.ties; --digit) threshold.ties -= histogram[digit];
   threshold.key |= static_cast<int32_t>(digit << shift);
 }
 
-Histogram histogram_of_first_digits(Stream& stream, std::span<const float> values) {
+int64_t chunks_of(int64_t n) { return (n + chunk_elements - 1) / chunk_elements; }
+
+/// First digits of the largest keys of `vectors` times sixteen elements, sixteen of each.
+Histogram histogram_of_maxima(Stream& stream, std::span<const float> values, int64_t vectors) {
   const auto n = static_cast<int64_t>(values.size());
   std::vector<Histogram> of_threads(static_cast<size_t>(stream.threads()));
-  parallel_tasks(stream, (n + chunk_elements - 1) / chunk_elements, [&](int64_t chunk, int64_t thread) {
-    // Neighbours are often alike, and a count would wait for the one before it: they go to tables of their own.
-    constexpr int64_t tables = 4;
-    static thread_local std::array<std::array<uint32_t, digits>, tables> counts;
-    for (auto& table : counts) table.fill(0);
+  parallel_tasks(stream, chunks_of(n), [&](int64_t chunk, int64_t thread) {
+    Histogram& histogram = of_threads[static_cast<size_t>(thread)];
     const float* const x = values.data() + chunk * chunk_elements;
     const int64_t count = std::min(chunk_elements, n - chunk * chunk_elements);
-    for (int64_t i = 0; i < count; ++i)
-      ++counts[static_cast<size_t>(i % tables)][static_cast<size_t>(magnitude_key(x[i]) >> low_bits[0])];
-    Histogram& all = of_threads[static_cast<size_t>(thread)];
-    for (const auto& table : counts)
-      for (size_t digit = 0; digit < digits; ++digit) all[digit] += table[digit];
+    simd::for_each_group(count, [&](int64_t i, int64_t length) {
+      if (i / simd::lanes % vectors != 0) return;
+      simd::i32x maxima = magnitude_keys(simd::load_n(x + i, length));
+      for (int64_t next = i + simd::lanes; next + simd::lanes <= std::min(count, i + vectors * simd::lanes);
+           next += simd::lanes) {
+        const simd::i32x keys = magnitude_keys(simd::load(x + next));
+        maxima = keys > maxima ? keys : maxima;
+      }
+      int32_t keys[simd::lanes];
+      std::memcpy(keys, &maxima, sizeof keys);
+      for (const int32_t key : keys) ++histogram[static_cast<size_t>(key >> low_bits[0])];
+    });
   });
   Histogram total{};
   for (const Histogram& histogram : of_threads)
@@ -57,20 +65,33 @@ Histogram histogram_of_first_digits(Stream& stream, std::span<const float> value
   return total;
 }
 
-/// The indices of all whose key is at least `key`, in order.
-std::vector<uint32_t> indices_from(Stream& stream, std::span<const float> values, int32_t key) {
+/// A key that at least k elements reach and not many more: the k-th largest of maxima over groups of elements, about
+/// four times as many as k.
+int32_t lower_bound_of_kept(Stream& stream, std::span<const float> values, int64_t k) {
+  constexpr int64_t most_vectors = 64;
   const auto n = static_cast<int64_t>(values.size());
-  std::vector<std::vector<uint32_t>> of_chunks(static_cast<size_t>((n + chunk_elements - 1) / chunk_elements));
-  parallel_tasks(stream, static_cast<int64_t>(of_chunks.size()), [&](int64_t chunk, int64_t) {
+  int64_t vectors = 1;
+  while (vectors < most_vectors && n / (2 * vectors) >= 4 * k) vectors *= 2;
+  Threshold threshold{.ties = k};
+  narrow(threshold, histogram_of_maxima(stream, values, vectors), low_bits[0]);
+  return threshold.key;
+}
+
+/// The indices of all whose key is at least `bound`, in order.
+std::vector<uint32_t> indices_from(Stream& stream, std::span<const float> values, int32_t bound) {
+  const auto n = static_cast<int64_t>(values.size());
+  std::vector<std::vector<uint32_t>> of_chunks(static_cast<size_t>(chunks_of(n)));
+  parallel_tasks(stream, chunks_of(n), [&](int64_t chunk, int64_t) {
     constexpr int64_t block = 4096;
-    std::array<uint32_t, block> found;
+    std::array<uint32_t, block + 1> found;
     std::vector<uint32_t>& indices = of_chunks[static_cast<size_t>(chunk)];
     const int64_t end = std::min((chunk + 1) * chunk_elements, n);
     for (int64_t first = chunk * chunk_elements; first < end; first += block) {
       int64_t count = 0;
+      const float* const x = values.data();
       for (int64_t i = first; i < std::min(first + block, end); ++i) {
         found[static_cast<size_t>(count)] = static_cast<uint32_t>(i);
-        count += magnitude_key(values[static_cast<size_t>(i)]) >= key;
+        count += unlimited_key(x[i]) >= bound;
       }
       indices.insert(indices.end(), found.begin(), found.begin() + count);
     }
@@ -78,6 +99,22 @@ std::vector<uint32_t> indices_from(Stream& stream, std::span<const float> values
   std::vector<uint32_t> all;
   for (const std::vector<uint32_t>& indices : of_chunks) all.insert(all.end(), indices.begin(), indices.end());
   return all;
+}
+
+/// Of the candidates, which hold the k largest.
+Threshold exact_threshold(std::span<const float> values, std::span<const uint32_t> candidates, int64_t k) {
+  Threshold threshold{.ties = k};
+  int above = key_bits;
+  for (const int shift : low_bits) {
+    Histogram histogram{};
+    for (const uint32_t index : candidates) {
+      const int32_t key = magnitude_key(values[index]), lower_digits = key & static_cast<int32_t>((1u << above) - 1);
+      if (key - lower_digits == threshold.key) ++histogram[static_cast<size_t>(lower_digits >> shift)];
+    }
+    narrow(threshold, histogram, shift);
+    above = shift;
+  }
+  return threshold;
 }
 
 }  // namespace
@@ -113,21 +150,12 @@ SparseStream top_k(Stream& stream, std::span<const float> values, int64_t k) {
   const auto n = static_cast<int64_t>(values.size());
   check_indexable(n);
   check_top_k(k, int64_t{1} << 32);
-  Threshold threshold{.ties = std::min(k, n)};
+  k = std::min(k, n);
   if (n == 0) return SparseStream(0);
-  narrow(threshold, histogram_of_first_digits(stream, values), low_bits[0]);
-  const std::vector<uint32_t> candidates = indices_from(stream, values, threshold.key);
-  for (size_t digit = 1; digit < std::size(low_bits); ++digit) {
-    Histogram histogram{};
-    const int above = low_bits[digit - 1], shift = low_bits[digit];
-    for (const uint32_t index : candidates) {
-      const int32_t key = magnitude_key(values[index]);
-      if (key >> above == threshold.key >> above) ++histogram[static_cast<size_t>((key & ((1 << above) - 1)) >> shift)];
-    }
-    narrow(threshold, histogram, shift);
-  }
+  const std::vector<uint32_t> candidates = indices_from(stream, values, lower_bound_of_kept(stream, values, k));
+  Threshold threshold = exact_threshold(values, candidates, k);
   std::vector<SparseEntry> entries;
-  entries.reserve(static_cast<size_t>(std::min(k, n)));
+  entries.reserve(static_cast<size_t>(k));
   for (const uint32_t index : candidates) {
     const int32_t key = magnitude_key(values[index]);
     if (key > threshold.key || (key == threshold.key && threshold.ties-- > 0))
