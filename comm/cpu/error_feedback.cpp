@@ -1,0 +1,85 @@
+#include "comm/error_feedback.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "comm/cpu/select_bucket.hpp"
+#include "comm/sparse_wire.hpp"
+
+namespace nibble {
+namespace {
+
+/// What travels of a value, and what stays.
+struct SentAndLeft {
+  float sent, left;
+};
+[[gnu::always_inline]] inline SentAndLeft cut(float value, Wire wire) {
+  if (wire == Wire::f32) return {value, 0.0f};  // a difference would leave a NaN of an infinite value
+  const auto sent = static_cast<float>(bf16(value));
+  return {sent, value - sent};
+}
+
+[[gnu::always_inline]] inline void accumulate(const float* residual, const float* gradient, float* sum, int64_t n) {
+  simd::for_each_group(n, [&](int64_t i, int64_t count) {
+    simd::store_n(sum + i, simd::load_n(residual + i, count) + simd::load_n(gradient + i, count), count);
+  });
+}
+
+}  // namespace
+
+ErrorFeedback::ErrorFeedback(int64_t length) : length_(length) {
+  check_indexable(length);
+  residual_ = OwnedTensor(DType::f32, 1, length, "error feedback");
+  pending_ = OwnedTensor(DType::f32, 1, length, "error feedback");
+  std::fill_n(residual_.view().as<float>(), length, 0.0f);
+}
+
+SparseStream ErrorFeedback::select(Stream& stream, std::span<const float> gradient, const Selection& selection,
+                                   Wire wire) {
+  assert(static_cast<int64_t>(gradient.size()) == length_);
+  const float* const residual = residual_.view().as<float>();
+  float* const pending = pending_.view().as<float>();
+  pending_is_new_ = true;
+  if (selection.of == Selection::Of::all) {
+    parallel_for(stream, length_, simd::lanes, [&](int64_t begin, int64_t end) {
+      accumulate(residual + begin, gradient.data() + begin, pending + begin, end - begin);
+    });
+    const SparseStream kept = top_k(stream, {pending, static_cast<size_t>(length_)}, selection.k);
+    std::vector<SparseEntry> entries(kept.entries().begin(), kept.entries().end());
+    for (SparseEntry& entry : entries) {
+      const SentAndLeft both = cut(entry.value, wire);
+      entry.value = both.sent;
+      pending[entry.index] = both.left;
+    }
+    return SparseStream(length_, std::move(entries));
+  }
+  check_top_k(selection.k, bucket_elements);
+  std::vector<SparseEntry> entries(static_cast<size_t>(entries_of_buckets(length_, selection.k)));
+  parallel_for(stream, length_, bucket_elements, [&](int64_t begin, int64_t end) {
+    BucketSelection bucket;
+    SparseEntry* to = entries.data() + begin / bucket_elements * selection.k;
+    for (int64_t first = begin; first < end; first += bucket_elements) {
+      const int64_t n = std::min(bucket_elements, end - first);
+      float* const x = pending + first;
+      accumulate(residual + first, gradient.data() + first, x, n);
+      bucket.select(x, n, selection.k, [&](int64_t i) {
+        const SentAndLeft both = cut(x[i], wire);
+        *to++ = {static_cast<uint32_t>(first + i), both.sent};
+        x[i] = both.left;
+      });
+    }
+  });
+  return SparseStream(length_, std::move(entries));
+}
+
+void ErrorFeedback::commit() {
+  if (pending_is_new_) std::swap(residual_, pending_);
+  pending_is_new_ = false;
+}
+
+void ErrorFeedback::state(StateList& list, const std::string& name, int rank, int ranks) {
+  list.add_run(name, residual_.view(), ranks, length_, rank * length_);
+}
+
+}  // namespace nibble
