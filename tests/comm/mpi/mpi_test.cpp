@@ -7,6 +7,7 @@
 #include "comm/mpi_communicator.hpp"
 #include "tensor/error.hpp"
 #include "tests/comm/collective_checks.hpp"
+#include "tests/comm/sparse_checks.hpp"
 
 namespace nibble {
 namespace {
@@ -31,6 +32,12 @@ TEST(Mpi, CollectivesOfParts) {
     check_equal_on_all_ranks(*world, wire);
     check_bytes_sent(*world, wire);
   }
+}
+
+TEST(Mpi, SparseSums) {
+  check_exact_sums(*world);
+  check_order_of_sums(*world);
+  check_sparse_equal_on_all_ranks(*world);
 }
 
 /// Rank 0 sends `sent` bytes, rank 1 expects others: ends rank 1 with its error, and thereby all.
