@@ -23,6 +23,8 @@ constexpr Reader all_readers[] = {
     {"checkpoint_state", ErrorKind::checkpoint, read_checkpoint_state},
     {"token_shard", ErrorKind::data, read_token_shard},
     {"shard_contents", ErrorKind::data, read_shard_contents},
+    {"stream_message", ErrorKind::communication, read_stream_message},
+    {"stream_fields", ErrorKind::communication, read_stream_fields},
 };
 
 }  // namespace

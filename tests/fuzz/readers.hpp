@@ -42,5 +42,7 @@ void read_manifest_fields(Bytes bytes);   // a manifest whose checksum is made r
 void read_checkpoint_state(Bytes bytes);  // a script (hdf5_script.hpp) of rank_0000.h5, whose checksum is right
 void read_token_shard(Bytes bytes);       // readers_of_tokens.cpp; llm.c's files too
 void read_shard_contents(Bytes bytes);    // a script of a token shard whose checksum is right
+void read_stream_message(Bytes bytes);    // readers_of_messages.cpp: what another rank sends
+void read_stream_fields(Bytes bytes);     // the same with checksums that are made right
 
 }  // namespace nibble::fuzz

@@ -1,0 +1,49 @@
+#include <xxhash.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "comm/sparse_message.hpp"
+#include "tests/fuzz/readers.hpp"
+
+namespace nibble::fuzz {
+namespace {
+
+/// Those of the corpus.
+constexpr MessageTerms terms{.source = 1, .ranks = 4, .label = 7, .length = 2000};
+constexpr size_t payload_hash_at = 48, header_hash_at = 56;
+
+/// A header and what follows it, as a rank takes them.
+void use(std::span<const std::byte> message) {
+  const size_t header = std::min(message.size(), message_header_bytes);
+  const StreamPromise promise = read_header(message.first(header), terms, "fuzz");
+  const SparseStream stream = read_payload(message.subspan(header), promise, terms, "fuzz");
+  std::vector<float> values(terms.length);
+  stream.write(values);
+  // What was taken is written and taken again: values of bf16 are values of f32.
+  const StreamMessage again = write_message(stream, Wire::f32, terms);
+  std::vector<float> values_again(terms.length);
+  read_payload(again.payload, read_header(again.header, terms, "fuzz"), terms, "fuzz").write(values_again);
+  if (std::memcmp(values.data(), values_again.data(), values.size() * sizeof(float)) != 0)
+    throw std::logic_error("a stream does not read back");
+}
+
+}  // namespace
+
+void read_stream_message(Bytes bytes) { use(std::as_bytes(bytes)); }
+
+void read_stream_fields(Bytes bytes) {
+  std::vector<uint8_t> message(bytes.begin(), bytes.end());
+  if (message.size() >= message_header_bytes) {
+    const auto put_hash = [&](size_t at, const uint8_t* from, size_t count) {
+      const uint64_t hash = XXH3_64bits(from, count);
+      std::memcpy(message.data() + at, &hash, sizeof hash);
+    };
+    put_hash(payload_hash_at, message.data() + message_header_bytes, message.size() - message_header_bytes);
+    put_hash(header_hash_at, message.data(), header_hash_at);
+  }
+  use(std::as_bytes(std::span(message)));
+}
+
+}  // namespace nibble::fuzz
