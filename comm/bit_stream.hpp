@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 namespace nibble {
@@ -18,16 +19,21 @@ class BitWriter {
   /// The low `bits` <= 32 of a number that has no others.
   void put(uint32_t number, int bits) {
     held_ |= uint64_t{number} << held_bits_;
-    for (held_bits_ += bits; held_bits_ >= 8; held_bits_ -= 8, held_ >>= 8) put_byte();
+    held_bits_ += bits;
+    if (held_bits_ < 32) return;
+    write(sizeof(uint32_t));
+    held_ >>= 32;
+    held_bits_ -= 32;
   }
   void finish() {
-    if (held_bits_ > 0) put_byte();
+    if (held_bits_ > 0) write(bytes_of_bits(held_bits_));
   }
 
  private:
-  void put_byte() {
-    assert(next_ < to_.size());
-    to_[next_++] = static_cast<std::byte>(held_);
+  void write(size_t bytes) {
+    assert(next_ + bytes <= to_.size());
+    std::memcpy(to_.data() + next_, &held_, bytes);
+    next_ += bytes;
   }
 
   std::span<std::byte> to_;
@@ -41,24 +47,27 @@ class BitReader {
  public:
   explicit BitReader(std::span<const std::byte> from) : from_(from) {}
 
+  /// The next `bits` <= 32.
   uint32_t get(int bits) {
-    for (; held_bits_ < bits; held_bits_ += 8) {
-      assert(next_ < from_.size());
-      held_ |= static_cast<uint64_t>(from_[next_++]) << held_bits_;
-    }
-    const auto number = static_cast<uint32_t>(held_ & ((uint64_t{1} << bits) - 1));
-    held_ >>= bits;
-    held_bits_ -= bits;
+    const uint64_t word = word_at(next_ / 8);
+    const auto number = static_cast<uint32_t>(word >> next_ % 8 & ((uint64_t{1} << bits) - 1));
+    next_ += static_cast<size_t>(bits);
+    assert(next_ <= 8 * from_.size());
     return number;
   }
   /// What is left of the last byte that was read.
-  bool padding_is_zero() const { return held_ == 0; }
+  bool padding_is_zero() const { return next_ % 8 == 0 || std::to_integer<int>(from_[next_ / 8]) >> next_ % 8 == 0; }
 
  private:
+  uint64_t word_at(size_t byte) const {
+    uint64_t word = 0;
+    if (byte + sizeof word <= from_.size()) std::memcpy(&word, from_.data() + byte, sizeof word);
+    else std::memcpy(&word, from_.data() + byte, from_.size() - byte);
+    return word;
+  }
+
   std::span<const std::byte> from_;
-  size_t next_ = 0;
-  uint64_t held_ = 0;
-  int held_bits_ = 0;
+  size_t next_ = 0;  ///< bit
 };
 
 }  // namespace nibble

@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
-#include <algorithm>
 #include <bit>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 
 #include "tensor/error.hpp"
@@ -36,10 +34,14 @@ uint64_t hash_of(const HeaderFields& fields) {
   return hash_of(std::as_bytes(std::span(&fields, 1)).first(offsetof(HeaderFields, header_hash)));
 }
 
+/// Looks at all values without a branch, which is faster than to stop at the first.
 bool all_finite(const SparseStream& stream) {
-  const auto finite = [](float value) { return std::isfinite(value); };
-  if (stream.dense()) return std::ranges::all_of(stream.values(), finite);
-  return std::ranges::all_of(stream.entries(), finite, &SparseEntry::value);
+  constexpr uint32_t exponent = 0x7f800000;
+  bool all = true;
+  const auto look = [&](float value) { all = all & ((std::bit_cast<uint32_t>(value) & exponent) != exponent); };
+  for (const float value : stream.values()) look(value);
+  for (const SparseEntry& entry : stream.entries()) look(entry.value);
+  return all;
 }
 
 [[noreturn]] void refuse(const char* what, const std::string& where, std::string seen, std::string allowed = {}) {

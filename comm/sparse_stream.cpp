@@ -12,15 +12,18 @@ namespace {
 
 constexpr int64_t most_elements = int64_t{1} << 32;
 
-/// The first entry that is not as it must be, or entries.size().
+bool ascends(int64_t length, std::span<const SparseEntry> entries) {
+  if (entries.empty()) return true;
+  bool all = entries.back().index < length;
+  for (size_t i = 1; i < entries.size(); ++i) all = all & (entries[i - 1].index < entries[i].index);
+  return all;
+}
+
+/// The first entry that is not as it must be.
 size_t first_wrong(int64_t length, std::span<const SparseEntry> entries) {
-  int64_t previous = -1;
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const int64_t index = entries[i].index;
-    if (index <= previous || index >= length) return i;
-    previous = index;
-  }
-  return entries.size();
+  size_t i = 0;
+  while (entries[i].index < length && (i == 0 || entries[i - 1].index < entries[i].index)) ++i;
+  return i;
 }
 
 std::vector<SparseEntry> merge(std::span<const SparseEntry> lower, std::span<const SparseEntry> higher) {
@@ -41,7 +44,7 @@ std::vector<SparseEntry> merge(std::span<const SparseEntry> lower, std::span<con
 
 SparseStream::SparseStream(int64_t length, std::vector<SparseEntry> entries)
     : length_(length), entries_(std::move(entries)) {
-  assert(length <= most_elements && first_wrong(length_, entries_) == entries_.size());
+  assert(length <= most_elements && ascends(length_, entries_));
 }
 
 SparseStream SparseStream::checked(int64_t length, std::vector<SparseEntry> entries, const std::string& where) {
@@ -51,13 +54,15 @@ SparseStream SparseStream::checked(int64_t length, std::vector<SparseEntry> entr
                  .where = where,
                  .seen = std::to_string(length),
                  .allowed = "0 to 2^32"});
-  if (const size_t wrong = first_wrong(length, entries); wrong < entries.size())
+  if (!ascends(length, entries)) {
+    const size_t wrong = first_wrong(length, entries);
     throw Error({.kind = ErrorKind::communication,
                  .what = "the indices of a sparse vector do not ascend within it",
                  .where = where,
                  .seen = fmt::format("entry {} has index {}{}", wrong, entries[wrong].index,
                                      wrong > 0 ? fmt::format(" behind {}", entries[wrong - 1].index) : ""),
                  .allowed = fmt::format("ascending indices below {}", length)});
+  }
   return SparseStream(length, std::move(entries));
 }
 
@@ -142,12 +147,13 @@ SparseStream concatenate(std::span<const SparseStream> parts) {
     }
     return SparseStream(std::move(values));
   }
-  std::vector<SparseEntry> entries;
-  entries.reserve(static_cast<size_t>(count));
+  std::vector<SparseEntry> entries(static_cast<size_t>(count));
+  auto to = entries.begin();
   int64_t first = 0;
   for (const SparseStream& part : parts) {
-    for (const SparseEntry& entry : part.entries())
-      entries.push_back({static_cast<uint32_t>(first + entry.index), entry.value});
+    to = std::ranges::transform(part.entries(), to, [first](const SparseEntry& entry) {
+           return SparseEntry{static_cast<uint32_t>(first + entry.index), entry.value};
+         }).out;
     first += part.length();
   }
   return SparseStream(length, std::move(entries));
