@@ -1,0 +1,48 @@
+// Codes of a vector's buckets, and back: for every codec whose codes a rank makes alone.
+//
+// Codes are a pure function of the values and their CodeSource, on every processor.
+// Not for: codecs whose ranks share a scale (correlated_codec.hpp) or know their distance (lattice_codec.hpp).
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "comm/code_source.hpp"
+#include "comm/codec.hpp"
+
+namespace nibble {
+
+/// Whether all values are finite and so far from the end of the range of f32 (below 2^100) that neither norms nor sums
+/// over ranks leave it. Others have no codes.
+bool encodable(std::span<const float> values);
+
+class BucketCodec {
+ public:
+  /// Throws Error{configuration} for codecs of correlated_codec.hpp and lattice_codec.hpp.
+  explicit BucketCodec(const Codec& codec);
+
+  const Codec& codec() const { return codec_; }
+
+  /// `message` has codec().bytes_of(values.size()). The rank of `source` is this one.
+  /// Throws Error{numerics} naming the first value that is not encodable; nothing of its bucket is written then.
+  void encode(std::span<const float> values, const CodeSource& source, std::span<std::byte> message);
+
+  /// values = what the message stands for, or are increased by it. The rank of `source` is the message's.
+  /// Throws Error{communication} for a message that no encoder wrote: another size, a scale that is not finite or is
+  /// negative, a code that stands for nothing, bits behind the last code. Values of earlier buckets are then written.
+  void decode(std::span<const std::byte> message, const CodeSource& source, std::span<float> values);
+  void decode_and_add(std::span<const std::byte> message, const CodeSource& source, std::span<float> values);
+
+ private:
+  template <bool adds>
+  void decode_buckets(std::span<const std::byte> message, const CodeSource& source, std::span<float> values);
+  /// The values that get codes, rotated or as they are.
+  std::span<const float> rotated(std::span<const float> values, const CodeSource& source, int64_t bucket);
+
+  Codec codec_;
+  std::vector<float> values_;   ///< of a rotated bucket
+  std::vector<uint8_t> codes_;  ///< of a bucket, a byte each
+};
+
+}  // namespace nibble
