@@ -1,0 +1,218 @@
+#include "comm/correlated_codec.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "comm/bit_packing.hpp"
+#include "comm/bucket_codec.hpp"
+#include "comm/bucket_rotation.hpp"
+#include "comm/code_error.hpp"
+#include "quant/cpu/random_lanes.hpp"
+#include "tensor/error.hpp"
+#include "tensor/simd.hpp"
+
+namespace nibble {
+namespace {
+
+using simd::f32x;
+using simd::f64x;
+using simd::i32x;
+using simd::lanes;
+using simd::u32x;
+
+constexpr int most_counts = 65535;
+
+/// Words of a part of the stream in the order of their elements, sixty-four at a time.
+struct Words {
+  u32x of_group[4];
+
+  [[gnu::always_inline]] Words(const RandomStream& stream, uint32_t part, int64_t first) {
+    const simd::RandomLanes random(stream, part, static_cast<uint32_t>(first / 4), 1);
+    alignas(64) uint32_t words[4][lanes];
+    std::memcpy(words, random.words, sizeof words);
+    for (int element = 0; element < 4 * lanes; ++element)
+      of_group[element / lanes][element % lanes] = words[element % 4][element / 4];
+  }
+};
+
+/// floor(word n / 2^32) for n < 2^16.
+[[gnu::always_inline]] inline u32x scaled_to(u32x word, uint32_t n) {
+  return ((word >> 16) * n + ((word & 0xffffu) * n >> 16)) >> 16;
+}
+
+/// What all values of a bucket have in common.
+struct BucketLevels {
+  float range, inverse;  ///< 1 / (2 range)
+  double first, per_step, last;
+};
+
+/// Codes of sixteen values: the level below, or the one above where the threshold lies in the value's fraction.
+[[gnu::always_inline]] inline i32x correlated_codes(f32x x, const BucketLevels& levels, u32x stratum, u32x threshold,
+                                                    double ranks) {
+  const f64x position = (simd::widen((x + levels.range) * levels.inverse) - levels.first) * levels.per_step;
+  const f64x zero{}, last = zero + levels.last;
+  const f64x inside = position > zero ? (position < last ? position : last) : zero;
+  const i32x below = __builtin_convertvector(inside, i32x);
+  const f64x fraction = inside - __builtin_convertvector(below, f64x);
+  const f64x t = __builtin_convertvector(simd::as<i32x>(stratum), f64x) * 0x1p24 +
+                 __builtin_convertvector(simd::as<i32x>(threshold >> 8), f64x);
+  const auto above = t < fraction * ranks * 0x1p24;  // true is -1
+  return below - __builtin_convertvector(above, i32x);
+}
+
+}  // namespace
+
+std::vector<int> order_of_ranks(const CodeSource& source, int ranks) {
+  const RandomStream stream(source.seed, gradient_codes, source.step);
+  std::vector<int> order(static_cast<size_t>(ranks));
+  std::iota(order.begin(), order.end(), 0);
+  for (uint32_t i = static_cast<uint32_t>(ranks); i-- > 1;) {  // Fisher and Yates
+    const uint64_t word = word_of_part(stream, CodeSource::rank_order, i);
+    std::swap(order[i], order[word * (i + 1) >> 32]);
+  }
+  return order;
+}
+
+CorrelatedCodec::CorrelatedCodec(const Codec& codec, int ranks)
+    : codec_(codec),
+      ranks_(ranks),
+      codes_((static_cast<size_t>(codec.bucket) + 63) / 64 * 64),
+      values_(static_cast<size_t>(codec.bucket)) {
+  if (codec.rounding != Codec::Rounding::correlated)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "this codec is not correlated",
+                 .seen = std::string(codec.name),
+                 .allowed = "correlated, rotated-correlated"});
+  const int most_ranks = most_counts / ((1 << codec.bits) - 1);
+  if (ranks > std::min(most_ranks, most_ranks_of_codes))
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "so many ranks cannot sum codes of this size",
+                 .seen = fmt::format("{} ranks, codec {}", ranks, codec.name),
+                 .allowed = fmt::format("at most {}", std::min(most_ranks, most_ranks_of_codes)),
+                 .next = "choose a codec of fewer bits"});
+}
+
+int CorrelatedCodec::count_bits() const {
+  return static_cast<int>(std::bit_width(static_cast<uint32_t>(ranks_ * ((1 << codec_.bits) - 1))));
+}
+
+CorrelatedCodec::Levels CorrelatedCodec::levels(const RandomStream& stream) const {
+  if (codec_.bits == 1) return {0, 1};
+  // k levels, a little further apart than the range needs, at a random place: the first in [-1/k, 0).
+  const double k = 1 << codec_.bits;
+  const uint32_t word = word_of_part(stream, CodeSource::first_levels, 0);
+  return {-(word + 1.0) * 0x1p-32 / k, (k + 1) / (k * (k - 1))};
+}
+
+void CorrelatedCodec::prepare(std::span<const float> values, const CodeSource& source,
+                              std::span<float> prepared) const {
+  assert(static_cast<int64_t>(prepared.size()) == codec_.padded(static_cast<int64_t>(values.size())));
+  if (codec_.rotation == Codec::Rotation::none) {
+    if (values.data() != prepared.data()) std::ranges::copy(values, prepared.begin());
+    return;
+  }
+  for (int64_t bucket = 0; !values.empty(); ++bucket) {
+    const auto count = static_cast<int64_t>(std::min(values.size(), static_cast<size_t>(codec_.bucket)));
+    const std::span<float> here = prepared.first(static_cast<size_t>(codec_.codes_of(count)));
+    std::ranges::copy(values.first(static_cast<size_t>(count)), here.begin());
+    std::ranges::fill(here.subspan(static_cast<size_t>(count)), 0.0f);
+    rotate_bucket(here, source.stream(bucket), source.shared_signs());
+    values = values.subspan(static_cast<size_t>(count));
+    prepared = prepared.subspan(here.size());
+  }
+}
+
+void CorrelatedCodec::ranges(std::span<const float> prepared, std::span<float> of_buckets) const {
+  for (float& range : of_buckets) {
+    const std::span<const float> here = prepared.first(std::min(prepared.size(), static_cast<size_t>(codec_.bucket)));
+    prepared = prepared.subspan(here.size());
+    f32x most{};
+    simd::for_each_group(static_cast<int64_t>(here.size()), [&](int64_t i, int64_t count) {
+      const f32x x = simd::load_n(here.data() + i, count);
+      most = simd::max(simd::max(x, -x), most);
+    });
+    range = encodable(here) ? simd::max(most) : std::numeric_limits<float>::infinity();
+  }
+}
+
+void CorrelatedCodec::encode(std::span<const float> prepared, std::span<const float> ranges, const CodeSource& source,
+                             int place, std::span<std::byte> codes) {
+  const auto n = static_cast<uint32_t>(ranks_);
+  for (size_t bucket = 0; bucket < ranges.size(); ++bucket) {
+    const std::span<const float> here = prepared.first(std::min(prepared.size(), static_cast<size_t>(codec_.bucket)));
+    prepared = prepared.subspan(here.size());
+    const RandomStream stream = source.stream(static_cast<int64_t>(bucket));
+    const auto [first, step] = levels(stream);
+    const float range = ranges[bucket];
+    const BucketLevels bucket_levels{range, range > 0x1p-100f ? 0.5f / range : 0.0f, first, 1 / step,
+                                     static_cast<double>((1 << codec_.bits) - 1)};
+    for (int64_t i = 0; i < static_cast<int64_t>(here.size()); i += 4 * lanes) {
+      const Words offsets(stream, CodeSource::correlated_offsets, i);
+      const Words thresholds(stream, source.correlated_thresholds(), i);
+      for (int group = 0; group < 4 && i + group * lanes < static_cast<int64_t>(here.size()); ++group) {
+        const int64_t at = i + group * lanes;
+        const f32x x =
+            simd::load_n(&here[static_cast<size_t>(at)], std::min(lanes, static_cast<int64_t>(here.size()) - at));
+        const u32x turned = scaled_to(offsets.of_group[group], n) + static_cast<uint32_t>(place);
+        const u32x stratum = turned >= n ? turned - n : turned;
+        const i32x code = correlated_codes(x, bucket_levels, stratum, thresholds.of_group[group], ranks_);
+        using u8x = uint8_t __attribute__((vector_size(16)));
+        const u8x bytes = __builtin_convertvector(simd::as<u32x>(code), u8x);
+        std::memcpy(&codes_[static_cast<size_t>(at)], &bytes, sizeof bytes);
+      }
+    }
+    const size_t bytes = packed_bytes(static_cast<int64_t>(here.size()), codec_.bits);
+    pack_bits(std::span<const uint8_t>(codes_).first(here.size()), codec_.bits, codes.first(bytes));
+    codes = codes.subspan(bytes);
+  }
+}
+
+void CorrelatedCodec::count(std::span<const std::byte> codes, const CodeSource& source, std::span<uint16_t> counts) {
+  const auto total = static_cast<int64_t>(counts.size());
+  const size_t expected = packed_bytes(total, codec_.bits);  // buckets before the last end with a byte
+  if (codes.size() != expected)
+    refuse_message(source, fmt::format("{} bytes", codes.size()), fmt::format("{} bytes", expected));
+  while (!counts.empty()) {
+    const size_t here = std::min(counts.size(), static_cast<size_t>(codec_.bucket));
+    const size_t bytes = packed_bytes(static_cast<int64_t>(here), codec_.bits);
+    if (!unpack_bits(codes.first(bytes), codec_.bits, std::span(codes_).first(here)))
+      refuse_message(source, "bits behind the last code", "zeros");
+    for (size_t i = 0; i < here; ++i) counts[i] = static_cast<uint16_t>(counts[i] + codes_[i]);
+    codes = codes.subspan(bytes);
+    counts = counts.subspan(here);
+  }
+}
+
+void CorrelatedCodec::decode(std::span<const uint16_t> counts, std::span<const float> ranges, const CodeSource& source,
+                             std::span<float> sum) {
+  const int most = ranks_ * ((1 << codec_.bits) - 1);
+  for (size_t bucket = 0; bucket < ranges.size(); ++bucket) {
+    const std::span<float> here = sum.first(std::min(sum.size(), static_cast<size_t>(codec_.bucket)));
+    sum = sum.subspan(here.size());
+    const auto codes = static_cast<size_t>(codec_.codes_of(static_cast<int64_t>(here.size())));
+    const RandomStream stream = source.stream(static_cast<int64_t>(bucket));
+    const auto [first, step] = levels(stream);
+    // sum over ranks of 2 range (first + step code) - range
+    const double per_count = 2 * step * ranges[bucket], lowest = (2 * first - 1) * ranks_ * ranges[bucket];
+    uint16_t largest = 0;
+    for (size_t i = 0; i < codes; ++i) {
+      largest = std::max(largest, counts[i]);
+      values_[i] = static_cast<float>(lowest + per_count * counts[i]);
+    }
+    if (largest > most)
+      refuse_message(source.from_bucket(static_cast<int64_t>(bucket)), fmt::format("a sum of codes of {}", largest),
+                     fmt::format("at most {} of {} ranks", most, ranks_));
+    const std::span<float> values = std::span(values_).first(codes);
+    if (codec_.rotation != Codec::Rotation::none) unrotate_bucket(values, stream, source.shared_signs());
+    std::ranges::copy(values.first(here.size()), here.begin());
+    counts = counts.subspan(codes);
+  }
+}
+
+}  // namespace nibble
