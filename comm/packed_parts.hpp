@@ -1,0 +1,43 @@
+// The parts of a vector as f32 spans: where they lie if they lie in one piece, else copied.
+//
+// Codecs read and write consecutive values, while a part is pieces of many tensors.
+#pragma once
+
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "comm/collectives.hpp"
+
+namespace nibble {
+
+inline int64_t values_of(const Pieces& pieces) { return static_cast<int64_t>(bytes_of(pieces) / sizeof(float)); }
+
+/// A part's values, in one run; copied to `memory`, which grows to hold them, if they are not.
+inline std::span<float> gathered(const Pieces& pieces, std::vector<float>& memory) {
+  const size_t bytes = bytes_of(pieces);
+  if (const std::span<std::byte> run = one_run(pieces, 0, bytes); run.size() == bytes)
+    return {reinterpret_cast<float*>(run.data()), bytes / sizeof(float)};
+  memory.resize(std::max(memory.size(), bytes / sizeof(float)));
+  const std::span<float> values(memory.data(), bytes / sizeof(float));
+  pack(pieces, 0, std::as_writable_bytes(values));
+  return values;
+}
+
+/// The reverse; `values` may be the part's own memory.
+inline void scattered(std::span<const float> values, const Pieces& pieces) {
+  const std::span<std::byte> run = one_run(pieces, 0, values.size_bytes());
+  if (run.size() == values.size_bytes() && run.data() == static_cast<const void*>(values.data())) return;
+  unpack(std::as_bytes(values), pieces, 0);
+}
+
+/// What all ranks get of a sum to which one of them had nothing finite to add: it is refused by whoever looks at it.
+inline void fill_with_nan(const Pieces& pieces) {
+  for_each_run(pieces, 0, bytes_of(pieces), [](std::span<std::byte> run) {
+    std::ranges::fill(std::span(reinterpret_cast<float*>(run.data()), run.size() / sizeof(float)),
+                      std::numeric_limits<float>::quiet_NaN());
+  });
+}
+
+}  // namespace nibble
