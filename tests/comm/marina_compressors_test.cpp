@@ -1,0 +1,149 @@
+// What MARINA and EF21 are made of: samples of coordinates, estimates, full steps.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "comm/coordinate_sample.hpp"
+#include "comm/recursive_estimate.hpp"
+#include "tests/comm/code_trials.hpp"
+#include "tests/trainer/expect_error.hpp"
+
+namespace nibble {
+namespace {
+
+TEST(RandomOrder, HasEveryPlaceOnce) {
+  for (const int64_t count : {1, 2, 3, 5, 16, 17, 100, 1000, 4097}) {
+    const RandomOrder order(count, RandomStream(3, gradient_codes, 1), 9);
+    std::set<int64_t> seen;
+    for (int64_t i = 0; i < count; ++i) seen.insert(order[i]);
+    EXPECT_EQ(static_cast<int64_t>(seen.size()), count);
+    EXPECT_EQ(*seen.begin(), 0);
+    EXPECT_EQ(*seen.rbegin(), count - 1);
+  }
+}
+
+TEST(RandomOrder, PutsEveryNumberAtEveryPlaceEquallyOften) {
+  constexpr int64_t count = 5;
+  constexpr uint32_t orders = 5000;
+  std::vector<int> at(count * count);
+  for (uint32_t step = 0; step < orders; ++step) {
+    const RandomOrder order(count, RandomStream(3, gradient_codes, step), 9);
+    for (int64_t i = 0; i < count; ++i) ++at[static_cast<size_t>(count * i + order[i])];
+  }
+  const double expected = orders / 5.0, standard_error = std::sqrt(expected * 0.8);
+  for (const int times : at) EXPECT_NEAR(times, expected, 5 * standard_error);
+}
+
+TEST(CoordinateSample, OfAPermutationIsExactForEqualVectors) {
+  for (const int ranks : {1, 2, 3, 5, 7, 8})
+    for (const int64_t count : {1, 5, 8, 1001}) {
+      const std::vector<float> values = normal_values(count, 3);
+      std::vector<float> sum(values.size());
+      int64_t sent = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const CoordinateSample sample = CoordinateSample::permutation(count, ranks, {.step = 4, .rank = rank});
+        EXPECT_LE(std::abs(sample.size() - count / ranks), 1);
+        std::vector<float> message(static_cast<size_t>(sample.size()));
+        sample.select(values, message);
+        sample.add(message, sum);
+        sent += sample.size();
+      }
+      EXPECT_EQ(sent, count);
+      for (size_t i = 0; i < sum.size(); ++i) EXPECT_EQ(sum[i], static_cast<float>(ranks) * values[i]);
+    }
+}
+
+TEST(CoordinateSample, OfRandomCoordinatesIsUnbiasedWithTheVarianceOfTheTheory) {
+  const std::vector<float> values = normal_values(64, 5);
+  double error = 0;
+  constexpr uint32_t trials = 20'000;
+  EXPECT_LT(largest_bias_in_standard_errors(values, trials,
+                                            [&](uint32_t trial) {
+                                              const auto sample = CoordinateSample::random(64, 8, {.step = trial});
+                                              std::vector<float> message(8), decoded(64);
+                                              sample.select(values, message);
+                                              sample.add(message, decoded);
+                                              error += squared_distance(decoded, values) / trials;
+                                              return decoded;
+                                            }),
+            5);
+  EXPECT_NEAR(error, 7 * squared_norm(values), 0.05 * 7 * squared_norm(values));
+  for (const int64_t kept : {-1, 0, 65})
+    expect_error(ErrorKind::configuration, {"1 to 64"}, [&] { CoordinateSample::random(64, kept, {}); });
+}
+
+TEST(RecursiveEstimate, OfUncompressedDifferencesIsTheGradient) {
+  RecursiveEstimate estimate(256);
+  std::vector<float> before(256), difference(256);
+  for (uint32_t step = 0; step < 100; ++step) {
+    const std::vector<float> gradient = normal_values(256, step);
+    for (size_t i = 0; i < gradient.size(); ++i) difference[i] = gradient[i] - before[i];
+    estimate.move_by(difference);
+    estimate.commit();
+    before = gradient;
+  }
+  EXPECT_LT(squared_distance(estimate.value(), before), 1e-10 * squared_norm(before));
+}
+
+TEST(RecursiveEstimate, ChangesOnlyWhenTheStepCounts) {
+  RecursiveEstimate estimate(2);
+  estimate.replace(std::vector{1.0f, 2.0f});
+  EXPECT_EQ(estimate.value()[1], 0);
+  EXPECT_EQ(estimate.next()[1], 2);
+  estimate.discard();
+  EXPECT_EQ(estimate.next()[1], 0);
+  estimate.commit();
+  EXPECT_EQ(estimate.value()[1], 0);
+  estimate.replace(std::vector{1.0f, 2.0f});
+  estimate.commit();
+  estimate.move_by(std::vector{0.5f, -1.0f});
+  EXPECT_EQ(estimate.value()[1], 2);
+  estimate.commit();
+  EXPECT_EQ(estimate.value()[1], 1);
+}
+
+/// EF21 with a contractive compressor (Top-1 of 8) on gradients that stand still.
+TEST(RecursiveEstimate, OfEf21ReachesAGradientThatStandsStill) {
+  const std::vector<float> gradient = normal_values(8, 3);
+  RecursiveEstimate own(8);
+  for (int step = 0; step < 8; ++step) {
+    std::vector<float> sent(8);
+    size_t largest = 0;
+    for (size_t i = 0; i < sent.size(); ++i)
+      if (std::abs(gradient[i] - own.value()[i]) > std::abs(gradient[largest] - own.value()[largest])) largest = i;
+    sent[largest] = gradient[largest] - own.value()[largest];
+    own.move_by(sent);
+    own.commit();
+  }
+  EXPECT_TRUE(std::ranges::equal(own.value(), gradient));
+}
+
+TEST(FullSteps, AreTheFirstAfterEveryStartAndThenAsLikelyAsAskedFor) {
+  FullSteps steps(7, 0.125);
+  EXPECT_TRUE(steps.is_full(10));
+  steps.discard();
+  EXPECT_TRUE(steps.is_full(11));
+  steps.commit();
+  int full = 0;
+  for (uint32_t step = 12; step < 8012; ++step) full += steps.is_full(step);
+  EXPECT_NEAR(full, 1000, 5 * std::sqrt(1000 * 0.875));
+
+  FullSteps resumed(7, 0.125), other_seed(8, 0.125);
+  EXPECT_TRUE(resumed.is_full(500));
+  resumed.commit();
+  other_seed.commit();
+  int differing = 0;
+  for (uint32_t step = 501; step < 1000; ++step) {
+    EXPECT_EQ(resumed.is_full(step), steps.is_full(step));
+    differing += other_seed.is_full(step) != steps.is_full(step);
+  }
+  EXPECT_GT(differing, 50);
+  FullSteps always(7, 1), never(7, 0);
+  always.commit();
+  never.commit();
+  for (uint32_t step = 0; step < 100; ++step) EXPECT_TRUE(always.is_full(step) && !never.is_full(step));
+}
+
+}  // namespace
+}  // namespace nibble
