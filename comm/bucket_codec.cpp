@@ -7,9 +7,9 @@
 #include <cstring>
 
 #include "comm/bit_packing.hpp"
-#include "comm/bucket_kernels.hpp"
-#include "comm/bucket_rotation.hpp"
 #include "comm/code_error.hpp"
+#include "comm/normal_levels.hpp"
+#include "quant/arithmetic.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble {
@@ -18,6 +18,13 @@ namespace {
 using Grid = Codec::Grid;
 using Range = Codec::Range;
 using Rounding = Codec::Rounding;
+using simd::f32x;
+using simd::lanes;
+using simd::u32x;
+
+/// Below 2^-100 a scale's reciprocal would leave f32, and a gradient is zero.
+constexpr float smallest_scale = 0x1p-100f;
+float scale_or_zero(float scale) { return scale < smallest_scale ? 0.0f : scale; }
 
 /// No finite value is above; a NaN's bits are.
 uint32_t largest_magnitude_bits(std::span<const float> values) {
@@ -98,8 +105,12 @@ EqualLevels normal_equal_levels(int bits, float scale) {
 /// Bits up to which normal_levels has a table.
 constexpr int bits_of_table = 4;
 
-void decode_normal(int bits, float scale, const uint8_t* codes, std::span<float> x) {
-  if (bits > bits_of_table) return decode_levels(normal_equal_levels(bits, scale), codes, x);
+void decode_table(std::span<const float> of_code, const uint8_t* codes, std::span<float> x) {
+  for (size_t i = 0; i < x.size(); ++i) x[i] = of_code[codes[i]];
+}
+
+void decode_normal(const CodeKernels& kernels, int bits, float scale, const uint8_t* codes, std::span<float> x) {
+  if (bits > bits_of_table) return kernels.decode_levels(normal_equal_levels(bits, scale), codes, x);
   const std::span<const float> positive = normal_levels(bits);
   const size_t half = positive.size();
   float of_code[1 << bits_of_table];
@@ -111,16 +122,17 @@ void decode_normal(int bits, float scale, const uint8_t* codes, std::span<float>
 }
 
 /// Writes the codes, and returns what multiplies their levels.
-float encode_normal_bucket(const Codec& codec, std::span<const float> z, uint8_t* codes, std::span<float> levels) {
+float encode_normal_bucket(const CodeKernels& kernels, const Codec& codec, std::span<const float> z, uint8_t* codes,
+                           std::span<float> levels) {
   const double square = dot(z, z), deviation = std::sqrt(square / static_cast<double>(z.size()));
   const float scale = scale_or_zero(static_cast<float>(deviation));
   if (scale == 0) {
     std::memset(codes, 1 << (codec.bits - 1), z.size());
     return 0;
   }
-  if (codec.bits > bits_of_table) encode_nearest(normal_equal_levels(codec.bits, scale), z, codes);
-  else encode_normal(codec.bits, 1 / scale, z, codes);
-  decode_normal(codec.bits, 1, codes, levels);
+  if (codec.bits > bits_of_table) kernels.encode_nearest(normal_equal_levels(codec.bits, scale), z, codes);
+  else kernels.encode_normal(codec.bits, 1 / scale, z, codes);
+  decode_normal(kernels, codec.bits, 1, codes, levels);
   const double product = dot(z, levels);
   return static_cast<float>(codec.scale == Codec::Scale::unbiased ? square / product : product / dot(levels, levels));
 }
@@ -129,8 +141,9 @@ float encode_normal_bucket(const Codec& codec, std::span<const float> z, uint8_t
 
 bool encodable(std::span<const float> values) { return largest_magnitude_bits(values) < bits_of(encodable_below); }
 
-BucketCodec::BucketCodec(const Codec& codec)
+BucketCodec::BucketCodec(const Codec& codec, Isa isa)
     : codec_(codec),
+      kernels_(code_kernels(isa)),
       values_(static_cast<size_t>(2 * codec.bucket)),
       codes_((static_cast<size_t>(codec.bucket) + 127) / 128 * 128) {
   if (codec.range == Range::largest_of_ranks || codec.range == Range::distance)
@@ -146,7 +159,7 @@ std::span<const float> BucketCodec::rotated(std::span<const float> values, const
   std::ranges::copy(values, z.begin());
   std::ranges::fill(z.subspan(values.size()), 0.0f);
   const bool own = codec_.rotation == Codec::Rotation::of_rank;
-  rotate_bucket(z, source.stream(bucket), own ? source.own_signs() : source.shared_signs());
+  kernels_.rotate(z, source.stream(bucket), own ? source.own_signs() : source.shared_signs());
   return z;
 }
 
@@ -167,11 +180,11 @@ void BucketCodec::encode(std::span<const float> values, const CodeSource& source
     const RandomStream stream = source.stream(bucket);
     if (codec_.grid == Grid::float8) {
       const float scale = scale_or_zero(largest / formats::e4m3.max);
-      encode_float8(scale, codec_.rounding, x, stream, source.rounding(), codes.data());
+      kernels_.encode_float8(scale, codec_.rounding, x, stream, source.rounding(), codes.data());
       to_bytes(scale, to.scales);
     } else if (codec_.grid == Grid::normal) {
       const std::span<float> levels(&values_[static_cast<size_t>(codec_.bucket)], x.size());
-      to_bytes(encode_normal_bucket(codec_, x, codes.data(), levels), to.scales);
+      to_bytes(encode_normal_bucket(kernels_, codec_, x, codes.data(), levels), to.scales);
     } else {
       EqualLevels levels = equal_levels(codec_);
       const Extremes ends = codec_.range == Range::extremes ? extremes(x) : Extremes{0, largest};
@@ -181,8 +194,8 @@ void BucketCodec::encode(std::span<const float> values, const CodeSource& source
       levels.minimum = ends.smallest;
       to_bytes(levels.step, to.scales);
       if (codec_.range == Range::extremes) to_bytes(levels.minimum, to.scales.subspan(sizeof(float)));
-      if (codec_.rounding == Rounding::nearest) encode_nearest(levels, x, codes.data());
-      else encode_stochastic(levels, x, stream, source.rounding(), codes.data());
+      if (codec_.rounding == Rounding::nearest) kernels_.encode_nearest(levels, x, codes.data());
+      else kernels_.encode_stochastic(levels, x, stream, source.rounding(), codes.data());
     }
     pack_bits(std::span<const uint8_t>(codes), codec_.bits, to.codes);
   }
@@ -213,9 +226,9 @@ void BucketCodec::decode_buckets(std::span<const std::byte> message, const CodeS
     if (codec_.grid == Grid::float8) {
       const auto no_number = [](uint8_t code) { return (code & 0x7f) >= formats::e4m3.first_nan_code; };
       if (std::ranges::any_of(codes, no_number)) refuse("a code of NaN", "codes of finite values");
-      decode_float8(scale, codes.data(), x);
+      kernels_.decode_float8(scale, codes.data(), x);
     } else if (codec_.grid == Grid::normal) {
-      decode_normal(codec_.bits, scale, codes.data(), x);
+      decode_normal(kernels_, codec_.bits, scale, codes.data(), x);
     } else {
       EqualLevels levels = equal_levels(codec_);
       levels.step = scale;
@@ -223,11 +236,11 @@ void BucketCodec::decode_buckets(std::span<const std::byte> message, const CodeS
       if (!std::isfinite(levels.minimum)) refuse(fmt::format("minimum {}", levels.minimum), "finite");
       if (codec_.grid == Grid::sign_and_magnitude && std::ranges::max(codes) > levels.last)
         refuse(fmt::format("code {}", std::ranges::max(codes)), fmt::format("at most {}", levels.last));
-      decode_levels(levels, codes.data(), x);
+      kernels_.decode_levels(levels, codes.data(), x);
     }
     if (rotates) {
       const bool own = codec_.rotation == Codec::Rotation::of_rank;
-      unrotate_bucket(x, source.stream(bucket), own ? source.own_signs() : source.shared_signs());
+      kernels_.unrotate(x, source.stream(bucket), own ? source.own_signs() : source.shared_signs());
       if constexpr (!adds) std::ranges::copy(x.first(here.size()), here.begin());
     }
     if constexpr (adds)

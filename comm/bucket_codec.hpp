@@ -1,6 +1,6 @@
 // Codes of a vector's buckets, and back: for every codec whose codes a rank makes alone.
 //
-// Codes are a pure function of the values and their CodeSource, on every processor.
+// Codes are a pure function of the values and their CodeSource, with every instruction set.
 // Not for: codecs whose ranks share a scale (correlated_codec.hpp) or know their distance (lattice_codec.hpp).
 #pragma once
 
@@ -10,6 +10,7 @@
 
 #include "comm/code_source.hpp"
 #include "comm/codec.hpp"
+#include "comm/cpu/code_kernels.hpp"
 
 namespace nibble {
 
@@ -20,7 +21,7 @@ bool encodable(std::span<const float> values);
 class BucketCodec {
  public:
   /// Throws Error{configuration} for codecs of correlated_codec.hpp and lattice_codec.hpp.
-  explicit BucketCodec(const Codec& codec);
+  explicit BucketCodec(const Codec& codec, Isa isa = Isa::avx2);
 
   const Codec& codec() const { return codec_; }
 
@@ -41,6 +42,7 @@ class BucketCodec {
   std::span<const float> rotated(std::span<const float> values, const CodeSource& source, int64_t bucket);
 
   Codec codec_;
+  const CodeKernels& kernels_;
   std::vector<float> values_;   ///< of a rotated bucket
   std::vector<uint8_t> codes_;  ///< of a bucket, a byte each
 };

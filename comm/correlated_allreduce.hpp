@@ -21,7 +21,8 @@ class CorrelatedAllReduce {
   enum class Way { cheaper, owners_count, everybody_counts };
 
   /// Throws as CorrelatedCodec. `way`: of sums that go to all.
-  CorrelatedAllReduce(const Codec& codec, int ranks, Way way = Way::cheaper) : codec_(codec, ranks), way_(way) {}
+  CorrelatedAllReduce(const Codec& codec, int ranks, Isa isa = Isa::avx2, Way way = Way::cheaper)
+      : codec_(codec, ranks, isa), way_(way) {}
 
   /// As QuantizedAllReduce::all_reduce.
   [[nodiscard]] bool all_reduce(Communicator& communicator, const Parts& parts, const CodeSource& source, SumGoes goes);

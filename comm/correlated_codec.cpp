@@ -11,60 +11,14 @@
 
 #include "comm/bit_packing.hpp"
 #include "comm/bucket_codec.hpp"
-#include "comm/bucket_rotation.hpp"
 #include "comm/code_error.hpp"
-#include "quant/cpu/random_lanes.hpp"
 #include "tensor/error.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
 namespace {
 
-using simd::f32x;
-using simd::f64x;
-using simd::i32x;
-using simd::lanes;
-using simd::u32x;
-
 constexpr int most_counts = 65535;
-
-/// Words of a part of the stream in the order of their elements, sixty-four at a time.
-struct Words {
-  u32x of_group[4];
-
-  [[gnu::always_inline]] Words(const RandomStream& stream, uint32_t part, int64_t first) {
-    const simd::RandomLanes random(stream, part, static_cast<uint32_t>(first / 4), 1);
-    alignas(64) uint32_t words[4][lanes];
-    std::memcpy(words, random.words, sizeof words);
-    for (int element = 0; element < 4 * lanes; ++element)
-      of_group[element / lanes][element % lanes] = words[element % 4][element / 4];
-  }
-};
-
-/// floor(word n / 2^32) for n < 2^16.
-[[gnu::always_inline]] inline u32x scaled_to(u32x word, uint32_t n) {
-  return ((word >> 16) * n + ((word & 0xffffu) * n >> 16)) >> 16;
-}
-
-/// What all values of a bucket have in common.
-struct BucketLevels {
-  float range, inverse;  ///< 1 / (2 range)
-  double first, per_step, last;
-};
-
-/// Codes of sixteen values: the level below, or the one above where the threshold lies in the value's fraction.
-[[gnu::always_inline]] inline i32x correlated_codes(f32x x, const BucketLevels& levels, u32x stratum, u32x threshold,
-                                                    double ranks) {
-  const f64x position = (simd::widen((x + levels.range) * levels.inverse) - levels.first) * levels.per_step;
-  const f64x zero{}, last = zero + levels.last;
-  const f64x inside = position > zero ? (position < last ? position : last) : zero;
-  const i32x below = __builtin_convertvector(inside, i32x);
-  const f64x fraction = inside - __builtin_convertvector(below, f64x);
-  const f64x t = __builtin_convertvector(simd::as<i32x>(stratum), f64x) * 0x1p24 +
-                 __builtin_convertvector(simd::as<i32x>(threshold >> 8), f64x);
-  const auto above = t < fraction * ranks * 0x1p24;  // true is -1
-  return below - __builtin_convertvector(above, i32x);
-}
 
 }  // namespace
 
@@ -79,8 +33,9 @@ std::vector<int> order_of_ranks(const CodeSource& source, int ranks) {
   return order;
 }
 
-CorrelatedCodec::CorrelatedCodec(const Codec& codec, int ranks)
+CorrelatedCodec::CorrelatedCodec(const Codec& codec, int ranks, Isa isa)
     : codec_(codec),
+      kernels_(code_kernels(isa)),
       ranks_(ranks),
       codes_((static_cast<size_t>(codec.bucket) + 63) / 64 * 64),
       values_(static_cast<size_t>(codec.bucket)) {
@@ -122,7 +77,7 @@ void CorrelatedCodec::prepare(std::span<const float> values, const CodeSource& s
     const std::span<float> here = prepared.first(static_cast<size_t>(codec_.codes_of(count)));
     std::ranges::copy(values.first(static_cast<size_t>(count)), here.begin());
     std::ranges::fill(here.subspan(static_cast<size_t>(count)), 0.0f);
-    rotate_bucket(here, source.stream(bucket), source.shared_signs());
+    kernels_.rotate(here, source.stream(bucket), source.shared_signs());
     values = values.subspan(static_cast<size_t>(count));
     prepared = prepared.subspan(here.size());
   }
@@ -132,9 +87,9 @@ void CorrelatedCodec::ranges(std::span<const float> prepared, std::span<float> o
   for (float& range : of_buckets) {
     const std::span<const float> here = prepared.first(std::min(prepared.size(), static_cast<size_t>(codec_.bucket)));
     prepared = prepared.subspan(here.size());
-    f32x most{};
+    simd::f32x most{};
     simd::for_each_group(static_cast<int64_t>(here.size()), [&](int64_t i, int64_t count) {
-      const f32x x = simd::load_n(here.data() + i, count);
+      const simd::f32x x = simd::load_n(here.data() + i, count);
       most = simd::max(simd::max(x, -x), most);
     });
     range = encodable(here) ? simd::max(most) : std::numeric_limits<float>::infinity();
@@ -150,23 +105,13 @@ void CorrelatedCodec::encode(std::span<const float> prepared, std::span<const fl
     const RandomStream stream = source.stream(static_cast<int64_t>(bucket));
     const auto [first, step] = levels(stream);
     const float range = ranges[bucket];
-    const BucketLevels bucket_levels{range, range > 0x1p-100f ? 0.5f / range : 0.0f, first, 1 / step,
-                                     static_cast<double>((1 << codec_.bits) - 1)};
-    for (int64_t i = 0; i < static_cast<int64_t>(here.size()); i += 4 * lanes) {
-      const Words offsets(stream, CodeSource::correlated_offsets, i);
-      const Words thresholds(stream, source.correlated_thresholds(), i);
-      for (int group = 0; group < 4 && i + group * lanes < static_cast<int64_t>(here.size()); ++group) {
-        const int64_t at = i + group * lanes;
-        const f32x x =
-            simd::load_n(&here[static_cast<size_t>(at)], std::min(lanes, static_cast<int64_t>(here.size()) - at));
-        const u32x turned = scaled_to(offsets.of_group[group], n) + static_cast<uint32_t>(place);
-        const u32x stratum = turned >= n ? turned - n : turned;
-        const i32x code = correlated_codes(x, bucket_levels, stratum, thresholds.of_group[group], ranks_);
-        using u8x = uint8_t __attribute__((vector_size(16)));
-        const u8x bytes = __builtin_convertvector(simd::as<u32x>(code), u8x);
-        std::memcpy(&codes_[static_cast<size_t>(at)], &bytes, sizeof bytes);
-      }
-    }
+    const CorrelatedLevels bucket_levels{.range = range,
+                                         .inverse = range > 0x1p-100f ? 0.5f / range : 0.0f,
+                                         .first = first,
+                                         .per_step = 1 / step,
+                                         .last = static_cast<double>((1 << codec_.bits) - 1)};
+    const Stratum stratum{n, static_cast<uint32_t>(place), source.correlated_thresholds()};
+    kernels_.encode_correlated(bucket_levels, stratum, here, stream, codes_.data());
     const size_t bytes = packed_bytes(static_cast<int64_t>(here.size()), codec_.bits);
     pack_bits(std::span<const uint8_t>(codes_).first(here.size()), codec_.bits, codes.first(bytes));
     codes = codes.subspan(bytes);
@@ -209,7 +154,7 @@ void CorrelatedCodec::decode(std::span<const uint16_t> counts, std::span<const f
       refuse_message(source.from_bucket(static_cast<int64_t>(bucket)), fmt::format("a sum of codes of {}", largest),
                      fmt::format("at most {} of {} ranks", most, ranks_));
     const std::span<float> values = std::span(values_).first(codes);
-    if (codec_.rotation != Codec::Rotation::none) unrotate_bucket(values, stream, source.shared_signs());
+    if (codec_.rotation != Codec::Rotation::none) kernels_.unrotate(values, stream, source.shared_signs());
     std::ranges::copy(values.first(here.size()), here.begin());
     counts = counts.subspan(codes);
   }

@@ -14,6 +14,7 @@
 
 #include "comm/code_source.hpp"
 #include "comm/codec.hpp"
+#include "comm/cpu/code_kernels.hpp"
 
 namespace nibble {
 
@@ -25,7 +26,7 @@ class CorrelatedCodec {
  public:
   /// Throws Error{configuration} for a codec that is not correlated, and for so many ranks that the sum of their codes
   /// does not fit 16 bits.
-  CorrelatedCodec(const Codec& codec, int ranks);
+  CorrelatedCodec(const Codec& codec, int ranks, Isa isa = Isa::avx2);
 
   const Codec& codec() const { return codec_; }
   int ranks() const { return ranks_; }
@@ -58,6 +59,7 @@ class CorrelatedCodec {
   Levels levels(const RandomStream& stream) const;
 
   Codec codec_;
+  const CodeKernels& kernels_;
   int ranks_;
   std::vector<uint8_t> codes_;  ///< of a bucket, a byte each
   std::vector<float> values_;   ///< of a rotated bucket

@@ -8,7 +8,6 @@
 
 #include "comm/bit_packing.hpp"
 #include "comm/bucket_codec.hpp"
-#include "comm/bucket_rotation.hpp"
 #include "comm/code_error.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -34,8 +33,9 @@ double lattice_side(float distance, int bits) {
   return 2.0 * distance * (1 + 1e-6) / ((1 << bits) - 1);
 }
 
-LatticeCodec::LatticeCodec(const Codec& codec)
+LatticeCodec::LatticeCodec(const Codec& codec, Isa isa)
     : codec_(codec),
+      kernels_(code_kernels(isa)),
       values_(static_cast<size_t>(codec.bucket)),
       points_(static_cast<size_t>(codec.bucket)),
       colours_(static_cast<size_t>(codec.bucket)) {
@@ -52,7 +52,7 @@ std::span<float> LatticeCodec::prepared(std::span<const float> values, const Ran
   const std::span<float> x(values_.data(), codes);
   std::ranges::copy(values, x.begin());
   std::ranges::fill(x.subspan(values.size()), 0.0f);
-  if (codec_.rotation != Codec::Rotation::none) rotate_bucket(x, stream, source.shared_signs());
+  if (codec_.rotation != Codec::Rotation::none) kernels_.rotate(x, stream, source.shared_signs());
   return x;
 }
 
@@ -121,7 +121,7 @@ LatticeCodec::Found LatticeCodec::decode(std::span<const std::byte> message, std
       x[i] = static_cast<float>(point * side + dither);
     }
     if (numbered && checksum_of(points) == check) {
-      if (codec_.rotation != Codec::Rotation::none) unrotate_bucket(x, stream, source.shared_signs());
+      if (codec_.rotation != Codec::Rotation::none) kernels_.unrotate(x, stream, source.shared_signs());
       std::ranges::copy(x.first(here), values.begin());
     } else {
       found = Found::too_far;

@@ -14,6 +14,7 @@
 
 #include "comm/code_source.hpp"
 #include "comm/codec.hpp"
+#include "comm/cpu/code_kernels.hpp"
 
 namespace nibble {
 
@@ -24,7 +25,7 @@ double lattice_side(float distance, int bits);
 class LatticeCodec {
  public:
   /// Throws Error{configuration} for a codec that is no lattice.
-  explicit LatticeCodec(const Codec& codec);
+  explicit LatticeCodec(const Codec& codec, Isa isa = Isa::avx2);
 
   const Codec& codec() const { return codec_; }
 
@@ -46,6 +47,7 @@ class LatticeCodec {
   std::span<float> prepared(std::span<const float> values, const RandomStream& stream, const CodeSource& source);
 
   Codec codec_;
+  const CodeKernels& kernels_;
   std::vector<float> values_;    ///< of a bucket, rotated
   std::vector<int32_t> points_;  ///< of a bucket
   std::vector<uint8_t> colours_;

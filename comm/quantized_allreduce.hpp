@@ -21,7 +21,7 @@ namespace nibble {
 class QuantizedAllReduce {
  public:
   /// Throws as BucketCodec.
-  explicit QuantizedAllReduce(const Codec& codec) : codec_(codec) {}
+  explicit QuantizedAllReduce(const Codec& codec, Isa isa = Isa::avx2) : codec_(codec, isa) {}
 
   /// Each part becomes, on its owner or on all ranks, the sum over ranks of what their codes stand for; with one rank
   /// the vector stays as it is. False: the values of some rank are not encodable(); then all that would hold sums holds

@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "tensor/stream.hpp"
 #include "tests/comm/code_trials.hpp"
 #include "tests/trainer/expect_error.hpp"
 
@@ -69,6 +70,13 @@ TEST_P(EveryCodec, CodesOfABucketDependOnNothingElse) {
   tried.encode(std::span(values).subspan(128), source.from_bucket(1), second);
   EXPECT_TRUE(std::equal(second.begin(), second.end(), whole.begin() + static_cast<std::ptrdiff_t>(first)));
   EXPECT_EQ(message(tried, values), whole);
+}
+
+TEST_P(EveryCodec, GivesTheSameBitsWithEveryInstructionSet) {
+  BucketCodec narrow = codec(256), wide(narrow.codec(), Stream().isa());
+  const std::vector<float> values = normal_values(777, 12);
+  EXPECT_EQ(message(narrow, values), message(wide, values));
+  EXPECT_EQ(round_trip(narrow, values, source), round_trip(wide, values, source));
 }
 
 TEST_P(EveryCodec, KeepsZerosAndTinyAndHugeValues) {

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "comm/bit_packing.hpp"
+#include "tensor/stream.hpp"
 #include "tests/comm/code_trials.hpp"
 #include "tests/trainer/expect_error.hpp"
 
@@ -259,6 +260,23 @@ TEST(CorrelatedCodec, RefusesDamagedCodesAndCounts) {
   std::vector<float> sum(70);
   expect_error(ErrorKind::communication, {"bucket 1", "sum of codes of 10", "at most 9"},
                [&] { codec.decode(counts, std::vector<float>(2, 1.0f), {}, sum); });
+}
+
+TEST(CorrelatedCodec, GivesTheSameBitsWithEveryInstructionSet) {
+  for (const char* name : {"correlated-1", "rotated-correlated-4"}) {
+    const Codec row = codec_named(name, 256, "test");
+    const std::vector<float> values = normal_values(777, 12);
+    std::vector<std::vector<std::byte>> codes;
+    for (const Isa isa : {Isa::avx2, Stream().isa()}) {
+      CorrelatedCodec codec(row, 3, isa);
+      std::vector<float> prepared(static_cast<size_t>(row.padded(777))), ranges(4);
+      codec.prepare(values, {}, prepared);
+      codec.ranges(prepared, ranges);
+      codes.emplace_back(packed_bytes(row.padded(777), row.bits));
+      codec.encode(prepared, ranges, {}, 1, codes.back());
+    }
+    EXPECT_EQ(codes[0], codes[1]) << name;
+  }
 }
 
 TEST(CorrelatedCodec, EveryOrderOfRanksIsDrawn) {

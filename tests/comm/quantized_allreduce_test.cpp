@@ -52,7 +52,8 @@ CodeSource source_of(int rank) { return {.seed = 17, .step = 5, .first_bucket = 
 bool reduce(Communicator& communicator, const Codec& codec, const Parts& parts, SumGoes goes, Way way = Way::cheaper) {
   const CodeSource source = source_of(communicator.rank());
   if (codec.rounding == Codec::Rounding::correlated)
-    return CorrelatedAllReduce(codec, communicator.size(), way).all_reduce(communicator, parts, source, goes);
+    return CorrelatedAllReduce(codec, communicator.size(), Isa::avx2, way)
+        .all_reduce(communicator, parts, source, goes);
   return QuantizedAllReduce(codec).all_reduce(communicator, parts, source, goes);
 }
 
