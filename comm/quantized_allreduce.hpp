@@ -3,8 +3,7 @@
 //
 // All ranks end with the same bits: the owner, too, takes what its own message says. Two codes of a value cost two
 // errors; where it sends no more (two ranks), everybody gets all contributions instead, and there is one.
-// Not for: codecs whose integers are summed (correlated_allreduce.hpp), error feedback (its owner adds the residual to
-// what it passes, and learns from `encoded` what was sent).
+// Not for: codecs whose integers are summed (correlated_allreduce.hpp), error feedback.
 #pragma once
 
 #include <cstddef>
