@@ -57,10 +57,12 @@ void check_scale(const Quantizer& q, const Part& part) {
                fmt::format("shrink: {}", q.shrink), "above 0, at most 1, with scale: e8m0 or e4m3");
   part.require(
       !q.learns() || (f32 && q.extent == Extent::tensor && q.divisor == 1 && q.epsilon == 0 && q.gain == 1 &&
-                      q.mask == MaskRule::clip && q.mask_width == q.element->max),
+                      q.rounding == Rounding::nearest && q.sparsity == Sparsity::none && q.mask == MaskRule::clip &&
+                      q.mask_width == q.element->max),
       "a learned step is all of its tensor's scale, and masks what lies beyond the outermost level",
       "other fields beside it",
-      "scale: f32, extent: tensor, divisor: 1, epsilon: 0, gain: 1, mask: clip, mask_width: the largest value");
+      "scale: f32, extent: tensor, divisor: 1, epsilon: 0, gain: 1, rounding: nearest, sparsity: none, mask: clip, "
+      "mask_width: the largest value");
   part.require(q.history >= 0 && q.history <= most_history && (q.history == 0 || q.needs_tensor_statistic()),
                "no statistic of the tensor that could be delayed", fmt::format("history: {}", q.history),
                "steps, with extent: tensor or scale: e4m3");

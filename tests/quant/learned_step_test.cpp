@@ -155,6 +155,14 @@ TEST(LearnedStep, HasNoMeaningInGradientsBlocksAndRotatedBases) {
   Quantizer rows = lsq;
   rows.extent = Extent::row;
   refused({"mine", {{}, rows, lsq}, {}}, "a learned step is all of its tensor's scale");
+  Quantizer int8 = lsq, sparse = lsq;
+  int8.element = &formats::int8;
+  int8.mask_width = formats::int8.max;
+  EXPECT_TRUE(check({"mine", {{}, int8, lsq}, {}}).empty());
+  int8.rounding = Rounding::stochastic;
+  refused({"mine", {{}, int8, lsq}, {}}, "a learned step is all of its tensor's scale");
+  sparse.sparsity = Sparsity::two_of_four_pairs;
+  refused({"mine", {{}, sparse, lsq}, {}}, "a learned step is all of its tensor's scale");
 }
 
 }  // namespace
