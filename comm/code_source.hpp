@@ -39,7 +39,7 @@ struct CodeSource {
   uint32_t own_signs() const { return of_whom(0x530100) + rank_number(); }
   uint32_t shared_signs() const { return of_whom(0x530001); }
   uint32_t selection() const { return 0x550100 + rank_number(); }
-  static constexpr uint32_t dither = 0x540001, permutation = 0x550001, coin = 0x560001;
+  static constexpr uint32_t dither = 0x540001, permutation = 0x550001, coin = 0x560001, error_sample = 0x570001;
 
  private:
   uint32_t rank_number() const { return static_cast<uint32_t>(rank); }

@@ -10,7 +10,7 @@ class DenseExchange final : public GradientExchange {
  public:
   DenseExchange(CommunicationThread& thread, Wire wire, SumGoes goes) : thread_(thread), wire_(wire), goes_(goes) {}
 
-  int evaluations(int64_t) const override { return 1; }
+  bool gives_contributions() const override { return true; }
   void start(int64_t) override {}
 
   void begin(int bucket, const Parts& gradient, const Consume& fold) override {

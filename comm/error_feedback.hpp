@@ -38,6 +38,8 @@ class ErrorFeedback {
 
   /// What has not been sent by the last step that counted.
   std::span<const float> residual() const { return {residual_.view().as<float>(), static_cast<size_t>(length_)}; }
+  /// |what the last `select` left|^2, or the residual's if nothing is pending.
+  double square_of_rest() const;
   /// What a resumed run needs: this rank's row of [ranks, length]. The list holds until the next commit.
   void state(StateList& list, const std::string& name, int rank, int ranks);
 

@@ -7,22 +7,38 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
+#include "comm/bucket_sum.hpp"
 #include "comm/collectives.hpp"
 #include "comm/communication_thread.hpp"
 #include "tensor/state.hpp"
 
 namespace nibble {
 
+/// What an exchange says of a step, the same on all ranks.
+struct ExchangeReport {
+  std::optional<double> relative_error{};  ///< |sum - exact sum| / |exact sum| of a sample of the gradient's elements
+  std::optional<double> residual_norm{};   ///< of what error feedback holds back, over all ranks
+  std::optional<double> signal_ratio{};    ///< MARINA: |difference of gradients| / |its rounding noise|, where measured
+  int64_t bytes_played = 0;                ///< what a rank would have sent whom this process only plays
+};
+
 class GradientExchange {
  public:
   virtual ~GradientExchange() = default;
 
-  /// At how many sets of weights `step` needs gradients: the current ones, or those and the previous ones (MARINA).
-  virtual int evaluations(int64_t step) const = 0;
+  /// Whether it hands every rank's contributions to a `fold`; others compress a rank's gradient of the whole step,
+  /// once.
+  virtual bool gives_contributions() const { return false; }
+  /// At how many points `step` needs gradients: 1, the current weights; 2, the previous ones first (MARINA); 3, between
+  /// them the middle of both.
+  virtual int evaluations(int64_t /*step*/) const { return 1; }
   /// A step begins; `step` is the counter of whatever is random in it.
   virtual void start(int64_t step) = 0;
 
+  /// Takes a bucket's gradient at a point before the last; the memory may be overwritten at once.
+  virtual void keep(int /*evaluation*/, int /*bucket*/, const Parts& /*gradient*/) {}
   /// Starts the exchange of a bucket as soon as the backward pass has finished it. gradient[r] are the f32 pieces of
   /// this rank's gradient that rank r owns. This rank's own part is replaced by the sum over all ranks; or, if there is
   /// a `fold`, every rank's contribution to it is handed to that, on the communication thread. Buckets come in the same
@@ -32,6 +48,8 @@ class GradientExchange {
   virtual void wait(int bucket) = 0;
   /// Returns when every bucket that was begun is complete.
   virtual void finish() = 0;
+  /// Of the step that has finished.
+  virtual ExchangeReport report() const { return {}; }
 
   /// The step counts: what was remembered becomes the exchange's state.
   virtual void commit() = 0;
@@ -41,8 +59,6 @@ class GradientExchange {
   /// What a resumed run needs.
   virtual void state(StateList& list) = 0;
 };
-
-enum class SumGoes { to_all, to_owner };
 
 /// Every value of every rank, added in the tree of the ranks. With `to_all` each rank gets all parts' sums.
 std::unique_ptr<GradientExchange> make_dense_exchange(CommunicationThread& thread, Wire wire, SumGoes goes);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "comm/bit_packing.hpp"
 #include "comm/bucket_codec.hpp"
@@ -89,6 +90,20 @@ void LatticeCodec::encode(std::span<const float> values, float distance, const C
               message.subspan(codec_.scale_bytes(), bytes - codec_.scale_bytes()));
     message = message.subspan(bytes);
   }
+}
+
+float LatticeCodec::difference(std::span<const float> a, std::span<const float> b, const CodeSource& source) {
+  float largest = 0;
+  std::vector<float> between(static_cast<size_t>(codec_.bucket));
+  for (int64_t bucket = 0; !a.empty(); ++bucket) {
+    const size_t here = std::min(a.size(), between.size());
+    std::ranges::transform(a.first(here), b.first(here), between.begin(), std::minus());
+    for (const float value : prepared(std::span(between).first(here), source.stream(bucket), source))
+      largest = std::max(largest, std::abs(value));
+    a = a.subspan(here);
+    b = b.subspan(here);
+  }
+  return largest;
 }
 
 LatticeCodec::Found LatticeCodec::decode(std::span<const std::byte> message, std::span<const float> own,

@@ -34,6 +34,9 @@ class LatticeCodec {
   /// large against the distance (2^30 times) that lattice points have no numbers.
   void encode(std::span<const float> values, float distance, const CodeSource& source, std::span<std::byte> message);
 
+  /// The largest difference of a (rotated) value between two vectors of equal size.
+  float difference(std::span<const float> a, std::span<const float> b, const CodeSource& source);
+
   enum class Found { near, too_far /**< some bucket's checksum differs: ranks are further apart than the distance */ };
 
   /// values = what the sender's stand for, found from `own`, which may be the same memory. The rank of `source` is the

@@ -3,6 +3,7 @@
 // Codecs read and write consecutive values, while a part is pieces of many tensors.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -14,15 +15,23 @@ namespace nibble {
 
 inline int64_t values_of(const Pieces& pieces) { return static_cast<int64_t>(bytes_of(pieces) / sizeof(float)); }
 
-/// A part's values, in one run; copied to `memory`, which grows to hold them, if they are not.
-inline std::span<float> gathered(const Pieces& pieces, std::vector<float>& memory) {
+/// A part's values, in one run; copied to what `memory(elements)` returns if they are not.
+template <class Memory>
+requires std::invocable<Memory, size_t> std::span<float> gathered(const Pieces& pieces, Memory&& memory) {
   const size_t bytes = bytes_of(pieces);
   if (const std::span<std::byte> run = one_run(pieces, 0, bytes); run.size() == bytes)
     return {reinterpret_cast<float*>(run.data()), bytes / sizeof(float)};
-  memory.resize(std::max(memory.size(), bytes / sizeof(float)));
-  const std::span<float> values(memory.data(), bytes / sizeof(float));
+  const std::span<float> values = memory(bytes / sizeof(float));
   pack(pieces, 0, std::as_writable_bytes(values));
   return values;
+}
+
+/// The same; `memory` grows to hold them.
+inline std::span<float> gathered(const Pieces& pieces, std::vector<float>& memory) {
+  return gathered(pieces, [&](size_t elements) {
+    memory.resize(std::max(memory.size(), elements));
+    return std::span(memory).first(elements);
+  });
 }
 
 /// The reverse; `values` may be the part's own memory.

@@ -1,6 +1,7 @@
 #include "comm/quantized_allreduce.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "comm/code_error.hpp"
 #include "comm/packed_parts.hpp"
@@ -62,6 +63,24 @@ bool QuantizedAllReduce::all_reduce(Communicator& communicator, const Parts& par
     for (size_t r = 0; r < parts.size(); ++r)
       if (goes == SumGoes::to_all || r == static_cast<size_t>(communicator.rank())) fill_with_nan(parts[r]);
   return everybodys;
+}
+
+void QuantizedAllReduce::contribution(const Parts& parts, const CodeSource& source, std::span<float> own) {
+  if (!all_encodable(parts)) {
+    std::ranges::fill(own, std::numeric_limits<float>::quiet_NaN());
+    return;
+  }
+  const Codec& row = codec_.codec();
+  const std::vector<int64_t> first_bucket = first_buckets(row, parts);
+  std::vector<std::byte> message;
+  for (size_t r = 0; r < parts.size(); ++r) {
+    const std::span<const float> values = gathered(parts[r], values_);
+    const CodeSource from = source.from_bucket(first_bucket[r]);
+    message.assign(row.bytes_of(std::ssize(values)), std::byte{0});
+    codec_.encode(values, from, message);
+    codec_.decode(message, from, own.first(values.size()));
+    own = own.subspan(values.size());
+  }
 }
 
 bool QuantizedAllReduce::gather_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source,

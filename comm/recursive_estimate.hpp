@@ -10,32 +10,41 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
+#include <functional>
 #include <span>
-#include <vector>
+#include <string>
+#include <utility>
 
 #include "comm/code_source.hpp"
+#include "tensor/state.hpp"
+#include "tensor/tensor.hpp"
 
 namespace nibble {
 
 /// A vector whose changes count only once the step does.
 class RecursiveEstimate {
  public:
-  explicit RecursiveEstimate(int64_t count) : value_(static_cast<size_t>(count)), next_(value_.size()) {}
+  /// Zeros, in the ledger of memory under `purpose`.
+  explicit RecursiveEstimate(int64_t count, const std::string& purpose = "gradient estimates")
+      : value_(DType::f32, 1, count, purpose), next_(DType::f32, 1, count, purpose) {}
 
   /// Of the last committed step; zero before the first.
-  std::span<const float> value() const { return value_; }
+  std::span<const float> value() const { return span_of(value_); }
   /// What it becomes on commit.
-  std::span<const float> next() const { return changed_ ? next_ : value_; }
+  std::span<const float> next() const { return changed_ ? span_of(next_) : span_of(value_); }
 
-  void replace(std::span<const float> value) {
-    assert(value.size() == next_.size());
-    std::ranges::copy(value, next_.begin());
+  /// What it becomes on commit, to be overwritten.
+  std::span<float> change() {
     changed_ = true;
+    return span_of(next_);
+  }
+  void replace(std::span<const float> value) {
+    assert(value.size() == span_of(next_).size());
+    std::ranges::copy(value, change().begin());
   }
   void move_by(std::span<const float> difference) {
-    assert(difference.size() == next_.size());
-    for (size_t i = 0; i < next_.size(); ++i) next_[i] = value_[i] + difference[i];
-    changed_ = true;
+    assert(difference.size() == span_of(next_).size());
+    std::ranges::transform(value(), difference, change().begin(), std::plus());
   }
   void commit() {
     if (changed_) std::swap(value_, next_);
@@ -43,29 +52,38 @@ class RecursiveEstimate {
   }
   void discard() { changed_ = false; }
 
+  /// The value's memory, until the next commit.
+  Tensor tensor() const { return value_; }
+
  private:
-  std::vector<float> value_, next_;
+  static std::span<float> span_of(const OwnedTensor& tensor) {
+    return {tensor.view().as<float>(), static_cast<size_t>(tensor.view().size())};
+  }
+
+  OwnedTensor value_, next_;
   bool changed_ = false;
 };
 
-/// Which steps of MARINA send gradients in full: the first after every start, whoever the ranks are then, and each
-/// other with the probability. A pure function of seed and step but for the first, so all ranks agree.
+/// Which steps of MARINA send gradients in full: the first of so many ranks, and each other with the probability. A
+/// pure function of seed and step but for the first, so all ranks agree; the same for all buckets.
 class FullSteps {
  public:
-  FullSteps(uint64_t seed, double probability) : seed_(seed), probability_(probability) {}
+  FullSteps(uint64_t seed, double probability, int ranks) : seed_(seed), probability_(probability), ranks_(ranks) {}
 
-  bool is_full(uint32_t step) const {
-    const uint32_t word = word_of_part(RandomStream(seed_, gradient_codes, step), CodeSource::coin, 0);
-    return first_ || word * 0x1p-32 < probability_;
+  bool is_full(int64_t step) const {
+    const uint32_t word =
+        word_of_part(RandomStream(seed_, gradient_codes, static_cast<uint32_t>(step)), CodeSource::coin, 0);
+    return estimated_by_ != ranks_ || word * 0x1p-32 < probability_;
   }
   /// The step counted; a first one that was refused is tried again in full.
-  void commit() { first_ = false; }
-  void discard() {}
+  void commit() { estimated_by_ = ranks_; }
+  /// What a resumed run needs: with it, and on as many ranks, it need not begin in full.
+  void state(StateList& list, const std::string& prefix) { list.add_scalar(prefix + "estimated_by", estimated_by_); }
 
  private:
   uint64_t seed_;
   double probability_;
-  bool first_ = true;
+  int64_t ranks_, estimated_by_ = 0;
 };
 
 }  // namespace nibble

@@ -52,24 +52,31 @@ int64_t block_of(const SparseAllreduce& how) {
   return how.algorithm == SparseAlgorithm::dense_split && how.codec ? how.codec->block_elements() : bucket_elements;
 }
 
+/// Where the parts begin, and the vector's end.
+std::vector<int64_t> begins_of_parts(int64_t length, int ranks, const SparseAllreduce& how) {
+  std::vector<int64_t> begins;
+  for (int rank = 0; rank <= ranks; ++rank) begins.push_back(part_begin(length, ranks, rank, block_of(how)));
+  return begins;
+}
+
 struct PartRange {
   int64_t first, count;
 };
 
-PartRange part_of_rank(int64_t length, int ranks, int rank, const SparseAllreduce& how) {
-  const int64_t first = part_begin(length, ranks, rank, block_of(how));
-  return {first, part_begin(length, ranks, rank + 1, block_of(how)) - first};
+PartRange part_of_rank(std::span<const int64_t> begins, int rank) {
+  const auto r = static_cast<size_t>(rank);
+  return {begins[r], begins[r + 1] - begins[r]};
 }
 
 /// What every rank contributes to this rank's part, in the order of the ranks.
 std::vector<SparseStream> contributions_to_own_part(Communicator& communicator, const SparseStream& mine,
-                                                    const SparseAllreduce& how) {
+                                                    std::span<const int64_t> begins, Wire wire, uint64_t label) {
   const int ranks = communicator.size(), rank = communicator.rank();
   const auto part = [&](int r) {
-    const PartRange range = part_of_rank(mine.length(), ranks, r, how);
+    const PartRange range = part_of_rank(begins, r);
     return part_of(mine, range.first, range.count);
   };
-  const int64_t own_length = part_of_rank(mine.length(), ranks, rank, how).count;
+  const int64_t own_length = part_of_rank(begins, rank).count;
   std::vector<SparseStream> parts;
   std::vector<OutgoingStream> outgoing;
   std::vector<IncomingStream> incoming;
@@ -79,38 +86,36 @@ std::vector<SparseStream> contributions_to_own_part(Communicator& communicator, 
     outgoing.push_back({(rank + round) % ranks, &parts[static_cast<size_t>(round - 1)]});
     incoming.push_back({(rank + ranks - round) % ranks, own_length});
   }
-  std::vector<SparseStream> arrived = exchange_streams(communicator, outgoing, incoming, how.contributions, how.label);
+  std::vector<SparseStream> arrived = exchange_streams(communicator, outgoing, incoming, wire, label);
   std::vector<SparseStream> in_order(static_cast<size_t>(ranks));
   for (size_t i = 0; i < arrived.size(); ++i) in_order[static_cast<size_t>(incoming[i].from)] = std::move(arrived[i]);
-  in_order[static_cast<size_t>(rank)] = as_received(part(rank), how.contributions);
+  in_order[static_cast<size_t>(rank)] = as_received(part(rank), wire);
   return in_order;
 }
 
 SparseStream sum_in_parts(Communicator& communicator, const SparseStream& mine, const SparseAllreduce& how) {
-  const int ranks = communicator.size();
-  const std::vector<SparseStream> contributions = contributions_to_own_part(communicator, mine, how);
-  SparseStream total = contributions.front();
-  for (size_t r = 1; r < contributions.size(); ++r) total = sum(total, contributions[r]);
+  const std::vector<int64_t> begins = begins_of_parts(mine.length(), communicator.size(), how);
+  const SparseStream total = sparse_reduce_scatter(communicator, mine, begins, how.contributions, how.label);
   std::vector<int64_t> lengths;
-  for (int r = 0; r < ranks; ++r) lengths.push_back(part_of_rank(mine.length(), ranks, r, how).count);
+  for (int r = 0; r < communicator.size(); ++r) lengths.push_back(part_of_rank(begins, r).count);
   return concatenate(gather_streams(communicator, total, lengths, how.sums, how.label));
 }
 
 /// The parts' sums, each where it belongs in `all`, go through the codec: the own one too.
-void gather_coded(Communicator& communicator, std::span<float> all, const SparseAllreduce& how) {
-  const auto length = static_cast<int64_t>(all.size());
+void gather_coded(Communicator& communicator, std::span<float> all, std::span<const int64_t> begins,
+                  const SparseAllreduce& how) {
   const int ranks = communicator.size();
   std::vector<std::vector<std::byte>> coded(static_cast<size_t>(ranks));
   Parts parts;
   for (int r = 0; r < ranks; ++r) {
-    coded[static_cast<size_t>(r)].resize(how.codec->bytes(part_of_rank(length, ranks, r, how).count));
+    coded[static_cast<size_t>(r)].resize(how.codec->bytes(part_of_rank(begins, r).count));
     parts.push_back({coded[static_cast<size_t>(r)]});
   }
   const auto values = [&](int r) {
-    const PartRange range = part_of_rank(length, ranks, r, how);
+    const PartRange range = part_of_rank(begins, r);
     return all.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count));
   };
-  const auto first = [&](int r) { return part_of_rank(length, ranks, r, how).first; };
+  const auto first = [&](int r) { return part_of_rank(begins, r).first; };
   const int rank = communicator.rank();
   how.codec->encode(values(rank), first(rank), coded[static_cast<size_t>(rank)]);
   all_gather(communicator, parts);
@@ -119,18 +124,20 @@ void gather_coded(Communicator& communicator, std::span<float> all, const Sparse
 
 SparseStream sum_in_dense_parts(Communicator& communicator, const SparseStream& mine, const SparseAllreduce& how) {
   const int ranks = communicator.size();
+  const std::vector<int64_t> begins = begins_of_parts(mine.length(), ranks, how);
   std::vector<float> all(static_cast<size_t>(mine.length()));
   Parts parts;
   for (int r = 0; r < ranks; ++r) {
-    const PartRange range = part_of_rank(mine.length(), ranks, r, how);
+    const PartRange range = part_of_rank(begins, r);
     parts.push_back({std::as_writable_bytes(
         std::span(all).subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count)))});
   }
-  const PartRange own = part_of_rank(mine.length(), ranks, communicator.rank(), how);
+  const PartRange own = part_of_rank(begins, communicator.rank());
   const std::span<float> total = std::span(all).subspan(static_cast<size_t>(own.first), static_cast<size_t>(own.count));
-  for (const SparseStream& contribution : contributions_to_own_part(communicator, mine, how))
+  for (const SparseStream& contribution :
+       contributions_to_own_part(communicator, mine, begins, how.contributions, how.label))
     contribution.add_to(total);
-  if (how.codec) gather_coded(communicator, all, how);
+  if (how.codec) gather_coded(communicator, all, begins, how);
   else all_gather(communicator, parts, how.sums);
   return SparseStream(std::move(all));
 }
@@ -152,6 +159,14 @@ std::string_view name(SparseAlgorithm algorithm) {
 int64_t part_begin(int64_t length, int ranks, int rank, int64_t block_elements) {
   const int64_t blocks = (length + block_elements - 1) / block_elements;
   return std::min(blocks * rank / ranks * block_elements, length);
+}
+
+SparseStream sparse_reduce_scatter(Communicator& communicator, const SparseStream& mine,
+                                   std::span<const int64_t> begins, Wire contributions, uint64_t label) {
+  const std::vector<SparseStream> own = contributions_to_own_part(communicator, mine, begins, contributions, label);
+  SparseStream total = own.front();
+  for (size_t r = 1; r < own.size(); ++r) total = sum(total, own[r]);
+  return total;
 }
 
 SparseStream sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how) {

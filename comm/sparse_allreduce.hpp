@@ -44,6 +44,11 @@ struct SparseAllreduce {
 /// arrive, or arrives other than it was sent; Error{configuration} for a vector that check_indexable refuses.
 SparseStream sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how);
 
+/// The first half of `split`: the sum of this rank's part alone, elements [begins[rank], begins[rank + 1]) of the
+/// vector, in the order of the ranks. `contributions` as above. Throws as sparse_allreduce.
+SparseStream sparse_reduce_scatter(Communicator& communicator, const SparseStream& mine,
+                                   std::span<const int64_t> begins, Wire contributions, uint64_t label);
+
 /// Where the part of `rank` begins: parts are whole blocks, about the same number for each. For rank = ranks: `length`.
 int64_t part_begin(int64_t length, int ranks, int rank, int64_t block_elements = bucket_elements);
 

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <mutex>
 #include <random>
 #include <string>
@@ -158,6 +159,24 @@ std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int ranks, 
   for (int rank = 0; rank < ranks; ++rank)
     communicators.push_back(std::make_unique<ThreadCommunicator>(rank, mailboxes, delays));
   return communicators;
+}
+
+void run_on_threads(std::span<const std::unique_ptr<Communicator>> ranks,
+                    const std::function<void(Communicator&)>& body) {
+  std::vector<std::exception_ptr> failures(ranks.size());
+  std::vector<std::thread> threads;
+  for (size_t rank = 0; rank < ranks.size(); ++rank)
+    threads.emplace_back([&, rank] {
+      try {
+        body(*ranks[rank]);
+      } catch (...) {
+        failures[rank] = std::current_exception();
+        ranks[rank]->abandon();
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& failure : failures)
+    if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace nibble

@@ -22,6 +22,7 @@ class StateList {
     int64_t rows = 0, cols = 0;  ///< of the logical tensor
     int64_t first = 0;           ///< row-major element of the logical tensor with which `tensor` begins
     bool replicated = true;      ///< `tensor` is the whole logical tensor and the same on every rank
+    bool addends = false;        ///< the logical tensor's rows are the ranks', and what counts is their sum
 
     int64_t count() const { return tensor.size(); }
   };
@@ -40,6 +41,27 @@ class StateList {
   void add_run(std::string name, Tensor run, int64_t rows, int64_t cols, int64_t first) {
     assert(run.rows == 1 && first >= 0 && first + run.cols <= rows * cols);
     add({.name = std::move(name), .tensor = run, .rows = rows, .cols = cols, .first = first, .replicated = false});
+  }
+  /// This rank's row of [ranks, n], of which only the sum of the rows matters, so that another number of ranks can go
+  /// on with it. Throws as add.
+  void add_addend(std::string name, Tensor row, int rank, int ranks) {
+    assert(row.rows == 1);
+    add({.name = std::move(name),
+         .tensor = row,
+         .rows = ranks,
+         .cols = row.cols,
+         .first = rank * row.cols,
+         .replicated = false,
+         .addends = true});
+  }
+  /// The same where this rank has no row.
+  void add_addend_of_others(std::string name, DType dtype, int64_t rows, int64_t cols) {
+    add({.name = std::move(name),
+         .tensor = Tensor(dtype, nullptr, 1, 0),
+         .rows = rows,
+         .cols = cols,
+         .replicated = false,
+         .addends = true});
   }
 
   const std::vector<Entry>& entries() const { return entries_; }

@@ -6,6 +6,7 @@
 
 #include "comm/cpu/select_bucket.hpp"
 #include "comm/sparse_wire.hpp"
+#include "comm/square_sum.hpp"
 
 namespace nibble {
 namespace {
@@ -32,7 +33,6 @@ ErrorFeedback::ErrorFeedback(int64_t length) : length_(length) {
   check_indexable(length);
   residual_ = OwnedTensor(DType::f32, 1, length, "error feedback");
   pending_ = OwnedTensor(DType::f32, 1, length, "error feedback");
-  std::fill_n(residual_.view().as<float>(), length, 0.0f);
 }
 
 SparseStream ErrorFeedback::select(Stream& stream, std::span<const float> gradient, const Selection& selection,
@@ -78,8 +78,13 @@ void ErrorFeedback::commit() {
   pending_is_new_ = false;
 }
 
+double ErrorFeedback::square_of_rest() const {
+  const Tensor rest = pending_is_new_ ? pending_.view() : residual_.view();
+  return square_sum({rest.as<float>(), static_cast<size_t>(length_)});
+}
+
 void ErrorFeedback::state(StateList& list, const std::string& name, int rank, int ranks) {
-  list.add_run(name, residual_.view(), ranks, length_, rank * length_);
+  list.add_addend(name, residual_.view(), rank, ranks);
 }
 
 }  // namespace nibble

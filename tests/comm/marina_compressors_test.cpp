@@ -119,17 +119,16 @@ TEST(RecursiveEstimate, OfEf21ReachesAGradientThatStandsStill) {
   EXPECT_TRUE(std::ranges::equal(own.value(), gradient));
 }
 
-TEST(FullSteps, AreTheFirstAfterEveryStartAndThenAsLikelyAsAskedFor) {
-  FullSteps steps(7, 0.125);
+TEST(FullSteps, AreTheFirstOfSoManyRanksAndThenAsLikelyAsAskedFor) {
+  FullSteps steps(7, 0.125, 4);
   EXPECT_TRUE(steps.is_full(10));
-  steps.discard();
   EXPECT_TRUE(steps.is_full(11));
   steps.commit();
   int full = 0;
   for (uint32_t step = 12; step < 8012; ++step) full += steps.is_full(step);
   EXPECT_NEAR(full, 1000, 5 * std::sqrt(1000 * 0.875));
 
-  FullSteps resumed(7, 0.125), other_seed(8, 0.125);
+  FullSteps resumed(7, 0.125, 4), other_seed(8, 0.125, 4);
   EXPECT_TRUE(resumed.is_full(500));
   resumed.commit();
   other_seed.commit();
@@ -139,7 +138,7 @@ TEST(FullSteps, AreTheFirstAfterEveryStartAndThenAsLikelyAsAskedFor) {
     differing += other_seed.is_full(step) != steps.is_full(step);
   }
   EXPECT_GT(differing, 50);
-  FullSteps always(7, 1), never(7, 0);
+  FullSteps always(7, 1, 4), never(7, 0, 4);
   always.commit();
   never.commit();
   for (uint32_t step = 0; step < 100; ++step) EXPECT_TRUE(always.is_full(step) && !never.is_full(step));

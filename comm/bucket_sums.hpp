@@ -1,0 +1,75 @@
+// The sums that exchanges are made of; each keeps what it remembers of one bucket.
+//
+// Leaves move values between ranks; the others decide what a leaf is given, and what becomes of its result.
+// Not for: which settings ask for which (trainer/gradient_exchange.hpp).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "comm/bucket_sum.hpp"
+#include "comm/code_source.hpp"
+#include "comm/codec.hpp"
+#include "comm/error_feedback.hpp"
+#include "comm/exchange_cost.hpp"
+
+namespace nibble {
+
+using BucketSumPointer = std::unique_ptr<BucketSum>;
+
+// Leaves.
+
+/// Every value of every rank, added in the tree of the ranks.
+BucketSumPointer make_dense_sum(const BucketPlace& place, Wire wire);
+
+struct SparseSumOptions {
+  Selection selection;
+  bool error_feedback = true;
+  Wire wire = Wire::f32;  ///< of the values of every stream, and of dense sums
+  SparseAlgorithm algorithm = SparseAlgorithm::split;
+  std::optional<Codec> codec{};  ///< of dense_split: how its sums travel
+};
+
+/// SparCML's Top-k sums. Throws Error{configuration} as ErrorFeedback and check_top_k.
+BucketSumPointer make_sparse_sum(const BucketPlace& place, const SparseSumOptions& options);
+
+/// Sums of codes, in two phases (quantized_allreduce.hpp, correlated_allreduce.hpp). Those of correlated codecs do not
+/// tell a rank's own.
+BucketSumPointer make_quantized_sum(const BucketPlace& place, const Codec& codec);
+
+/// Every rank sends some coordinates as they are; `kept` is their share, 0 for a permutation (PermK).
+BucketSumPointer make_coordinate_sum(const BucketPlace& place, double kept);
+
+/// Lattice codes, decoded from each rank's own values; sums whose ranks turn out to be further apart than they were
+/// taken to be are sent dense, and so is the first.
+BucketSumPointer make_lattice_sum(const BucketPlace& place, const Codec& codec);
+
+// Around others.
+
+/// What `inner` did not send of a rank's values is added to its next ones.
+BucketSumPointer make_feedback_sum(const BucketPlace& place, BucketSumPointer inner);
+
+/// EF21: each rank sends how far its gradient is from its own estimate (Richtarik et al., arXiv 2106.05203, algorithm
+/// 2).
+BucketSumPointer make_ef21_sum(const BucketPlace& place, BucketSumPointer inner);
+
+struct MarinaOptions {
+  double full_probability = 0.1;
+  int64_t noise_every = 32;  ///< steps between measurements of the noise of differences; 0: none
+};
+
+/// MARINA (Gorbunov et al., arXiv 2102.07845, algorithms 1 and 3): in some steps the gradients, summed by `full`, else
+/// what `difference` makes of the gradients' difference between two points, on top of the estimate of before.
+BucketSumPointer make_marina_sum(const BucketPlace& place, const MarinaOptions& options, BucketSumPointer full,
+                                 BucketSumPointer difference);
+
+/// `dense` before `steps`, `inner` from then on.
+BucketSumPointer make_warm_up_sum(int64_t steps, BucketSumPointer dense, BucketSumPointer inner);
+
+/// Full precision among the ranks of a host, `inner` between those that stand at the same place on their hosts.
+/// `host` by rank; every host has as many ranks. `make_inner` is given the place within those ranks.
+BucketSumPointer make_hierarchical_sum(const BucketPlace& place, const std::vector<int>& host,
+                                       const std::function<BucketSumPointer(const BucketPlace&)>& make_inner);
+
+}  // namespace nibble

@@ -1,0 +1,43 @@
+#include <cassert>
+#include <optional>
+
+#include "comm/bucket_sums.hpp"
+#include "comm/bucket_vector.hpp"
+#include "comm/correlated_allreduce.hpp"
+#include "comm/quantized_allreduce.hpp"
+
+namespace nibble {
+namespace {
+
+class QuantizedSum final : public BucketSum {
+ public:
+  QuantizedSum(const BucketPlace& place, const Codec& codec) : place_(place) {
+    if (codec.rounding == Codec::Rounding::correlated) correlated_.emplace(codec, place.ranks(), place.isa);
+    else codes_.emplace(codec, place.isa);
+  }
+
+  // With values that are not finite both give a NaN, which whoever looks at the sum refuses.
+  void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
+    const CodeSource source = place_.codes(step);
+    if (correlated_) {
+      assert(own.empty());
+      (void)correlated_->all_reduce(ranks, values, source, place_.goes);
+      return;
+    }
+    if (!own.empty()) codes_->contribution(values, source, own);
+    (void)codes_->all_reduce(ranks, values, source, place_.goes);
+  }
+
+ private:
+  BucketPlace place_;
+  std::optional<QuantizedAllReduce> codes_;
+  std::optional<CorrelatedAllReduce> correlated_;
+};
+
+}  // namespace
+
+BucketSumPointer make_quantized_sum(const BucketPlace& place, const Codec& codec) {
+  return std::make_unique<QuantizedSum>(place, codec);
+}
+
+}  // namespace nibble

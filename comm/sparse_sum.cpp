@@ -1,0 +1,83 @@
+#include <algorithm>
+#include <optional>
+
+#include "comm/bucket_sums.hpp"
+#include "comm/bucket_vector.hpp"
+#include "comm/coded_blocks.hpp"
+#include "comm/stream_exchange.hpp"
+
+namespace nibble {
+namespace {
+
+class SparseSum final : public BucketSum {
+ public:
+  SparseSum(const BucketPlace& place, const SparseSumOptions& options) : place_(place), options_(options) {
+    check_indexable(place.elements());
+    check_top_k(options.selection.k, options.selection.of == Selection::Of::buckets
+                                         ? bucket_elements
+                                         : std::max<int64_t>(place.elements(), 1));
+    if (options.error_feedback) feedback_.emplace(place.elements());
+  }
+
+  void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
+    if (!stream_) stream_.emplace(1);
+    SparseStream mine = select(gathered(joined(values), memory_));
+    if (!own.empty()) mine.write(own);
+    const uint64_t label = static_cast<uint64_t>(step) << 24 | static_cast<uint64_t>(place_.number);
+    if (place_.goes == SumGoes::to_owner) {
+      std::vector<int64_t> begins;
+      for (int rank = 0; rank <= place_.ranks(); ++rank) begins.push_back(place_.part_begin(rank));
+      return put(sparse_reduce_scatter(ranks, mine, begins, options_.wire, label), values);
+    }
+    std::optional<CodedBlocks> codec;
+    if (options_.codec) codec.emplace(*options_.codec, place_.codes(step).of_rank(0).of_sum(), place_.isa);
+    put(sparse_allreduce(ranks, std::move(mine),
+                         {.algorithm = options_.algorithm,
+                          .contributions = options_.wire,
+                          .sums = options_.wire,
+                          .codec = codec ? &*codec : nullptr,
+                          .label = label}),
+        values);
+  }
+
+  void commit() override {
+    if (feedback_) feedback_->commit();
+  }
+  void discard() override {
+    if (feedback_) feedback_->discard();
+  }
+  void state(StateList& list, const std::string& prefix) override {
+    if (feedback_) feedback_->state(list, prefix + "residual", place_.rank, place_.ranks());
+  }
+  double residual_square() const override { return feedback_ ? feedback_->square_of_rest() : 0; }
+
+ private:
+  SparseStream select(std::span<const float> vector) {
+    const Selection& selection = options_.selection;
+    if (feedback_) return feedback_->select(*stream_, vector, selection, options_.wire);
+    return as_received(selection.of == Selection::Of::all
+                           ? top_k(*stream_, vector, selection.k)
+                           : top_k_of_buckets(*stream_, vector, static_cast<int>(selection.k)),
+                       options_.wire);
+  }
+
+  void put(const SparseStream& total, const Parts& values) {
+    memory_.resize(static_cast<size_t>(total.length()));
+    total.write(memory_);
+    put_result(memory_, values, place_);
+  }
+
+  BucketPlace place_;
+  SparseSumOptions options_;
+  std::optional<ErrorFeedback> feedback_;
+  std::optional<Stream> stream_;  ///< made by the thread that sums
+  std::vector<float> memory_;
+};
+
+}  // namespace
+
+BucketSumPointer make_sparse_sum(const BucketPlace& place, const SparseSumOptions& options) {
+  return std::make_unique<SparseSum>(place, options);
+}
+
+}  // namespace nibble

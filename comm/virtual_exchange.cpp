@@ -1,0 +1,136 @@
+#include <algorithm>
+#include <cassert>
+#include <functional>
+#include <numeric>
+#include <string>
+
+#include "comm/bucket_exchange.hpp"
+#include "comm/bucket_vector.hpp"
+#include "comm/partition.hpp"
+#include "comm/sparse_allreduce.hpp"
+#include "comm/sums_of_buckets.hpp"
+#include "comm/thread_communicator.hpp"
+
+namespace nibble {
+namespace {
+
+/// One of the ranks that are played.
+struct Player {
+  Player(const ExchangePlan& plan, int rank, uint64_t seed, const MakeBucketSum& make_sum)
+      : places(places_of(plan, rank, seed)), sums(places, make_sum) {
+    for (const BucketPlace& place : places) gradient.emplace_back(DType::f32, 1, place.elements(), "gradients");
+  }
+  std::span<float> of_bucket(size_t bucket) const {
+    return {gradient[bucket].view().as<float>(), static_cast<size_t>(gradient[bucket].view().size())};
+  }
+
+  std::vector<BucketPlace> places;
+  SumsOfBuckets sums;
+  std::vector<OwnedTensor> gradient;  ///< by bucket: over this rank's micro-batches
+};
+
+/// What each bucket's parts are when so many ranks share it.
+ExchangePlan divided(const ExchangePlan& plan, int ranks) {
+  ExchangePlan shared = plan;
+  shared.goes = SumGoes::to_all;
+  for (std::vector<int64_t>& parts : shared.part_elements) {
+    const int64_t elements = std::accumulate(parts.begin(), parts.end(), int64_t{0});
+    parts.clear();
+    for (int rank = 0; rank < ranks; ++rank)
+      parts.push_back(part_begin(elements, ranks, rank + 1, block_elements) -
+                      part_begin(elements, ranks, rank, block_elements));
+  }
+  return shared;
+}
+
+class VirtualExchange final : public GradientExchange {
+ public:
+  VirtualExchange(const ExchangePlan& plan, int ranks, int64_t turns, uint64_t seed, const MakeBucketSum& make_sum)
+      : links_(make_thread_communicators(ranks)), turns_(turns), done_(plan.part_elements.size()) {
+    assert(turns % ranks == 0);
+    const ExchangePlan shared = divided(plan, ranks);
+    for (int rank = 0; rank < ranks; ++rank) players_.push_back(std::make_unique<Player>(shared, rank, seed, make_sum));
+  }
+
+  bool gives_contributions() const override { return true; }
+  int evaluations(int64_t step) const override { return players_.front()->sums.evaluations(step); }
+  void start(int64_t step) override {
+    step_ = step;
+    std::ranges::fill(done_, 0);
+    sent_before_ = links_.front()->bytes_sent();
+  }
+
+  void keep(int evaluation, int bucket, const Parts& gradient) override {
+    const auto b = static_cast<size_t>(bucket);
+    add(b, gradient);
+    if (done_[b] < turns_) return;
+    done_[b] = 0;
+    for (const auto& player : players_)
+      player->sums.keep(evaluation, bucket, parts_of(player->of_bucket(b), player->places[b]));
+  }
+
+  // The sum is there when the last micro-batch is; the others add nothing to it.
+  void begin(int bucket, const Parts& gradient, const Consume& fold) override {
+    const auto b = static_cast<size_t>(bucket);
+    add(b, gradient);
+    const std::span<const float> total = players_.front()->of_bucket(b);
+    if (done_[b] < turns_) {
+      zeros_.resize(std::max(zeros_.size(), total.size()));
+      const float* const nothing = zeros_.data();
+      return fold(0, std::ssize(total), {&nothing, 1});
+    }
+    run_on_threads(links_, [&](Communicator& ranks) {
+      Player& player = *players_[static_cast<size_t>(ranks.rank())];
+      player.sums.sum(ranks, bucket, parts_of(player.of_bucket(b), player.places[b]), step_);
+    });
+    const float* const sum = total.data();
+    fold(0, std::ssize(total), {&sum, 1});
+  }
+  void wait(int) override {}
+  void finish() override {
+    run_on_threads(links_, [&](Communicator& ranks) {
+      const ExchangeReport report = players_[static_cast<size_t>(ranks.rank())]->sums.report(ranks);
+      if (ranks.rank() == 0) report_ = report;
+    });
+    report_.bytes_played = static_cast<int64_t>(links_.front()->bytes_sent() - sent_before_);
+  }
+  ExchangeReport report() const override { return report_; }
+
+  void commit() override {
+    for (const auto& player : players_) player->sums.commit();
+  }
+  void discard() override {
+    for (const auto& player : players_) player->sums.discard();
+  }
+  void state(StateList& list) override {
+    for (size_t rank = 0; rank < players_.size(); ++rank)
+      players_[rank]->sums.state(list, "exchange/rank" + std::to_string(rank) + "/");
+  }
+
+ private:
+  /// One micro-batch's gradient to that of its rank.
+  void add(size_t bucket, const Parts& gradient) {
+    const int64_t each = turns_ / std::ssize(players_), turn = done_[bucket]++;
+    const std::span<float> sum = players_[static_cast<size_t>(turn / each)]->of_bucket(bucket);
+    const std::span<const float> more = gathered(joined(gradient), memory_);
+    if (turn % each == 0) std::ranges::copy(more, sum.begin());
+    else std::ranges::transform(sum, more, sum.begin(), std::plus());
+  }
+
+  std::vector<std::unique_ptr<Communicator>> links_;
+  std::vector<std::unique_ptr<Player>> players_;
+  int64_t turns_, step_ = 0;
+  std::vector<int64_t> done_;  ///< by bucket: micro-batches of this evaluation
+  std::vector<float> zeros_, memory_;
+  uint64_t sent_before_ = 0;
+  ExchangeReport report_;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientExchange> make_virtual_exchange(const ExchangePlan& plan, int ranks, int64_t turns,
+                                                        uint64_t seed, const MakeBucketSum& make_sum) {
+  return std::make_unique<VirtualExchange>(plan, ranks, turns, seed, make_sum);
+}
+
+}  // namespace nibble
