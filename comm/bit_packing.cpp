@@ -39,14 +39,20 @@ void pack_bits(std::span<const uint8_t> numbers, int bits, std::span<std::byte> 
   if (numbers.empty()) return;
   if (bits == 8) return static_cast<void>(std::memcpy(packed.data(), numbers.data(), numbers.size()));
   const size_t width = static_cast<size_t>(bits);
-  std::byte* to = packed.data();
-  for (size_t i = 0; i < numbers.size(); i += 8) {
+  size_t i = 0, to = 0;
+  const auto gathered = [&](size_t count) {
     uint64_t eight = 0;
-    const size_t count = std::min<size_t>(8, numbers.size() - i), room = packed.size() - i / 8 * width;
-    std::memcpy(&eight, &numbers[i], count);
-    const uint64_t gathered = gather_bits(eight, bits);
-    std::memcpy(to, &gathered, std::min(width, room));
-    to += width;
+    std::memcpy(&eight, numbers.data() + i, count);
+    return gather_bits(eight, bits);
+  };
+  // Eight bytes each time, of which the next eight numbers overwrite what is not theirs.
+  for (; i + 8 <= numbers.size() && to + 8 <= packed.size(); i += 8, to += width) {
+    const uint64_t eight = gathered(8);
+    std::memcpy(packed.data() + to, &eight, 8);
+  }
+  for (; i < numbers.size(); i += 8, to += width) {
+    const uint64_t few = gathered(std::min<size_t>(8, numbers.size() - i));
+    std::memcpy(packed.data() + to, &few, std::min(width, packed.size() - to));
   }
 }
 
@@ -58,16 +64,21 @@ bool unpack_bits(std::span<const std::byte> packed, int bits, std::span<uint8_t>
     return true;
   }
   const size_t width = static_cast<size_t>(bits);
-  const std::byte* from = packed.data();
-  uint64_t rest = 0;
-  for (size_t i = 0; i < numbers.size(); i += 8) {
-    uint64_t gathered = 0;
-    const size_t count = std::min<size_t>(8, numbers.size() - i), room = packed.size() - i / 8 * width;
-    std::memcpy(&gathered, from, std::min(width, room));
+  size_t i = 0, from = 0;
+  for (; i + 8 <= numbers.size() && from + 8 <= packed.size(); i += 8, from += width) {
+    uint64_t gathered;
+    std::memcpy(&gathered, packed.data() + from, 8);
     const uint64_t eight = spread_bits(gathered, bits);
-    std::memcpy(&numbers[i], &eight, count);
+    std::memcpy(numbers.data() + i, &eight, 8);
+  }
+  uint64_t rest = 0;
+  for (; i < numbers.size(); i += 8, from += width) {
+    uint64_t gathered = 0;
+    const size_t count = std::min<size_t>(8, numbers.size() - i);
+    std::memcpy(&gathered, packed.data() + from, std::min(width, packed.size() - from));
+    const uint64_t eight = spread_bits(gathered, bits);
+    std::memcpy(numbers.data() + i, &eight, count);
     if (count < 8) rest = gathered >> (count * width);
-    from += width;
   }
   return rest == 0;
 }

@@ -4,7 +4,9 @@
 // Not for: codecs whose ranks share a scale (correlated_codec.hpp) or know their distance (lattice_codec.hpp).
 #pragma once
 
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -17,6 +19,8 @@ namespace nibble {
 /// Whether all values are finite and so far from the end of the range of f32 (below 2^100) that neither norms nor sums
 /// over ranks leave it. Others have no codes.
 bool encodable(std::span<const float> values);
+/// The same of CodeKernels::largest_magnitude_bits of the values.
+constexpr bool encodable_magnitude(uint32_t bits) { return bits < std::bit_cast<uint32_t>(0x1p100f); }
 
 class BucketCodec {
  public:
@@ -28,6 +32,10 @@ class BucketCodec {
   /// `message` has codec().bytes_of(values.size()). The rank of `source` is this one.
   /// Throws Error{numerics} naming the first value that is not encodable; nothing of its bucket is written then.
   void encode(std::span<const float> values, const CodeSource& source, std::span<std::byte> message);
+  /// The same without an exception: false if not all values are encodable; the message is then incomplete.
+  [[nodiscard]] bool try_encode(std::span<const float> values, const CodeSource& source, std::span<std::byte> message);
+  /// encodable(values), with this codec's instruction set.
+  bool can_encode(std::span<const float> values) const;
 
   /// values = what the message stands for, or are increased by it. The rank of `source` is the message's.
   /// Throws Error{communication} for a message that no encoder wrote: another size, a scale that is not finite or is
@@ -36,10 +44,12 @@ class BucketCodec {
   void decode_and_add(std::span<const std::byte> message, const CodeSource& source, std::span<float> values);
 
  private:
-  template <bool adds>
-  void decode_buckets(std::span<const std::byte> message, const CodeSource& source, std::span<float> values);
+  /// False: nothing is written.
+  bool encode_bucket(std::span<const float> values, const CodeSource& source, std::span<std::byte> message);
+  void decode_buckets(std::span<const std::byte> message, const CodeSource& source, Decoded decoded,
+                      std::span<float> values);
   /// The values that get codes, rotated or as they are.
-  std::span<const float> rotated(std::span<const float> values, const CodeSource& source, int64_t bucket);
+  std::span<const float> rotated(std::span<const float> values, const CodeSource& source);
 
   Codec codec_;
   const CodeKernels& kernels_;

@@ -13,6 +13,8 @@ class BucketExchange final : public GradientExchange {
   BucketExchange(CommunicationThread& thread, const ExchangePlan& plan, uint64_t seed, const MakeBucketSum& make_sum)
       : thread_(thread), sums_(places_of(plan, thread.rank(), seed), make_sum) {}
 
+  std::string description() const override { return sums_.description(); }
+  bool compares_points() const override { return sums_.compares_points(); }
   int evaluations(int64_t step) const override { return sums_.evaluations(step); }
   void start(int64_t step) override { step_ = step; }
   void keep(int evaluation, int bucket, const Parts& gradient) override { sums_.keep(evaluation, bucket, gradient); }
@@ -47,7 +49,10 @@ std::vector<BucketPlace> places_of(const ExchangePlan& plan, int rank, uint64_t 
   int64_t largest = 0, codes = 0;
   std::vector<BucketPlace> places;
   for (const std::vector<int64_t>& parts : plan.part_elements) {
-    places.push_back({.number = static_cast<int>(places.size()),
+    const size_t bucket = places.size();
+    places.push_back({.number = static_cast<int>(bucket),
+                      .group = plan.group.empty() ? 0 : plan.group[bucket],
+                      .groups = plan.groups,
                       .rank = rank,
                       .part_elements = parts,
                       .goes = plan.goes,

@@ -15,13 +15,6 @@ namespace nibble {
 
 using MakeBucketSum = std::function<BucketSumPointer(const BucketPlace& place)>;
 
-/// The buckets of a step and the ranks that exchange them.
-struct ExchangePlan {
-  std::vector<std::vector<int64_t>> part_elements;  ///< by bucket, by rank: how much of it the rank owns
-  SumGoes goes = SumGoes::to_all;
-  Isa isa = Isa::avx2;
-};
-
 /// The places of all buckets of `plan` for `rank`, with one scratch memory.
 std::vector<BucketPlace> places_of(const ExchangePlan& plan, int rank, uint64_t seed);
 
@@ -30,9 +23,9 @@ std::unique_ptr<GradientExchange> make_bucket_exchange(CommunicationThread& thre
                                                        uint64_t seed, const MakeBucketSum& make_sum);
 
 /// The same among `ranks` that this process plays, of which each has computed as many of the step's micro-batches:
-/// what an exchange does to training, without the ranks. Takes every micro-batch as it comes (a `fold`). `turns`:
-/// micro-batches of a step; a multiple of `ranks`, which a single real rank computes.
-std::unique_ptr<GradientExchange> make_virtual_exchange(const ExchangePlan& plan, int ranks, int64_t turns,
-                                                        uint64_t seed, const MakeBucketSum& make_sum);
+/// what an exchange does to training, without the ranks. Takes every micro-batch as it comes (a `fold`). `plan`: of a
+/// single real rank, whose turns are a multiple of `ranks`.
+std::unique_ptr<GradientExchange> make_virtual_exchange(const ExchangePlan& plan, int ranks, uint64_t seed,
+                                                        const MakeBucketSum& make_sum);
 
 }  // namespace nibble

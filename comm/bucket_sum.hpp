@@ -45,6 +45,7 @@ class SumScratch {
 /// One bucket among those of a step, and the ranks that sum it.
 struct BucketPlace {
   int number = 0;
+  int group = 0, groups = 1;  ///< which part of the model it belongs to, of how many in its order
   int rank = 0;
   std::vector<int64_t> part_elements;  ///< by rank: how much of the bucket it owns, one part behind the other
   SumGoes goes = SumGoes::to_all;
@@ -79,6 +80,11 @@ class BucketSum {
  public:
   virtual ~BucketSum() = default;
 
+  /// For a run's record: "top 4 of 512, split, error feedback".
+  virtual std::string description() const = 0;
+
+  /// Whether some steps need gradients at more than one point.
+  virtual bool compares_points() const { return false; }
   /// At how many points `step` needs gradients: the last is the current weights.
   virtual int evaluations(int64_t /*step*/) const { return 1; }
   /// Takes the gradient at a point before the last, 0 or 1.

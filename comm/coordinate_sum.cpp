@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -11,6 +13,10 @@ namespace {
 class CoordinateSum final : public BucketSum {
  public:
   CoordinateSum(const BucketPlace& place, double kept) : place_(place), kept_(kept) {}
+
+  std::string description() const override {
+    return kept_ == 0 ? "permutation" : fmt::format("random {:.3g}%", 100 * kept_);
+  }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     const std::span<const float> vector = gathered(joined(values), memory_);

@@ -27,6 +27,14 @@ std::vector<CorrelatedAllReduce::Part> CorrelatedAllReduce::plan(const Parts& pa
   return all;
 }
 
+std::span<const float> CorrelatedAllReduce::prepared(const Pieces& pieces, const Part& part, const CodeSource& source,
+                                                     std::vector<float>& copy) {
+  if (codec_.codec().rotation == Codec::Rotation::none) return gathered(pieces, copy);
+  copy.resize(static_cast<size_t>(part.codes));
+  codec_.prepare(gathered(pieces, values_), source, copy);
+  return copy;
+}
+
 bool CorrelatedAllReduce::everybody_counts(const std::vector<Part>& plan, SumGoes goes) const {
   if (goes == SumGoes::to_owner) return false;
   if (way_ != Way::cheaper) return way_ == Way::everybody_counts;
@@ -45,6 +53,7 @@ bool CorrelatedAllReduce::all_reduce(Communicator& communicator, const Parts& pa
   const std::vector<Part> all = plan(parts);
   const auto rank = static_cast<size_t>(communicator.rank());
   prepared_.resize(parts.size());
+  copies_.resize(parts.size());
   ranges_.resize(parts.size());
   counts_.resize(parts.size());
   outgoing_.resize(parts.size());
@@ -52,9 +61,7 @@ bool CorrelatedAllReduce::all_reduce(Communicator& communicator, const Parts& pa
   bool finite = true;
   std::vector<float> ranges;
   for (size_t r = 0; r < parts.size(); ++r) {
-    prepared_[r].resize(static_cast<size_t>(all[r].codes));
-    const std::span<const float> values = gathered(parts[r], values_);
-    codec_.prepare(values, source.from_bucket(all[r].first_bucket), prepared_[r]);
+    prepared_[r] = prepared(parts[r], all[r], source.from_bucket(all[r].first_bucket), copies_[r]);
     ranges_[r].resize(static_cast<size_t>(all[r].buckets));
     codec_.ranges(prepared_[r], ranges_[r]);
     ranges.insert(ranges.end(), ranges_[r].begin(), ranges_[r].end());

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "comm/collectives.hpp"
@@ -34,6 +35,8 @@ class CorrelatedAllReduce {
     size_t code_bytes = 0, count_bytes = 0;
   };
   std::vector<Part> plan(const Parts& parts) const;
+  std::span<const float> prepared(const Pieces& pieces, const Part& part, const CodeSource& source,
+                                  std::vector<float>& copy);
   bool everybody_counts(const std::vector<Part>& plan, SumGoes goes) const;
   void gather_codes(Communicator& communicator, const std::vector<Part>& plan, const CodeSource& source);
   void count_as_owner(Communicator& communicator, const std::vector<Part>& plan, const CodeSource& source);
@@ -43,7 +46,8 @@ class CorrelatedAllReduce {
   CorrelatedCodec codec_;
   Way way_;
   std::vector<int> order_;                                   ///< of the ranks
-  std::vector<std::vector<float>> prepared_, ranges_;        ///< by part
+  std::vector<std::span<const float>> prepared_;             ///< by part; the part itself where nothing rotates it
+  std::vector<std::vector<float>> copies_, ranges_;          ///< by part
   std::vector<std::vector<uint16_t>> counts_;                ///< by part
   std::vector<std::vector<std::byte>> outgoing_, incoming_;  ///< by rank
   std::vector<float> values_;

@@ -75,9 +75,7 @@ void CorrelatedCodec::prepare(std::span<const float> values, const CodeSource& s
   for (int64_t bucket = 0; !values.empty(); ++bucket) {
     const auto count = static_cast<int64_t>(std::min(values.size(), static_cast<size_t>(codec_.bucket)));
     const std::span<float> here = prepared.first(static_cast<size_t>(codec_.codes_of(count)));
-    std::ranges::copy(values.first(static_cast<size_t>(count)), here.begin());
-    std::ranges::fill(here.subspan(static_cast<size_t>(count)), 0.0f);
-    kernels_.rotate(here, source.stream(bucket), source.shared_signs());
+    kernels_.rotate(values.first(static_cast<size_t>(count)), here, source.stream(bucket), source.shared_signs());
     values = values.subspan(static_cast<size_t>(count));
     prepared = prepared.subspan(here.size());
   }
@@ -87,12 +85,8 @@ void CorrelatedCodec::ranges(std::span<const float> prepared, std::span<float> o
   for (float& range : of_buckets) {
     const std::span<const float> here = prepared.first(std::min(prepared.size(), static_cast<size_t>(codec_.bucket)));
     prepared = prepared.subspan(here.size());
-    simd::f32x most{};
-    simd::for_each_group(static_cast<int64_t>(here.size()), [&](int64_t i, int64_t count) {
-      const simd::f32x x = simd::load_n(here.data() + i, count);
-      most = simd::max(simd::max(x, -x), most);
-    });
-    range = encodable(here) ? simd::max(most) : std::numeric_limits<float>::infinity();
+    const uint32_t bits = kernels_.largest_magnitude_bits(here);
+    range = encodable_magnitude(bits) ? std::bit_cast<float>(bits) : std::numeric_limits<float>::infinity();
   }
 }
 
@@ -113,7 +107,7 @@ void CorrelatedCodec::encode(std::span<const float> prepared, std::span<const fl
     const Stratum stratum{n, static_cast<uint32_t>(place), source.correlated_thresholds()};
     kernels_.encode_correlated(bucket_levels, stratum, here, stream, codes_.data());
     const size_t bytes = packed_bytes(static_cast<int64_t>(here.size()), codec_.bits);
-    pack_bits(std::span<const uint8_t>(codes_).first(here.size()), codec_.bits, codes.first(bytes));
+    kernels_.pack(std::span<const uint8_t>(codes_).first(here.size()), codec_.bits, codes.first(bytes));
     codes = codes.subspan(bytes);
   }
 }
@@ -126,7 +120,7 @@ void CorrelatedCodec::count(std::span<const std::byte> codes, const CodeSource& 
   while (!counts.empty()) {
     const size_t here = std::min(counts.size(), static_cast<size_t>(codec_.bucket));
     const size_t bytes = packed_bytes(static_cast<int64_t>(here), codec_.bits);
-    if (!unpack_bits(codes.first(bytes), codec_.bits, std::span(codes_).first(here)))
+    if (!kernels_.unpack(codes.first(bytes), codec_.bits, std::span(codes_).first(here)))
       refuse_message(source, "bits behind the last code", "zeros");
     for (size_t i = 0; i < here; ++i) counts[i] = static_cast<uint16_t>(counts[i] + codes_[i]);
     codes = codes.subspan(bytes);
@@ -145,17 +139,17 @@ void CorrelatedCodec::decode(std::span<const uint16_t> counts, std::span<const f
     const auto [first, step] = levels(stream);
     // sum over ranks of 2 range (first + step code) - range
     const double per_count = 2 * step * ranges[bucket], lowest = (2 * first - 1) * ranks_ * ranges[bucket];
+    const bool rotates = codec_.rotation != Codec::Rotation::none;
+    const std::span<float> values = rotates ? std::span(values_).first(codes) : here;
     uint16_t largest = 0;
     for (size_t i = 0; i < codes; ++i) {
       largest = std::max(largest, counts[i]);
-      values_[i] = static_cast<float>(lowest + per_count * counts[i]);
+      values[i] = static_cast<float>(lowest + per_count * counts[i]);
     }
     if (largest > most)
       refuse_message(source.from_bucket(static_cast<int64_t>(bucket)), fmt::format("a sum of codes of {}", largest),
                      fmt::format("at most {} of {} ranks", most, ranks_));
-    const std::span<float> values = std::span(values_).first(codes);
-    if (codec_.rotation != Codec::Rotation::none) kernels_.unrotate(values, stream, source.shared_signs());
-    std::ranges::copy(values.first(here.size()), here.begin());
+    if (rotates) kernels_.unrotate(values, stream, source.shared_signs(), Decoded::replaces, here);
     counts = counts.subspan(codes);
   }
 }

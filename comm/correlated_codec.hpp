@@ -47,7 +47,7 @@ class CorrelatedCodec {
   void count(std::span<const std::byte> codes, const CodeSource& source, std::span<uint16_t> counts);
 
   /// sum = the sum over ranks that the counts stand for; sum.size() elements, not prepared any more.
-  /// Throws Error{communication} for counts that ranks cannot reach.
+  /// Throws Error{communication} for counts that ranks cannot reach; values up to those are then written.
   void decode(std::span<const uint16_t> counts, std::span<const float> ranges, const CodeSource& source,
               std::span<float> sum);
 

@@ -10,6 +10,8 @@ class DenseSum final : public BucketSum {
  public:
   DenseSum(const BucketPlace& place, Wire wire) : place_(place), wire_(wire) {}
 
+  std::string description() const override { return wire_ == Wire::bf16 ? "dense, bf16" : "dense, f32"; }
+
   void sum(Communicator& ranks, const Parts& values, int64_t, std::span<float> own) override {
     if (!own.empty()) {
       pack(joined(values), 0, std::as_writable_bytes(own));
@@ -29,6 +31,8 @@ class WarmUpSum final : public BucketSum {
   WarmUpSum(int64_t steps, BucketSumPointer dense, BucketSumPointer inner)
       : steps_(steps), dense_(std::move(dense)), inner_(std::move(inner)) {}
 
+  std::string description() const override { return inner_->description(); }
+  bool compares_points() const override { return inner_->compares_points(); }
   int evaluations(int64_t step) const override { return step < steps_ ? 1 : inner_->evaluations(step); }
   void keep(int evaluation, const Parts& gradient) override { inner_->keep(evaluation, gradient); }
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {

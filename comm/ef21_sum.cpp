@@ -13,6 +13,8 @@ class Ef21Sum final : public BucketSum {
   Ef21Sum(const BucketPlace& place, BucketSumPointer inner)
       : place_(place), inner_(std::move(inner)), own_(place.elements()), sum_(place.result_elements()) {}
 
+  std::string description() const override { return "ef21 with " + inner_->description(); }
+
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     const std::span<float> difference = take(place_, SumScratch::wrapped), sent = take(place_, SumScratch::sent);
     std::ranges::transform(gathered(values, place_), own_.value(), difference.begin(), std::minus());

@@ -24,13 +24,28 @@ struct ExchangeReport {
   int64_t bytes_played = 0;                ///< what a rank would have sent whom this process only plays
 };
 
+/// The buckets of a step and the ranks that exchange them.
+struct ExchangePlan {
+  std::vector<std::vector<int64_t>> part_elements;  ///< by bucket, by rank: how much of it the rank owns
+  std::vector<int> group;                           ///< by bucket: which part of the model it belongs to
+  int groups = 1;
+  int64_t turns = 1;  ///< micro-batches that each rank computes
+  SumGoes goes = SumGoes::to_all;
+  Isa isa = Isa::avx2;
+};
+
 class GradientExchange {
  public:
   virtual ~GradientExchange() = default;
 
+  /// For a run's record: how many buckets travel how.
+  virtual std::string description() const = 0;
+
   /// Whether it hands every rank's contributions to a `fold`; others compress a rank's gradient of the whole step,
   /// once.
   virtual bool gives_contributions() const { return false; }
+  /// Whether some steps need gradients at more than one point.
+  virtual bool compares_points() const { return false; }
   /// At how many points `step` needs gradients: 1, the current weights; 2, the previous ones first (MARINA); 3, between
   /// them the middle of both.
   virtual int evaluations(int64_t /*step*/) const { return 1; }

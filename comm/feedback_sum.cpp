@@ -14,6 +14,8 @@ class FeedbackSum final : public BucketSum {
   FeedbackSum(const BucketPlace& place, BucketSumPointer inner)
       : place_(place), inner_(std::move(inner)), residual_(place.elements(), "error feedback") {}
 
+  std::string description() const override { return inner_->description() + ", error feedback"; }
+
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     const std::span<float> total = take(place_, SumScratch::wrapped), sent = take(place_, SumScratch::sent),
                            rest = residual_.change();

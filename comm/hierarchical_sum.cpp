@@ -43,6 +43,8 @@ class HierarchicalSum final : public BucketSum {
     inner_ = make_inner_(place_between_hosts(own_seat_));
   }
 
+  std::string description() const override { return inner_->description() + ", between hosts"; }
+
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float>) override {
     GroupCommunicator host(ranks, hosts_[own_host_]);
     Parts by_seat, mine;

@@ -1,9 +1,16 @@
 #include "comm/lanes.hpp"
 
 #include <algorithm>
+#include <bit>
 
 namespace nibble {
 namespace {
+
+/// Of a tree of so many lanes: half of its full subtrees, or half of the only one.
+int64_t lanes_on_the_left(int64_t lanes) {
+  const int64_t full = lanes & -lanes;
+  return lanes == full ? lanes / 2 : lanes / full / 2 * full;
+}
 
 /// Sums the micro-batches of lanes [first, last) into `slot`; false if they have none.
 bool plan_subtree(int64_t micro_batches, int64_t lanes, int64_t first, int64_t last, int slot,
@@ -13,7 +20,7 @@ bool plan_subtree(int64_t micro_batches, int64_t lanes, int64_t first, int64_t l
     for (int64_t m = begin; m < end; ++m) plan.push_back({m, slot, m > begin, {}});
     return begin < end;
   }
-  const int64_t middle = first + (last - first) / 2;
+  const int64_t middle = first + lanes_on_the_left(last - first);
   if (!plan_subtree(micro_batches, lanes, first, middle, slot, plan))
     return plan_subtree(micro_batches, lanes, middle, last, slot, plan);
   if (plan_subtree(micro_batches, lanes, middle, last, slot + 1, plan)) plan.back().joins.push_back({slot + 1, slot});
@@ -21,6 +28,10 @@ bool plan_subtree(int64_t micro_batches, int64_t lanes, int64_t first, int64_t l
 }
 
 }  // namespace
+
+bool ranks_share_lanes(int64_t ranks, int64_t lanes) {
+  return ranks == 1 || (lanes % ranks == 0 && std::has_single_bit(static_cast<uint64_t>(lanes / ranks)));
+}
 
 std::vector<MicroBatchSum> plan_lanes(int64_t micro_batches, int64_t lanes) {
   std::vector<MicroBatchSum> plan;

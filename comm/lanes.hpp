@@ -1,7 +1,8 @@
 // The order in which a step's micro-batches are summed: fixed by the batch, not by who computes them.
 //
-// Contiguous micro-batches add in order within a lane; the lanes, a power of two, join in the binary tree that halves
-// them at every level. The lanes of one of 1, 2, 4 ... ranks form a subtree, so the ranks do not change the sums.
+// Contiguous micro-batches add in order within a lane; the lanes join in a binary tree, whose lower levels double: of
+// m 2^j lanes (m odd) it joins m full subtrees of 2^j. The lanes of a rank form such a subtree, or one of its subtrees,
+// for one rank and for m, 2 m, 4 m ... of them, so that these numbers of ranks do not change the sums.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,10 @@ struct MicroBatchSum {
   std::vector<Join> joins;  ///< done after it, in order
 };
 
-/// One entry for each micro-batch, in the order in which they run. `lanes` is a power of two; lanes that get no
+/// Whether each of so many ranks has a subtree of the lanes.
+bool ranks_share_lanes(int64_t ranks, int64_t lanes);
+
+/// One entry for each micro-batch, in the order in which they run. Lanes that get no
 /// micro-batch (there are fewer of these than lanes) are left out of the tree.
 std::vector<MicroBatchSum> plan_lanes(int64_t micro_batches, int64_t lanes);
 

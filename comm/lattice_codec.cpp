@@ -16,10 +16,20 @@
 namespace nibble {
 namespace {
 
-/// Where the lattice lies along one coordinate.
-double offset(const RandomStream& stream, uint32_t index, double side) {
-  return (word_of_part(stream, CodeSource::dither, index) * 0x1p-32 - 0.5) * side;
-}
+/// Where the lattice lies along each coordinate; asked for in ascending order, as four share a block.
+class Offsets {
+ public:
+  Offsets(const RandomStream& stream, double side) : stream_(stream), side_(side) {}
+  double operator[](size_t i) {
+    if (i % 4 == 0) words_ = stream_.block((uint64_t{CodeSource::dither} << 32) + i / 4);
+    return (words_[i % 4] * 0x1p-32 - 0.5) * side_;
+  }
+
+ private:
+  RandomStream stream_;
+  double side_;
+  PhiloxBlock words_{};
+};
 
 /// A damaged bucket passes for a good one once in 2^32.
 uint32_t checksum_of(std::span<const int32_t> points) { return static_cast<uint32_t>(checksum(std::as_bytes(points))); }
@@ -53,7 +63,7 @@ std::span<float> LatticeCodec::prepared(std::span<const float> values, const Ran
   const std::span<float> x(values_.data(), codes);
   std::ranges::copy(values, x.begin());
   std::ranges::fill(x.subspan(values.size()), 0.0f);
-  if (codec_.rotation != Codec::Rotation::none) kernels_.rotate(x, stream, source.shared_signs());
+  if (codec_.rotation != Codec::Rotation::none) kernels_.rotate(x, x, stream, source.shared_signs());
   return x;
 }
 
@@ -65,7 +75,7 @@ void LatticeCodec::encode(std::span<const float> values, float distance, const C
     const std::span<const float> here = values.first(std::min(values.size(), static_cast<size_t>(codec_.bucket)));
     values = values.subspan(here.size());
     const RandomStream stream = source.stream(bucket);
-    const bool finite = encodable(here);
+    const bool finite = encodable_magnitude(kernels_.largest_magnitude_bits(here));
     const std::span<const float> x = prepared(here, stream, source);
     const float largest = std::abs(*std::ranges::max_element(x, {}, [](float v) { return std::abs(v); }));
     if (!finite || !(distance > 0) || !std::isfinite(distance) || !(largest / side < most_points))
@@ -77,9 +87,9 @@ void LatticeCodec::encode(std::span<const float> values, float distance, const C
                    .allowed = "finite values below 2^30 lattice sides"});
     const std::span<int32_t> points(points_.data(), x.size());
     const std::span<uint8_t> colours(colours_.data(), x.size());
+    Offsets offsets(stream, side);
     for (size_t i = 0; i < x.size(); ++i) {
-      points[i] =
-          static_cast<int32_t>(std::floor((x[i] - offset(stream, static_cast<uint32_t>(i), side)) / side + 0.5));
+      points[i] = static_cast<int32_t>(std::floor((x[i] - offsets[i]) / side + 0.5));
       colours[i] = static_cast<uint8_t>(points[i] & ((1 << codec_.bits) - 1));
     }
     const uint32_t check = checksum_of(points);
@@ -128,15 +138,17 @@ LatticeCodec::Found LatticeCodec::decode(std::span<const std::byte> message, std
       refuse_message(source.from_bucket(bucket), "bits behind the last colour", "zeros");
     const double side = lattice_side(distance, codec_.bits);
     bool numbered = true;
+    Offsets offsets(stream, side);
     for (size_t i = 0; i < x.size(); ++i) {
-      const double dither = offset(stream, static_cast<uint32_t>(i), side), t = (x[i] - dither) / side;
+      const double dither = offsets[i], t = (x[i] - dither) / side;
       const double point = colours[i] + colour_count * std::floor((t - colours[i]) / colour_count + 0.5);
       numbered = numbered && std::abs(point) < 2 * most_points - 1;
       points[i] = numbered ? static_cast<int32_t>(point) : 0;
       x[i] = static_cast<float>(point * side + dither);
     }
     if (numbered && checksum_of(points) == check) {
-      if (codec_.rotation != Codec::Rotation::none) kernels_.unrotate(x, stream, source.shared_signs());
+      if (codec_.rotation != Codec::Rotation::none)
+        kernels_.unrotate(x, stream, source.shared_signs(), Decoded::replaces, x);
       std::ranges::copy(x.first(here), values.begin());
     } else {
       found = Found::too_far;

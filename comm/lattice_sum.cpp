@@ -27,6 +27,8 @@ class LatticeSum final : public BucketSum {
   LatticeSum(const BucketPlace& place, const Codec& codec)
       : place_(place), codec_(codec, place.isa), messages_(static_cast<size_t>(place.ranks())) {}
 
+  std::string description() const override { return std::string(codec_.codec().name); }
+
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     const std::span<float> mine = gathered(values, place_);
     if (!own.empty()) std::ranges::copy(mine, own.begin());

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <functional>
 
@@ -23,6 +25,12 @@ class MarinaSum final : public BucketSum {
         middle_(DType::f32, 1, std::min(place.elements(), noise_elements), "gradient estimates"),
         estimate_(place.result_elements()) {}
 
+  std::string description() const override {
+    return fmt::format("marina with {}, in full with probability {:.3g}", difference_->description(),
+                       options_.full_probability);
+  }
+
+  bool compares_points() const override { return true; }
   int evaluations(int64_t step) const override {
     if (full_steps_.is_full(step)) return 1;
     return options_.noise_every > 0 && step % options_.noise_every == 0 ? 3 : 2;

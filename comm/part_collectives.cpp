@@ -1,7 +1,6 @@
 // The collectives over vectors that are cut among the ranks.
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cassert>
 
 #include "comm/collectives.hpp"
@@ -240,8 +239,7 @@ void scatter_to_owners(Communicator& communicator, const Parts& parts, Wire wire
 
 void reduce_scatter(Communicator& communicator, const Parts& parts, Wire wire) {
   const int64_t ranks = communicator.size();
-  const std::vector<MicroBatchSum> plan =
-      plan_lanes(ranks, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ranks))));
+  const std::vector<MicroBatchSum> plan = plan_lanes(ranks, ranks);
   const Pieces& own = parts[static_cast<size_t>(communicator.rank())];
   scatter_to_owners(communicator, parts, wire,
                     [&](int64_t first, int64_t count, std::span<const float* const> contributions) {

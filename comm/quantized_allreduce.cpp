@@ -30,14 +30,6 @@ std::vector<int64_t> first_buckets(const Codec& codec, const Parts& parts) {
   return first;
 }
 
-bool all_encodable(const Parts& parts) {
-  return std::ranges::all_of(parts, [](const Pieces& pieces) {
-    return std::ranges::all_of(pieces, [](std::span<std::byte> piece) {
-      return encodable({reinterpret_cast<const float*>(piece.data()), piece.size() / sizeof(float)});
-    });
-  });
-}
-
 /// Rank `rank` + distance around the ring.
 size_t rank_at(const Communicator& communicator, int distance) {
   return static_cast<size_t>((communicator.rank() + distance + communicator.size()) % communicator.size());
@@ -48,15 +40,14 @@ size_t rank_at(const Communicator& communicator, int distance) {
 bool QuantizedAllReduce::all_reduce(Communicator& communicator, const Parts& parts, const CodeSource& source,
                                     SumGoes goes) {
   const int ranks = communicator.size();
-  if (ranks == 1) return all_encodable(parts);
+  if (ranks == 1) return can_encode(parts);
   outgoing_.resize(static_cast<size_t>(ranks));
   incoming_.resize(static_cast<size_t>(ranks));
-  const bool own = all_encodable(parts);
   bool everybodys = false;
   if (goes == SumGoes::to_all && ranks == 2) {
-    everybodys = gather_contributions(communicator, parts, source, own);
+    everybodys = gather_contributions(communicator, parts, source);
   } else {
-    everybodys = scatter_contributions(communicator, parts, source, own);
+    everybodys = scatter_contributions(communicator, parts, source, can_encode(parts));
     if (goes == SumGoes::to_all) everybodys = gather_sums(communicator, parts, source.of_sum(), everybodys);
   }
   if (!everybodys)
@@ -65,8 +56,16 @@ bool QuantizedAllReduce::all_reduce(Communicator& communicator, const Parts& par
   return everybodys;
 }
 
+bool QuantizedAllReduce::can_encode(const Parts& parts) const {
+  return std::ranges::all_of(parts, [&](const Pieces& pieces) {
+    return std::ranges::all_of(pieces, [&](std::span<std::byte> piece) {
+      return codec_.can_encode({reinterpret_cast<const float*>(piece.data()), piece.size() / sizeof(float)});
+    });
+  });
+}
+
 void QuantizedAllReduce::contribution(const Parts& parts, const CodeSource& source, std::span<float> own) {
-  if (!all_encodable(parts)) {
+  if (!can_encode(parts)) {
     std::ranges::fill(own, std::numeric_limits<float>::quiet_NaN());
     return;
   }
@@ -83,8 +82,8 @@ void QuantizedAllReduce::contribution(const Parts& parts, const CodeSource& sour
   }
 }
 
-bool QuantizedAllReduce::gather_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source,
-                                              bool encodable) {
+bool QuantizedAllReduce::gather_contributions(Communicator& communicator, const Parts& parts,
+                                              const CodeSource& source) {
   const Codec& row = codec_.codec();
   const std::vector<int64_t> first_bucket = first_buckets(row, parts);
   size_t bytes = status_bytes;
@@ -93,7 +92,6 @@ bool QuantizedAllReduce::gather_contributions(Communicator& communicator, const 
   std::vector<std::byte>& other = incoming_[rank_at(communicator, 1)];
   own.assign(bytes, std::byte{0});
   other.resize(bytes);
-  set_status(own, encodable);
   const auto for_each_part = [&](auto&& run) {
     size_t at = status_bytes;
     for (size_t r = 0; r < parts.size(); ++r) {
@@ -102,10 +100,11 @@ bool QuantizedAllReduce::gather_contributions(Communicator& communicator, const 
       at += here;
     }
   };
-  if (encodable)
-    for_each_part([&](const Pieces& pieces, const CodeSource& from, size_t at, size_t here) {
-      codec_.encode(gathered(pieces, values_), from, std::span(own).subspan(at, here));
-    });
+  bool encodable = true;
+  for_each_part([&](const Pieces& pieces, const CodeSource& from, size_t at, size_t here) {
+    encodable = encodable && codec_.try_encode(gathered(pieces, values_), from, std::span(own).subspan(at, here));
+  });
+  set_status(own, encodable);
   const int other_rank = static_cast<int>(rank_at(communicator, 1));
   const Communicator::Send send{other_rank, own};
   const Communicator::Receive receive{other_rank, other};
@@ -182,10 +181,9 @@ bool QuantizedAllReduce::gather_sums(Communicator& communicator, const Parts& pa
     messages.push_back({std::span(incoming_[r])});
   }
   const std::span<float> own = gathered(parts[rank], sum_);
-  const bool own_encodable = encodable_so_far && encodable(own);
-  set_status(incoming_[rank], own_encodable);
-  if (own_encodable)
-    codec_.encode(own, source.from_bucket(first_bucket[rank]), std::span(incoming_[rank]).subspan(status_bytes));
+  const std::span<std::byte> codes = std::span(incoming_[rank]).subspan(status_bytes);
+  const CodeSource from = source.from_bucket(first_bucket[rank]);
+  set_status(incoming_[rank], encodable_so_far && codec_.try_encode(own, from, codes));
   nibble::all_gather(communicator, messages);
 
   bool everybodys = true;

@@ -36,7 +36,8 @@ class QuantizedAllReduce {
   [[nodiscard]] bool all_gather(Communicator& communicator, const Parts& parts, const CodeSource& source);
 
  private:
-  bool gather_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source, bool encodable);
+  bool can_encode(const Parts& parts) const;
+  bool gather_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source);
   bool scatter_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source, bool encodable);
   bool gather_sums(Communicator& communicator, const Parts& parts, const CodeSource& source, bool encodable);
 

@@ -11,10 +11,12 @@ namespace {
 
 class QuantizedSum final : public BucketSum {
  public:
-  QuantizedSum(const BucketPlace& place, const Codec& codec) : place_(place) {
+  QuantizedSum(const BucketPlace& place, const Codec& codec) : place_(place), name_(codec.name) {
     if (codec.rounding == Codec::Rounding::correlated) correlated_.emplace(codec, place.ranks(), place.isa);
     else codes_.emplace(codec, place.isa);
   }
+
+  std::string description() const override { return std::string(name_); }
 
   // With values that are not finite both give a NaN, which whoever looks at the sum refuses.
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
@@ -30,6 +32,7 @@ class QuantizedSum final : public BucketSum {
 
  private:
   BucketPlace place_;
+  std::string_view name_;
   std::optional<QuantizedAllReduce> codes_;
   std::optional<CorrelatedAllReduce> correlated_;
 };

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -17,6 +19,15 @@ class SparseSum final : public BucketSum {
                                          ? bucket_elements
                                          : std::max<int64_t>(place.elements(), 1));
     if (options.error_feedback) feedback_.emplace(place.elements());
+  }
+
+  std::string description() const override {
+    const bool of_buckets = options_.selection.of == Selection::Of::buckets;
+    return fmt::format("top {} of {}, {}{}{}{}", options_.selection.k, of_buckets ? bucket_elements : place_.elements(),
+                       place_.goes == SumGoes::to_owner ? "to owners" : name(options_.algorithm),
+                       options_.wire == Wire::bf16 ? ", bf16" : "",
+                       options_.codec ? fmt::format(", sums in {}", options_.codec->name) : "",
+                       feedback_ ? ", error feedback" : "");
   }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {

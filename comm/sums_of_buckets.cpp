@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <map>
 
 namespace nibble {
 
@@ -14,6 +15,19 @@ SumsOfBuckets::SumsOfBuckets(const std::vector<BucketPlace>& places, const MakeB
     sums_.push_back(make_sum(place));
     samples_.emplace_back(place);
   }
+}
+
+std::string SumsOfBuckets::description() const {
+  std::map<std::string, int> buckets;
+  for (const BucketSumPointer& sum : sums_) ++buckets[sum->description()];
+  std::string text;
+  for (const auto& [description, count] : buckets)
+    text += fmt::format("{}{} ({} of {} buckets)", text.empty() ? "" : "; ", description, count, sums_.size());
+  return buckets.size() == 1 ? buckets.begin()->first : text;
+}
+
+bool SumsOfBuckets::compares_points() const {
+  return std::ranges::any_of(sums_, [](const BucketSumPointer& sum) { return sum->compares_points(); });
 }
 
 int SumsOfBuckets::evaluations(int64_t step) const {

@@ -13,6 +13,8 @@ class SumsOfBuckets {
  public:
   SumsOfBuckets(const std::vector<BucketPlace>& places, const MakeBucketSum& make_sum);
 
+  std::string description() const;
+  bool compares_points() const;
   int evaluations(int64_t step) const;
   void keep(int evaluation, int bucket, const Parts& gradient);
   /// In place; all ranks call it with the same.

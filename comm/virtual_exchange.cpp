@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cassert>
 #include <functional>
@@ -45,14 +47,18 @@ ExchangePlan divided(const ExchangePlan& plan, int ranks) {
 
 class VirtualExchange final : public GradientExchange {
  public:
-  VirtualExchange(const ExchangePlan& plan, int ranks, int64_t turns, uint64_t seed, const MakeBucketSum& make_sum)
-      : links_(make_thread_communicators(ranks)), turns_(turns), done_(plan.part_elements.size()) {
-    assert(turns % ranks == 0);
+  VirtualExchange(const ExchangePlan& plan, int ranks, uint64_t seed, const MakeBucketSum& make_sum)
+      : links_(make_thread_communicators(ranks)), turns_(plan.turns), done_(plan.part_elements.size()) {
+    assert(turns_ % ranks == 0);
     const ExchangePlan shared = divided(plan, ranks);
     for (int rank = 0; rank < ranks; ++rank) players_.push_back(std::make_unique<Player>(shared, rank, seed, make_sum));
   }
 
+  std::string description() const override {
+    return fmt::format("{}, among {} virtual ranks", players_.front()->sums.description(), players_.size());
+  }
   bool gives_contributions() const override { return true; }
+  bool compares_points() const override { return players_.front()->sums.compares_points(); }
   int evaluations(int64_t step) const override { return players_.front()->sums.evaluations(step); }
   void start(int64_t step) override {
     step_ = step;
@@ -128,9 +134,9 @@ class VirtualExchange final : public GradientExchange {
 
 }  // namespace
 
-std::unique_ptr<GradientExchange> make_virtual_exchange(const ExchangePlan& plan, int ranks, int64_t turns,
-                                                        uint64_t seed, const MakeBucketSum& make_sum) {
-  return std::make_unique<VirtualExchange>(plan, ranks, turns, seed, make_sum);
+std::unique_ptr<GradientExchange> make_virtual_exchange(const ExchangePlan& plan, int ranks, uint64_t seed,
+                                                        const MakeBucketSum& make_sum) {
+  return std::make_unique<VirtualExchange>(plan, ranks, seed, make_sum);
 }
 
 }  // namespace nibble

@@ -47,6 +47,18 @@ struct AdamWFactors {
 void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
                   std::span<const TensorBlock> blocks, const AdamWFactors& factors);
 
+/// The factors of one step of SGD, computed in double and rounded once.
+struct SgdFactors {
+  float gradient_scale;
+  float decay;  ///< 1 - learning_rate * weight_decay, for parameters with decay
+  float momentum;
+  float learning_rate;
+};
+
+/// One update of every block by SGD. `momenta`: f32, packed, by parameter; none: plain gradients.
+void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const Tensor> momenta,
+                std::span<const TensorBlock> blocks, const SgdFactors& factors);
+
 /// Each master, rounded to nearest, into its working copy.
 void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const TensorBlock> blocks);
 

@@ -12,4 +12,7 @@ void convert(Stream& stream, const Tensor& from, const Tensor& to);
 /// into += from, both f32 of equal shape.
 void add(Stream& stream, const Tensor& from, const Tensor& into);
 
+/// into = (a + b) / 2, all of one element type, f32 or bf16 (rounded to nearest even), and of equal shape.
+void middle(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& into);
+
 }  // namespace nibble

@@ -56,6 +56,14 @@ struct Target {
   int64_t first = 0;
 };
 
+/// Of a state whose rows add up, what this rank has when their number is another one: the stored rows row,
+/// row + rows, ... together.
+struct FoldedRows {
+  const ManifestTensor& stored;
+  Tensor into;  ///< f32, one row
+  int64_t row, rows;
+};
+
 /// Fills elements [at, at + count) of `into` with those of a dataset from `from` on.
 void read_into(hdf5::File& file, const ManifestTensor& stored, int64_t from, const Tensor& into, int64_t at,
                int64_t count) {
@@ -94,15 +102,29 @@ void read_targets(const VerifiedCheckpoint& checkpoint, const std::vector<Target
   }
 }
 
+void read_folded(const VerifiedCheckpoint& checkpoint, const FoldedRows& rows) {
+  float* const sum = rows.into.as<float>();
+  std::fill_n(sum, rows.into.size(), 0.0f);
+  const OwnedTensor row(DType::f32, 1, rows.into.size());
+  for (int64_t from = rows.row; from < rows.stored.rows; from += rows.rows) {
+    read_targets(checkpoint, {{rows.stored, row, from * rows.stored.cols}});
+    for (int64_t i = 0; i < rows.into.size(); ++i) sum[i] += row.view().as<float>()[i];
+  }
+}
+
 }  // namespace
 
 void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state) {
+  std::vector<FoldedRows> folded;
   Stored stored = stored_tensors(checkpoint.manifest);
   std::vector<Target> targets;
   for (const StateList::Entry& entry : state.entries()) {
+    int64_t rows = entry.rows;
+    if (const auto found = stored.find(entry.name); entry.addends && found != stored.end()) rows = found->second->rows;
     const ManifestTensor& tensor =
-        find(checkpoint.path, stored, {entry.name, entry.tensor.dtype, entry.rows, entry.cols, {}});
-    targets.push_back({tensor, entry.tensor, entry.first});
+        find(checkpoint.path, stored, {entry.name, entry.tensor.dtype, rows, entry.cols, {}});
+    if (rows == entry.rows) targets.push_back({tensor, entry.tensor, entry.first});
+    else if (entry.tensor.size() > 0) folded.push_back({tensor, entry.tensor, entry.first / entry.cols, entry.rows});
     stored.erase(entry.name);
   }
   if (!stored.empty())
@@ -110,6 +132,7 @@ void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state) {
            fmt::format("{}; {} too many", to_string(*stored.begin()->second), stored.size()),
            fmt::format("the {} entries of this run", state.entries().size()));
   read_targets(checkpoint, targets);
+  for (const FoldedRows& rows : folded) read_folded(checkpoint, rows);
 }
 
 ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout,

@@ -72,6 +72,8 @@ void GradientSum::take(int64_t turn, int buffer) {
 }
 
 void GradientSum::begin(int64_t turn, int bucket) {
+  if (point_ != last_point)
+    return exchange_.keep(point_, bucket, plan_.parts(bucket, leaves_at_once() ? passing_ : slots_.front()));
   if (!leaves_at_once()) return exchange_.begin(bucket, plan_.parts(bucket, slots_.front()), {});
   exchange_.begin(bucket, plan_.parts(bucket, passing_),
                   [this, turn, bucket](int64_t first, int64_t count, std::span<const float* const> contributions) {

@@ -24,6 +24,10 @@ class GradientSum {
 
   /// Where the backward pass of this rank's turn writes, which waits until the memory is free.
   const ParameterSet& memory(int64_t turn) const;
+  /// At which of the exchange's points the gradients that come are: those before the last only go there.
+  static constexpr int last_point = -1;
+  void at_point(int point) { point_ = point; }
+
   /// Takes a buffer's gradient from there and, where it completes a bucket's sum on this rank, starts the exchange.
   void take(int64_t turn, int buffer);
 
@@ -50,6 +54,7 @@ class GradientSum {
   const ParameterLayout& layout_;
   GradientExchange& exchange_;
   const ShardPlan& plan_;
+  int point_ = last_point;
   std::vector<MicroBatchSum> sums_;  ///< of this rank's turns; from `gradients` on, of the whole step's micro-batches
   std::vector<ParameterSet> slots_;  ///< whole gradients
   ParameterSet passing_;             ///< rotating: of a micro-batch that is added to a sum or leaves at once

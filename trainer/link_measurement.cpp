@@ -91,4 +91,15 @@ std::vector<Link> measure_links(World& world, const std::vector<std::pair<int, i
   return links;
 }
 
+LinkCost slowest_link(World& world) {
+  std::vector<std::pair<int, int>> neighbours;
+  for (int rank = 0; rank < world.size(); ++rank) neighbours.emplace_back(rank, (rank + 1) % world.size());
+  LinkCost slowest;
+  for (const Link& link : measure_links(world, neighbours)) {
+    slowest.latency = std::max(slowest.latency, link.latency);
+    slowest.per_byte = std::max(slowest.per_byte, 1 / link.bytes_per_second);
+  }
+  return slowest;
+}
+
 }  // namespace nibble

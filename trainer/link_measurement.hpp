@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/exchange_cost.hpp"
 #include "comm/world.hpp"
 
 namespace nibble {
@@ -22,7 +23,10 @@ inline constexpr int most_ranks_in_pairs = 16;
 /// (from, to): all pairs; of more than most_ranks_in_pairs ranks each with the next one and with the first.
 std::vector<std::pair<int, int>> pairs_to_measure(int ranks);
 
-/// All ranks call it and get the same. Throws as Communicator::transfer.
+/// All ranks call these and get the same. They throw as Communicator::transfer.
 std::vector<Link> measure_links(World& world, const std::vector<std::pair<int, int>>& pairs);
+
+/// The largest latency and the smallest bandwidth from a rank to the next one.
+LinkCost slowest_link(World& world);
 
 }  // namespace nibble

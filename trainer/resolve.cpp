@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <bit>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <vector>
 
 #include "tensor/error.hpp"
+#include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/settings_table.hpp"
@@ -135,12 +135,6 @@ void check_batch(const Settings& s, const Contradictions& found) {
                          : fmt::format("set batch.tokens to {}, or lower batch.micro", micro_tokens));
 }
 
-void check_lanes(const Settings& s, const Contradictions& found) {
-  if (std::has_single_bit(static_cast<uint64_t>(s.batch.lanes))) return;
-  found.refuse("the lanes do not join in a binary tree", {"batch.lanes"}, fmt::format("{}", s.batch.lanes),
-               "a power of two", "set batch.lanes to 1, 2, 4 or 8");
-}
-
 void check_validation(const Settings& s, const Contradictions& found) {
   if (s.data.validation.empty() && s.validation.every > 0)
     found.refuse("validation without data", {"validation.every", "data.validation"},
@@ -191,6 +185,14 @@ int64_t steps_without_data(const Settings& s, const Contradictions& found) {
   return steps;
 }
 
+void check_gradients(const Settings& s, const Contradictions& found) {
+  try {
+    check_exchange(s);
+  } catch (const Error& error) {
+    found.refuse(error);
+  }
+}
+
 void check_precision(const Settings& s, const Contradictions& found) {
   try {
     constexpr int64_t any_steps = 1000000;
@@ -213,7 +215,7 @@ void validate(const Settings& settings, const SettingOrigins& origins) {
   check_shape(settings, found);
   check_precision(settings, found);
   check_batch(settings, found);
-  check_lanes(settings, found);
+  check_gradients(settings, found);
   check_validation(settings, found);
   check_checkpoints(settings, found);
   if (settings.epochs == 0) check_schedule(settings, steps_without_data(settings, found), found);

@@ -10,6 +10,7 @@
 #include "data/prefetcher.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/gradient_exchange.hpp"
 #include "trainer/resolve.hpp"
 
 namespace nibble {
@@ -79,8 +80,8 @@ std::string advice(const std::vector<MemoryCandidate>& candidates, size_t most) 
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident) {
   const MemoryTable before = held_memory();
-  const RunParts parts =
-      make_run_parts(stream, world, settings, config, foreseen_steps(settings), exchange_maker(settings));
+  const RunParts parts = make_run_parts(stream, world, settings, config, foreseen_steps(settings),
+                                        exchange_maker(settings, {.host = host_numbers(world)}));
   StateList state;
   RunCounters counters;
   parts.step->state(state);

@@ -4,14 +4,17 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 
 #include "comm/collectives.hpp"
 #include "optim/adamw.hpp"
+#include "optim/sgd.hpp"
 #include "optim/weight_decay.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -48,6 +51,8 @@ ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
                                           std::vector<OptimizedParameter> parameters) {
+  if (settings.name == "sgd")
+    return std::make_unique<Sgd>(std::move(parameters), SgdSettings{settings.momentum, settings.weight_decay});
   return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{.beta1 = settings.beta1,
                                                                       .beta2 = settings.beta2,
                                                                       .epsilon = settings.epsilon,
@@ -55,19 +60,23 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
 }
 
 Shard shard_of(const Settings& settings) {
-  return settings.shard == "optimizer"    ? Shard::optimizer
-         : settings.shard == "gradients"  ? Shard::gradients
-         : settings.shard == "parameters" ? Shard::parameters
-                                          : Shard::none;
+  const Shard asked = settings.shard == "optimizer"    ? Shard::optimizer
+                      : settings.shard == "gradients"  ? Shard::gradients
+                      : settings.shard == "parameters" ? Shard::parameters
+                                                       : Shard::none;
+  if (settings.gradients.virtual_ranks > 0) return Shard::gradients;
+  return compresses(settings.gradients) ? std::min(asked, Shard::optimizer) : asked;
+}
+
+std::vector<int> host_numbers(const World& world) {
+  std::map<std::string, int> number;
+  std::vector<int> numbers;
+  for (const std::string& host : world.hosts())
+    numbers.push_back(number.emplace(host, static_cast<int>(number.size())).first->second);
+  return numbers;
 }
 
 Wire wire_of(const Settings& settings) { return settings.gradients.wire == "bf16" ? Wire::bf16 : Wire::f32; }
-
-MakeExchange exchange_maker(const Settings& settings) {
-  return [wire = wire_of(settings)](CommunicationThread& thread, SumGoes goes) {
-    return make_dense_exchange(thread, wire, goes);
-  };
-}
 
 RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                         int64_t steps, const MakeExchange& make_exchange) {

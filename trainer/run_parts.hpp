@@ -21,8 +21,12 @@ namespace nibble {
 
 LoaderOptions loader_options(const Settings& settings);
 LlamaOptions llama_options(const Settings& settings);
+/// What the parts of a run are sharded to: a compressed exchange takes a rank's gradient of the whole step, so
+/// gradients stay whole then; ranks that are played take each micro-batch's.
 Shard shard_of(const Settings& settings);
 Wire wire_of(const Settings& settings);
+/// By rank, hosts numbered.
+std::vector<int> host_numbers(const World& world);
 /// `steps` of the whole run.
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
@@ -45,9 +49,6 @@ struct RunParts {
 
 /// How the checkpoints of such a run are saved, on this rank.
 CheckpointSaverOptions saver_options(World& world, const Settings& settings);
-
-/// The exchange that the settings name.
-MakeExchange exchange_maker(const Settings& settings);
 
 /// `steps` of the whole run. `stream` and `world` must outlive the parts. Throws Error{configuration} for an impossible
 /// shape or ranks that do not divide the work, Error{resource} when the system has no addresses left.

@@ -56,6 +56,7 @@ Settings burst_settings(Settings settings, const ModelConfig& config, int64_t mi
   model.context = config.context;
   model.tied = config.tied;
   settings.shard = "none";
+  settings.gradients = {};
   settings.batch.lanes = 1;
   settings.batch.tokens = micro_batches * settings.batch.micro * settings.data.sequence;
   return settings;

@@ -114,15 +114,37 @@ struct OptimizerSettings {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
+  double momentum = 0.9;
   double clip = 1;
   std::vector<std::string> no_decay = default_no_decay;
 
   bool operator==(const OptimizerSettings&) const = default;
 };
 
+/// Another exchange for some layers (trainer/gradient_exchange.hpp has the words); empty and 0: as everywhere.
+struct GradientOverride {
+  std::vector<std::string> layers{};  ///< "embedding", "head", "3", "0-1", "first 2", "last 4"
+  std::string exchange{}, codec{};
+  double density = 0;
+
+  bool operator==(const GradientOverride&) const = default;
+};
+
 struct GradientSettings {
   std::string exchange = "dense";
   std::string wire = "f32";
+  std::string codec{};  ///< empty: what the exchange takes by default
+  int64_t bucket = 1024;
+  double density = 4.0 / 512;
+  std::string select = "buckets";
+  std::string algorithm = "auto";
+  std::string error_feedback = "auto";
+  StepsOrShare warmup = StepsOrShare::steps(0);
+  double full_probability = 0;
+  bool allow_noisy_difference = false;
+  bool hierarchical = false;
+  int64_t virtual_ranks = 0;
+  std::vector<GradientOverride> overrides{};
 
   bool operator==(const GradientSettings&) const = default;
 };

@@ -49,8 +49,7 @@ KindOfValue kind_of_value(SettingType type) {
     case SettingType::recipe:
       return {"a recipe's name, or {name: ..., forward: ..., backward: ...}", "quartet2, quest-w4a4"};
     case SettingType::overrides:
-      return {"a list of {layers, projections, phase, recipe, forward, backward}",
-              "[{layers: last 2, phase: last 10%, forward: bf16}]"};
+      return {"a list of maps", "[{layers: last 2, ...}]"};
     case SettingType::recipes:
       return {"a list of recipes written out", "[{name: mine, forward: {input: nvfp4, weight: nvfp4}}]"};
   }
@@ -197,7 +196,7 @@ std::string format_value(const Setting& setting, const Settings& settings) {
       return is_word(name) ? name : in_quotes(name);
     }
     case SettingType::overrides:
-      return print_overrides(member<std::vector<PrecisionOverride>>(setting, copy));
+      return print_overrides(setting, copy);
     case SettingType::recipes:
       return print_recipes(member<std::vector<Recipe>>(setting, copy));
     case SettingType::steps_or_share:

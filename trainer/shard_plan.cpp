@@ -4,33 +4,29 @@
 
 #include <algorithm>
 
+#include "comm/lanes.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble {
 namespace {
 
 void require_division(int ranks, int64_t micro_batches, int64_t lanes) {
-  const auto refuse = [&](const char* what, const char* where, int64_t seen, std::string next) {
+  const auto refuse = [&](const char* what, const char* where, int64_t seen, std::string allowed, std::string next) {
     throw Error({.kind = ErrorKind::configuration,
                  .what = what,
                  .where = where,
                  .seen = fmt::format("{} for {} ranks", seen, ranks),
-                 .allowed = fmt::format("a multiple of {}", ranks),
+                 .allowed = std::move(allowed),
                  .next = std::move(next)});
   };
-  if ((ranks & (ranks - 1)) != 0)
-    throw Error({.kind = ErrorKind::configuration,
-                 .what = "the number of ranks is not a power of two",
-                 .where = "mpirun -np",
-                 .seen = std::to_string(ranks),
-                 .allowed = "1, 2, 4, 8 ..., for the sums to be those of any other number of ranks",
-                 .next = "start another number of ranks"});
-  if (lanes % ranks != 0)
+  if (!ranks_share_lanes(ranks, lanes))
     refuse("the ranks do not divide the lanes", "batch.lanes", lanes,
-           "start fewer ranks; a new run can have more lanes, which are part of its identity");
+           fmt::format("{0}, or {0} times a power of two: then each rank has a subtree of the sum", ranks),
+           "start fewer ranks; a new run can have other lanes, which are part of its identity");
   if (micro_batches % ranks != 0)
     refuse("the ranks do not divide the micro-batches of a step", "batch.tokens / (batch.micro x data.sequence)",
-           micro_batches, "start fewer ranks; a new run can have a larger batch.tokens or a smaller batch.micro");
+           micro_batches, fmt::format("a multiple of {}", ranks),
+           "start fewer ranks; a new run can have a larger batch.tokens or a smaller batch.micro");
 }
 
 size_t index(int i) { return static_cast<size_t>(i); }

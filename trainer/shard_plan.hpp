@@ -18,7 +18,7 @@ enum class Shard { none, optimizer, gradients, parameters };
 
 class ShardPlan {
  public:
-  /// `ranks` is a power of two that divides the lanes and the micro-batches.
+  /// The ranks share the lanes (ranks_share_lanes) and divide the micro-batches.
   /// Throws Error{configuration} otherwise.
   ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int ranks, int64_t micro_batches, int64_t lanes);
 

@@ -8,6 +8,7 @@
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
+#include "trainer/gradient_exchange.hpp"
 #include "trainer/median.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/precision.hpp"
@@ -87,7 +88,8 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
                          .kernels = {}};
   const RunMemory memory =
       require_memory(stream, *world, settings, config, resident_memory().all, available_memory(), false);
-  RunParts parts = make_run_parts(stream, *world, settings, config, steps + 1, exchange_maker(settings));
+  RunParts parts = make_run_parts(stream, *world, settings, config, steps + 1,
+                                  exchange_maker(settings, {.host = host_numbers(*world)}));
   TrainStep& train_step = *parts.step;
   train_step.fill_masters(new_weights(stream, settings, *parts.model));
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/recipe_yaml.hpp"
 #include "trainer/units.hpp"
@@ -13,6 +14,11 @@ inline constexpr auto fields<PrecisionOverride> =
     std::tuple{Field{"layers", &PrecisionOverride::layers},   Field{"projections", &PrecisionOverride::projections},
                Field{"phase", &PrecisionOverride::phase},     Field{"recipe", &PrecisionOverride::recipe},
                Field{"forward", &PrecisionOverride::forward}, Field{"backward", &PrecisionOverride::backward}};
+
+template <>
+inline constexpr auto fields<GradientOverride> =
+    std::tuple{Field{"layers", &GradientOverride::layers}, Field{"exchange", &GradientOverride::exchange},
+               Field{"codec", &GradientOverride::codec}, Field{"density", &GradientOverride::density}};
 
 namespace {
 
@@ -50,6 +56,28 @@ void check_words(const PrecisionOverride& rule, const YAML::Node& node, const Pl
     refuse_field(node, place, "an override that changes nothing", "recipe, forward or backward: NAME");
 }
 
+void check_words(const GradientOverride& rule, const YAML::Node& node, const PlaceOf& place) {
+  constexpr int64_t any = int64_t{1} << 40;
+  try {
+    for (const std::string& layers : rule.layers) group_span(layers, any);
+  } catch (const ValueError& error) {
+    refuse_field(node, place, error.what, "layers: embedding, head, 3, 0-1, first 2, last 4");
+  }
+  if (rule.exchange.empty() && rule.codec.empty() && rule.density == 0)
+    refuse_field(node, place, "an override that changes nothing", "exchange, codec or density");
+}
+
+template <class Override>
+using OverridesOf = std::vector<Override>& (*)(Settings&);
+
+/// Calls use(list) with the list of the setting, whatever it overrides.
+template <class Use>
+auto with_overrides(const Setting& setting, Settings& settings, Use&& use) {
+  if (const auto* of_precision = std::get_if<OverridesOf<PrecisionOverride>>(&setting.member))
+    return use((*of_precision)(settings));
+  return use(std::get<OverridesOf<GradientOverride>>(setting.member)(settings));
+}
+
 }  // namespace
 
 bool is_structured(const Setting& setting) {
@@ -61,15 +89,14 @@ void assign_node(const Setting& setting, Settings& settings, const YAML::Node& n
   if (setting.type == SettingType::recipes)
     return read_list(node, place,
                      [&](const YAML::Node& entry) { define(settings, read_recipe(entry, place), entry, place); });
-  if (setting.type == SettingType::overrides) {
-    std::vector<PrecisionOverride> overrides;
-    read_list(node, place, [&](const YAML::Node& entry) {
-      read_yaml(entry, place, overrides.emplace_back());
-      check_words(overrides.back(), entry, place);
+  if (setting.type == SettingType::overrides)
+    return with_overrides(setting, settings, [&](auto& overrides) {
+      overrides.clear();
+      read_list(node, place, [&](const YAML::Node& entry) {
+        read_yaml(entry, place, overrides.emplace_back());
+        check_words(overrides.back(), entry, place);
+      });
     });
-    std::get<std::vector<PrecisionOverride>& (*)(Settings&)>(setting.member)(settings) = overrides;
-    return;
-  }
   std::string name;
   if (node.IsMap()) {
     const Recipe written = read_recipe(node, place);
@@ -81,10 +108,12 @@ void assign_node(const Setting& setting, Settings& settings, const YAML::Node& n
   std::get<std::string& (*)(Settings&)>(setting.member)(settings) = name;
 }
 
-std::string print_overrides(const std::vector<PrecisionOverride>& overrides) {
-  std::vector<std::string> texts;
-  for (const PrecisionOverride& rule : overrides) texts.push_back(print_yaml(rule));
-  return fmt::format("[{}]", fmt::join(texts, ", "));
+std::string print_overrides(const Setting& setting, Settings& settings) {
+  return with_overrides(setting, settings, [](const auto& overrides) {
+    std::vector<std::string> texts;
+    for (const auto& rule : overrides) texts.push_back(print_yaml(rule));
+    return fmt::format("[{}]", fmt::join(texts, ", "));
+  });
 }
 
 std::string print_recipes(const std::vector<Recipe>& recipes) {

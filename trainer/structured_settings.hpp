@@ -18,7 +18,7 @@ bool is_structured(const Setting& setting);
 void assign_node(const Setting& setting, Settings& settings, const YAML::Node& node, const PlaceOf& place);
 
 /// In flow style, on one line, as assign_node reads it.
-std::string print_overrides(const std::vector<PrecisionOverride>& overrides);
+std::string print_overrides(const Setting& setting, Settings& settings);
 std::string print_recipes(const std::vector<Recipe>& recipes);
 
 }  // namespace nibble

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "optim/gradient_norm.hpp"
+#include "tensor/convert.hpp"
 #include "trainer/stopwatch.hpp"
 
 namespace nibble {
@@ -20,6 +21,26 @@ std::vector<OptimizedParameter> with_gradients(std::vector<OptimizedParameter> p
   return parameters;
 }
 
+ExchangePlan exchange_plan(const ShardPlan& plan, const ParameterLayout& layout, Isa isa) {
+  const Partition& partition = plan.partition();
+  ExchangePlan exchanged{.part_elements = {},
+                         .group = std::vector<int>(static_cast<size_t>(partition.buckets())),
+                         .groups = layout.units(),
+                         .turns = plan.turns(),
+                         .goes = plan.shard() == Shard::none ? SumGoes::to_all : SumGoes::to_owner,
+                         .isa = isa};
+  for (int bucket = 0; bucket < partition.buckets(); ++bucket) {
+    std::vector<int64_t>& parts = exchanged.part_elements.emplace_back(plan.ranks());
+    for (int rank = 0; rank < plan.ranks(); ++rank)
+      for (const Run& run : partition.runs(bucket, rank)) parts[static_cast<size_t>(rank)] += run.count;
+  }
+  for (int unit = 0; unit < layout.units(); ++unit)
+    for (const int bucket : plan.buckets_of_unit(unit)) exchanged.group[static_cast<size_t>(bucket)] = unit;
+  return exchanged;
+}
+
+int buffers(const Llama& model) { return static_cast<int>(model.layout().buffers().size()); }
+
 }  // namespace
 
 TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStepOptions& options,
@@ -31,7 +52,9 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       options_(options),
       plan_(model.layout(), options.shard, world.rank(), world.size(), options.micro_batches, options.lanes),
       weights_(stream, model, world.thread(), plan_),
-      exchange_(make_exchange(world.thread(), options.shard == Shard::none ? SumGoes::to_all : SumGoes::to_owner)),
+      exchange_(make_exchange(world.thread(), exchange_plan(plan_, model.layout(), stream.isa()))),
+      previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
+      middle_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       gradients_(stream, model, *exchange_, plan_),
       optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options.shard, decay))),
       cage_(stream, model, weights_, options.cage) {
@@ -50,8 +73,26 @@ void TrainStep::masters_changed() {
   weights_.publish();
 }
 
+void TrainStep::run_earlier_points(int64_t step, const Batch& batch, double loss_scale) {
+  const int points = exchange_->evaluations(step);
+  for (int point = 0; point + 1 < points; ++point) {
+    gradients_.at_point(point);
+    if (point == 1)
+      for (int buffer = 0; buffer < buffers(model_); ++buffer)
+        middle(stream_, previous_.buffer(buffer), weights().buffer(buffer), middle_.buffer(buffer));
+    run_micro_batches(step, batch, loss_scale, point == 0 ? previous_ : middle_, nullptr);
+  }
+  gradients_.at_point(GradientSum::last_point);
+}
+
+void TrainStep::keep_point() {
+  if (!exchange_->compares_points()) return;
+  for (int buffer = 0; buffer < buffers(model_); ++buffer)
+    convert(stream_, weights().buffer(buffer), previous_.buffer(buffer));
+}
+
 std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
-                                                 OperandObserver* observer) {
+                                                 const ParameterSet& weights, OperandObserver* observer) {
   const auto tokens = static_cast<size_t>(model_.tokens());
   std::vector<double> losses;
   for (int64_t turn = 0; turn < plan_.turns(); ++turn) {
@@ -67,7 +108,7 @@ std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batc
                                             .observer = number == 0 ? observer : nullptr},
                                    .loss_scale = static_cast<float>(loss_scale),
                                    .ready = [&](int buffer) { gradients_.take(turn, buffer); }};
-    losses.push_back(model_.loss_and_gradients(weights(), micro_batch, backward, gradients_.memory(turn)));
+    losses.push_back(model_.loss_and_gradients(weights, micro_batch, backward, gradients_.memory(turn)));
   }
   return losses;
 }
@@ -114,17 +155,21 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
   world_.at(step, "forward and backward pass");
   exchange_->start(step);
   const auto counted = static_cast<double>(batch.loss_tokens);
-  const std::vector<double> losses = run_micro_batches(step, batch, counted > 0 ? 1 / counted : 0, observer);
+  const double loss_scale = counted > 0 ? 1 / counted : 0;
+  run_earlier_points(step, batch, loss_scale);
+  const std::vector<double> losses = run_micro_batches(step, batch, loss_scale, weights(), observer);
   result.seconds.forward_backward = lap();
 
   world_.at(step, "gradient exchange");
   exchange_->finish();
+  result.exchange = exchange_->report();
   agree(losses, counted, result);
   world_.at(step, "update");
   if (result.refused) {
     exchange_->discard();
     model_.discard();
   } else {
+    keep_point();
     cage_.pull(step, result.learning_rate);
     optimizer_->step(stream_, {.step = ++updates_,
                                .learning_rate = result.learning_rate,
@@ -136,7 +181,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
   result.seconds.optimizer = lap();
   const CommunicationThread::Totals after = thread.totals(), before = std::exchange(accounted_, after);
   result.seconds.communication = after.seconds_busy - before.seconds_busy;
-  result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent);
+  result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent) + result.exchange.bytes_played;
   return result;
 }
 
@@ -145,6 +190,8 @@ void TrainStep::state(StateList& list) {
   optimizer_->state(list);
   model_.state(list);
   exchange_->state(list);
+  for (size_t i = 0; i < previous_.size(); ++i)
+    list.add("previous_weights/" + model_.layout().parameters()[i].name, previous_[i]);
   list.add_scalar("trainer/updates", updates_);
 }
 

@@ -36,6 +36,7 @@ struct StepResult {
   bool refused = false;    ///< loss or gradient was not finite, or no token counted: nothing changed
   int64_t bytes_sent = 0;  ///< by this rank, since the step before: weights still travel when a step returns
   StepSeconds seconds;
+  ExchangeReport exchange;
 };
 
 struct TrainStepOptions {
@@ -49,7 +50,7 @@ struct TrainStepOptions {
 
 /// Makes the optimizer of a list of parameters.
 using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<OptimizedParameter>)>;
-using MakeExchange = std::function<std::unique_ptr<GradientExchange>(CommunicationThread&, SumGoes)>;
+using MakeExchange = std::function<std::unique_ptr<GradientExchange>(CommunicationThread&, const ExchangePlan&)>;
 
 class TrainStep {
  public:
@@ -61,6 +62,9 @@ class TrainStep {
   ~TrainStep();
 
   const ShardPlan& plan() const { return plan_; }
+
+  /// How gradients travel.
+  std::string exchange() const { return exchange_->description(); }
 
   /// See ShardedWeights::fill. All ranks call it.
   void fill_masters(const std::function<void(size_t parameter, const Tensor& whole)>& write);
@@ -77,8 +81,14 @@ class TrainStep {
   void state(StateList& list);
 
  private:
-  /// The losses of this rank's micro-batches in nats; each token's gradient is multiplied with `loss_scale`.
-  std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale, OperandObserver* observer);
+  /// The losses of this rank's micro-batches at `weights`, in nats; each token's gradient is multiplied with
+  /// `loss_scale`.
+  std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
+                                        const ParameterSet& weights, OperandObserver* observer);
+  /// The gradients at the points before the current weights, for exchanges that compare them.
+  void run_earlier_points(int64_t step, const Batch& batch, double loss_scale);
+  /// The current weights become the previous ones.
+  void keep_point();
   /// Fills in loss and gradient norm, the same on every rank, and the model's statistics, the largest of all ranks.
   void agree(const std::vector<double>& losses, double counted_tokens, StepResult& result);
 
@@ -89,6 +99,7 @@ class TrainStep {
   ShardPlan plan_;
   ShardedWeights weights_;
   std::unique_ptr<GradientExchange> exchange_;
+  ParameterSet previous_, middle_;  ///< points that the exchange compares: the step's before, and halfway from there
   GradientSum gradients_;
   std::unique_ptr<Optimizer> optimizer_;
   Cage cage_;

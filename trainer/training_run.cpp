@@ -17,6 +17,9 @@
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/directory.hpp"
+#include "trainer/gradient_exchange.hpp"
+#include "trainer/json_fields.hpp"
+#include "trainer/link_measurement.hpp"
 #include "trainer/metric_columns.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
@@ -36,6 +39,12 @@ void add_validation(MetricRow& row, const Evaluation& evaluation) {
   row.emplace_back("validation_loss", evaluation.loss());
   if (const std::optional<double> bits = evaluation.bits_per_byte())
     row.emplace_back("validation_bits_per_byte", *bits);
+}
+
+void add_exchange(MetricRow& row, const ExchangeReport& report) {
+  if (report.relative_error) row.emplace_back("exchange_error", *report.relative_error);
+  if (report.residual_norm) row.emplace_back("exchange_residual", *report.residual_norm);
+  if (report.signal_ratio) row.emplace_back("exchange_signal_ratio", *report.signal_ratio);
 }
 
 std::string precision_line(const Precision& precision) {
@@ -67,6 +76,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
   open_data();
   require_same_run();
   const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
+  know_links(checkpoint);
   if (checkpoint) refuse_another_run(checkpoint->header());
   build(checkpoint);
   if (checkpoint) {
@@ -107,6 +117,19 @@ nlohmann::json TrainingRun::data_identity() const {
   nlohmann::json identity = {{"train", identity_of(*train_data_)}};
   if (validation_data_) identity["validation"] = identity_of(*validation_data_);
   return identity;
+}
+
+void TrainingRun::know_links(const std::optional<VerifiedCheckpoint>& checkpoint) {
+  if (world_.size() == 1 || !compresses(settings_.gradients)) return;
+  const bool chooses = measures_links(settings_.gradients);
+  if (const nlohmann::json& before = checkpoint ? checkpoint->header().tuning : tuning_;
+      chooses && before.contains("link") && !options_.retune) {
+    const JsonFields fields(before.at("link"), "the checkpoint's tuning", ErrorKind::checkpoint);
+    link_ = {fields.not_negative("latency"), fields.positive("per_byte")};
+  } else {
+    link_ = slowest_link(world_);
+  }
+  if (chooses) tuning_["link"] = {{"latency", link_.latency}, {"per_byte", link_.per_byte}};
 }
 
 std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
@@ -202,8 +225,11 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   most.bytes /= static_cast<size_t>(world_.local_size());  // the ranks of a host share it
   most.bytes += resident_memory().anonymous;  // weights to start from are in it, and given back before the first step
   memory_ = require_memory(stream_, world_, settings_, config, program, most, checkpoint.has_value());
-  parts_ = make_run_parts(stream_, world_, settings_, config, total_steps_,
-                          options_.make_exchange ? options_.make_exchange : exchange_maker(settings_));
+  parts_ = make_run_parts(
+      stream_, world_, settings_, config, total_steps_,
+      options_.make_exchange
+          ? options_.make_exchange
+          : exchange_maker(settings_, {.steps = total_steps_, .host = host_numbers(world_), .link = link_}));
   if (checkpoint) return;
   const WriteParameter fresh = new_weights(stream_, settings_, *parts_.model);
   const Batch first = train_loader_->batch(0, settings_.batch.micro);
@@ -303,9 +329,17 @@ void TrainingRun::describe() const {
                                  run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
   progress_->message("memory   " + memory_text(memory_, "\n         "));
   if (world_.size() > 1)
-    progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}, wire {}", world_.size(),
-                                   std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard,
-                                   settings_.gradients.wire));
+    progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}", world_.size(),
+                                   std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard));
+  if (world_.size() > 1 || settings_.gradients.virtual_ranks > 0)
+    progress_->message("exchange " + parts_.step->exchange());
+  if (link_.per_byte > 0)
+    progress_->message(fmt::format("links    {:.0f} us, {:.2f} Gbit/s between neighbouring ranks", 1e6 * link_.latency,
+                                   8e-9 / link_.per_byte));
+  if (settings_.shard == "gradients" && compresses(settings_.gradients))
+    progress_->message(
+        "warning: a compressed exchange needs each rank's gradient whole: shard gradients does what "
+        "optimizer does");
   progress_->message(fmt::format("machine  {} threads, {} kernels, {}; GEMM peak {:.2f} TFLOP/s", stream_.threads(),
                                  name(stream_.isa()), gemm_library(stream_, parts_.model->precision().operands()),
                                  gemm_peak_));
@@ -334,6 +368,30 @@ void TrainingRun::count(const StepResult& result, const Batch& batch) {
   ++counters_.refused_in_a_row;
   progress_->message(fmt::format("step {} refused: loss {}, gradient norm {}; the weights are unchanged",
                                  counters_.step, result.loss, result.gradient_norm));
+}
+
+void TrainingRun::judge_exchange(const StepResult& result) {
+  constexpr double enough_signal = 3;
+  if (const std::optional<double> ratio = result.exchange.signal_ratio;
+      ratio && *ratio < enough_signal && !std::exchange(noise_is_known_, true))
+    progress_->message(fmt::format(
+        "warning: step {}: differences of gradients are only {:.2g} times their rounding noise (marina needs "
+        "3): train in fp32, or raise optimizer.learning_rate",
+        counters_.step, *ratio));
+  constexpr int64_t first_judged = 4, last_judged = 24;
+  if (link_.per_byte == 0 || settings_.shard != "none" || counters_.step <= first_judged || judged_steps_ < 0) return;
+  seconds_of_exchange_ += result.seconds.communication;
+  if (++judged_steps_ < last_judged - first_judged) return;
+  const double mine = seconds_of_exchange_ / static_cast<double>(judged_steps_);
+  judged_steps_ = -1;
+  const SumSize dense{
+      .ranks = world_.size(), .length = parts_.model->config().parameters(), .entries = 1, .dense = Wire::bf16};
+  const double seconds = sum_costs(dense, link_).front().seconds;
+  if (mine > seconds)
+    progress_->message(
+        fmt::format("warning: gradients take {:.3g} s a step; sent dense in bf16 they would take about {:.3g} "
+                    "s on these links: set gradients.exchange=dense, wire=bf16",
+                    mine, seconds));
 }
 
 void TrainingRun::give_up_if_diverged() {
@@ -407,7 +465,9 @@ void TrainingRun::train_one_step() {
                    {"peak_resident_bytes", static_cast<int64_t>(resident_memory().peak)},
                    {"retuned", retuned_}};
   if (evaluation) add_validation(row, *evaluation);
+  add_exchange(row, result.exchange);
   if (metrics_) metrics_->write(row);
+  judge_exchange(result);
   if (operands_) operands_->write(counters_.step);
   progress_->update({.step = counters_.step,
                      .total_steps = total_steps_,

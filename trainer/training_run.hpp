@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "comm/exchange_cost.hpp"
 #include "data/prefetcher.hpp"
 #include "trainer/checkpoint.hpp"
 #include "trainer/checkpoint_saver.hpp"
@@ -57,6 +58,10 @@ class TrainingRun {
  private:
   void open_data();
   void require_same_run();
+  /// Measures the links if the exchange depends on them, or takes what the checkpoint's run measured.
+  void know_links(const std::optional<VerifiedCheckpoint>& checkpoint);
+  /// Says, once each, what a user should know of how the exchange does.
+  void judge_exchange(const StepResult& result);
   /// The newest checkpoint of the run's directory, if this run resumes and there is one.
   std::optional<VerifiedCheckpoint> find_checkpoint();
   std::optional<VerifiedCheckpoint> newest_checkpoint();
@@ -87,6 +92,7 @@ class TrainingRun {
   Stream stream_;
   RunMemory memory_;  ///< foreseen
   nlohmann::json tuning_;
+  LinkCost link_;  ///< the slowest between neighbouring ranks; zeros: not measured
   std::unique_ptr<RunLock> lock_;
   std::optional<TokenData> train_data_, validation_data_;
   std::unique_ptr<Loader> train_loader_, validation_loader_;
@@ -108,6 +114,9 @@ class TrainingRun {
   Stopwatch since_save_;
   double seconds_saving_ = 0;  ///< in which training waited for saves, for the next row of the metrics
   std::optional<double> last_validation_loss_;
+  double seconds_of_exchange_ = 0;  ///< of the first steps that are judged
+  int64_t judged_steps_ = 0;
+  bool noise_is_known_ = false;
 };
 
 }  // namespace nibble

@@ -50,4 +50,26 @@ void add(Stream& stream, const Tensor& from, const Tensor& into) {
   });
 }
 
+namespace {
+template <class T>
+void middle_of(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& into) {
+  parallel_for(stream, a.rows, rows_per_task(a.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T *left = a.row<T>(i), *right = b.row<T>(i);
+      simd::for_each_group(a.cols, [&](int64_t j, int64_t count) {
+        const simd::f32x sum = simd::load_n(left + j, count) + simd::load_n(right + j, count);
+        simd::store_n(into.row<T>(i) + j, sum * 0.5f, count);
+      });
+    }
+  });
+}
+}  // namespace
+
+void middle(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& into) {
+  const KernelTimer timer(stream, "middle", {a, b, into});
+  assert(a.dtype == b.dtype && a.dtype == into.dtype && a.rows == into.rows && a.cols == into.cols);
+  if (a.dtype == DType::bf16) middle_of<bf16>(stream, a, b, into);
+  else middle_of<float>(stream, a, b, into);
+}
+
 }  // namespace nibble

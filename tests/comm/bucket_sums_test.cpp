@@ -29,7 +29,7 @@ float value(int rank, int64_t element, int64_t step, float spread = 1) {
 }
 
 ExchangePlan plan_of(int ranks, SumGoes goes) {
-  ExchangePlan plan{.part_elements = {{}}, .goes = goes};
+  ExchangePlan plan{.part_elements = {{}}, .group = {}, .goes = goes};
   for (int rank = 0; rank < ranks; ++rank)
     plan.part_elements[0].push_back(part_begin(elements, ranks, rank + 1, 4096) -
                                     part_begin(elements, ranks, rank, 4096));
@@ -326,7 +326,9 @@ TEST(BucketExchange, PlayedByOneProcessIsThatOfItsRanks) {
     }
   });
 
-  const auto exchange = make_virtual_exchange(plan_of(1, SumGoes::to_all), ranks, 2 * ranks, 7, make);
+  ExchangePlan plan = plan_of(1, SumGoes::to_all);
+  plan.turns = 2 * ranks;
+  const auto exchange = make_virtual_exchange(plan, ranks, 7, make);
   std::vector<float> gradient(elements), total(elements);
   for (size_t step = 0; step < expected.size(); ++step) {
     exchange->start(static_cast<int64_t>(step));

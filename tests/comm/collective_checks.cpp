@@ -5,7 +5,6 @@
 #include <bit>
 #include <limits>
 #include <numeric>
-#include <optional>
 #include <random>
 
 namespace nibble {
@@ -105,17 +104,13 @@ class CutVector {
 
 float travelled(float value, Wire wire) { return wire == Wire::bf16 ? static_cast<float>(bf16(value)) : value; }
 
-/// The sum of lanes [first, last) of `lanes` over which the ranks' values are dealt: halves are summed, then joined.
-std::optional<float> tree_sum(const std::vector<float>& values, size_t lanes, size_t first, size_t last) {
-  if (last - first == 1) {
-    const size_t begin = values.size() * first / lanes, end = values.size() * last / lanes;
-    return begin < end ? std::optional(values[begin]) : std::nullopt;
-  }
-  const size_t middle = (first + last) / 2;
-  const std::optional<float> left = tree_sum(values, lanes, first, middle);
-  const std::optional<float> right = tree_sum(values, lanes, middle, last);
-  if (left && right) return *left + *right;
-  return left ? left : right;
+/// Values [first, last) in the tree of the lanes: an odd number of full binary trees, which are joined in halves.
+float tree_sum(const std::vector<float>& values, size_t first, size_t last) {
+  if (last - first == 1) return values[first];
+  size_t full = 1;
+  while ((last - first) % (2 * full) == 0) full *= 2;
+  const size_t trees = (last - first) / full, left = trees == 1 ? full / 2 : trees / 2 * full;
+  return tree_sum(values, first, first + left) + tree_sum(values, first + left, last);
 }
 
 struct Sums {
@@ -127,12 +122,11 @@ struct Sums {
 Sums sums_over_ranks(int ranks, size_t first, size_t count, Wire wire) {
   std::vector<std::vector<float>> contributions;
   for (int rank = 0; rank < ranks; ++rank) contributions.push_back(contribution(rank, first + count));
-  const size_t lanes = std::bit_ceil(static_cast<size_t>(ranks));
   Sums sums;
   std::vector<float> values(contributions.size());
   for (size_t i = first; i < first + count; ++i) {
     for (size_t r = 0; r < values.size(); ++r) values[r] = travelled(contributions[r][i], wire);
-    sums.tree.push_back(*tree_sum(values, lanes, 0, lanes));
+    sums.tree.push_back(tree_sum(values, 0, values.size()));
     sums.one_by_one.push_back(std::accumulate(values.begin() + 1, values.end(), values.front()));
   }
   return sums;

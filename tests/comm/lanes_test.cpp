@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <string>
@@ -28,6 +29,28 @@ TEST(Lanes, AddInOrderWithinALaneAndJoinInATree) {
   EXPECT_EQ(expression(plan_lanes(4, 4)), "((0+1)+(2+3))");
   EXPECT_EQ(expression(plan_lanes(8, 4)), "(((0+1)+(2+3))+((4+5)+(6+7)))");
   EXPECT_EQ(expression(plan_lanes(6, 2)), "(((0+1)+2)+((3+4)+5))");
+  EXPECT_EQ(expression(plan_lanes(3, 3)), "(0+(1+2))");
+  EXPECT_EQ(expression(plan_lanes(6, 6)), "((0+1)+((2+3)+(4+5)))");
+}
+
+TEST(Lanes, OfARankAreASubtree) {
+  const auto sum_of_rank = [](int64_t ranks, int64_t lanes, int64_t rank) {
+    std::string own = expression(plan_lanes(lanes / ranks, lanes / ranks));
+    std::string numbered;
+    for (const char c : own)
+      numbered += std::isdigit(c) ? std::to_string(c - '0' + rank * lanes / ranks) : std::string(1, c);
+    return numbered;
+  };
+  for (const auto& [ranks, lanes] : {std::pair{2, 8}, {4, 8}, {3, 6}, {6, 6}, {3, 12}, {6, 12}, {5, 10}, {7, 7}}) {
+    EXPECT_TRUE(ranks_share_lanes(ranks, lanes));
+    const std::string all = expression(plan_lanes(lanes, lanes));
+    for (int64_t rank = 0; rank < ranks; ++rank)
+      EXPECT_NE(all.find(sum_of_rank(ranks, lanes, rank)), std::string::npos) << all << ", " << ranks << " ranks";
+  }
+  EXPECT_TRUE(ranks_share_lanes(1, 6));
+  EXPECT_FALSE(ranks_share_lanes(2, 6));
+  EXPECT_FALSE(ranks_share_lanes(3, 4));
+  EXPECT_FALSE(ranks_share_lanes(8, 4));
 }
 
 TEST(Lanes, WithoutMicroBatchesAreLeftOut) {

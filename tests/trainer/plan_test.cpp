@@ -61,7 +61,7 @@ TEST_F(PlanTest, NamesTheFirstSettingsThatFit) {
 TEST_F(PlanTest, ImpossibleWishesAreRefused) {
   const Ended three = plan("--ranks 3");
   EXPECT_EQ(three.code, 2);
-  expect_said(three, "not a power of two");
+  expect_said(three, "do not divide the lanes");
   const Ended eight = plan("--ranks 8");
   EXPECT_EQ(eight.code, 2);
   expect_said(eight, "batch.lanes");

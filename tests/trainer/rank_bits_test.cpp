@@ -112,8 +112,8 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
         [](std::vector<OptimizedParameter> parameters) {
           return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
         },
-        [&](CommunicationThread& thread, SumGoes goes) -> std::unique_ptr<GradientExchange> {
-          auto dense = make_dense_exchange(thread, how.wire, goes);
+        [&](CommunicationThread& thread, const ExchangePlan& plan) -> std::unique_ptr<GradientExchange> {
+          auto dense = make_dense_exchange(thread, how.wire, plan.goes);
           if (rank != scripted_rank) return dense;
           return std::make_unique<ScriptedExchange>(script, std::move(dense));
         });
@@ -159,6 +159,15 @@ TEST(RankBits, NeitherRanksNorShardingChangeABit) {
             EXPECT_EQ(numbers.state, alone.state) << name(how);
           }
       }
+}
+
+TEST(RankBits, RanksNeedNotBeAPowerOfTwo) {
+  const Numbers alone = run({.micro_batches = 12, .lanes = 6});
+  for (const int ranks : {3, 6})
+    for (const Shard shard : levels) {
+      const Case how{.ranks = ranks, .shard = shard, .micro_batches = 12, .lanes = 6};
+      EXPECT_EQ(run(how), alone) << name(how);
+    }
 }
 
 // Rounding, signs, histories of statistics and learned steps are the same numbers wherever a micro-batch is computed,
@@ -220,7 +229,9 @@ TEST(RankBits, WorkThatTheRanksDoNotDivideIsRefused) {
   const auto plan = [&](int ranks, int64_t micro_batches, int64_t lanes) {
     ShardPlan(layout, Shard::none, 0, ranks, micro_batches, lanes);
   };
-  expect_error(ErrorKind::configuration, {"power of two", "seen:    3", "1, 2, 4"}, [&] { plan(3, 12, 4); });
+  expect_error(ErrorKind::configuration, {"do not divide the lanes", "4 for 3 ranks", "3 times a power of two"},
+               [&] { plan(3, 12, 4); });
+  expect_error(ErrorKind::configuration, {"do not divide the lanes", "6 for 2 ranks"}, [&] { plan(2, 12, 6); });
   expect_error(ErrorKind::configuration, {"do not divide the lanes", "batch.lanes", "4 for 8 ranks"},
                [&] { plan(8, 16, 4); });
   expect_error(ErrorKind::configuration, {"do not divide the micro-batches", "batch.micro", "6 for 4 ranks"},

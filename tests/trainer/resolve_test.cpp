@@ -62,10 +62,6 @@ TEST(Resolve, Batch) {
   expect_contradiction({"micro-batch is too large"}, [](Settings& s) { s.batch.micro = int64_t{1} << 40; });
 }
 
-TEST(Resolve, LanesJoinInABinaryTree) {
-  expect_contradiction({"batch.lanes", "power of two"}, [](Settings& s) { s.batch.lanes = 6; });
-}
-
 TEST(Resolve, ProductsThatOverflowAreRefusedFirst) {
   const auto huge = static_cast<int64_t>(1e15);
   expect_contradiction({"micro-batch is too large"}, [&](Settings& s) {

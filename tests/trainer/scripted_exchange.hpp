@@ -18,7 +18,8 @@ class ScriptedExchange final : public GradientExchange {
   ScriptedExchange(Script script, std::unique_ptr<GradientExchange> exchange)
       : script_(std::move(script)), exchange_(std::move(exchange)) {}
 
-  int evaluations(int64_t) const override { return 1; }
+  std::string description() const override { return exchange_->description(); }
+  bool gives_contributions() const override { return exchange_->gives_contributions(); }
   void start(int64_t step) override { exchange_->start(step_ = step); }
   void begin(int bucket, const Parts& gradient, const Consume& fold) override {
     if (script_.on_begin) script_.on_begin(step_, bucket, gradient);
@@ -58,8 +59,8 @@ inline ScriptedExchange::Script poisoned(float poison, int bucket, std::function
 
 /// Makes the exchange of a step that the script disturbs.
 inline MakeExchange disturbed(const ScriptedExchange::Script& script) {
-  return [=](CommunicationThread& thread, SumGoes goes) {
-    return std::make_unique<ScriptedExchange>(script, make_dense_exchange(thread, Wire::f32, goes));
+  return [=](CommunicationThread& thread, const ExchangePlan& plan) {
+    return std::make_unique<ScriptedExchange>(script, make_dense_exchange(thread, Wire::f32, plan.goes));
   };
 }
 

@@ -85,7 +85,9 @@ std::vector<Sent> bytes_sent(const Case& how) {
           [](std::vector<OptimizedParameter> parameters) {
             return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
           },
-          [&](CommunicationThread& thread, SumGoes goes) { return make_dense_exchange(thread, how.wire, goes); });
+          [&](CommunicationThread& thread, const ExchangePlan& plan) {
+            return make_dense_exchange(thread, how.wire, plan.goes);
+          });
       step.fill_masters([&](size_t parameter, const Tensor& whole) {
         initialize_parameter(stream, config, model.layout(), parameter, 3, 0.02, whole);
       });

@@ -66,8 +66,8 @@ struct StepFixture {
               .schedule =
                   {.kind = ScheduleKind::cosine, .peak = 1e-3, .steps = 200, .warmup = 20, .final_fraction = 0.1}},
              weight_decay_mask(model.layout().parameters(), default_no_decay), adamw(),
-             [&](CommunicationThread& thread, SumGoes goes) {
-               auto made = test::disturbed(script)(thread, goes);
+             [&](CommunicationThread& thread, const ExchangePlan& plan) {
+               auto made = test::disturbed(script)(thread, plan);
                exchange = static_cast<ScriptedExchange*>(made.get());
                return made;
              }) {

@@ -1,0 +1,34 @@
+// Stochastic gradient descent with momentum, in the form of torch.optim.SGD, and decoupled weight decay:
+//   w *= 1 - lr wd;   m = momentum m + g;   w -= lr m
+#pragma once
+
+#include <vector>
+
+#include "optim/kernels.hpp"
+#include "optim/optimizer.hpp"
+
+namespace nibble {
+
+struct SgdSettings {
+  double momentum = 0.9;      ///< 0: none, and no memory for it
+  double weight_decay = 0.1;  ///< for parameters with `decay`
+};
+
+class Sgd final : public Optimizer {
+ public:
+  /// Allocates the momenta, zero. Throws Error{configuration} for a momentum outside [0, 1) or a negative weight decay.
+  Sgd(std::vector<OptimizedParameter> parameters, const SgdSettings& settings);
+
+  void step(Stream& stream, const StepContext& context) override;
+  /// "optimizer/momentum/NAME", f32.
+  void state(StateList& list) override;
+
+ private:
+  std::vector<OptimizedParameter> parameters_;
+  SgdSettings settings_;
+  std::vector<TensorBlock> blocks_;
+  std::vector<Tensor> momenta_;  ///< packed; empty without momentum
+  Arena memory_;
+};
+
+}  // namespace nibble
