@@ -24,7 +24,7 @@ using BucketSumPointer = std::unique_ptr<BucketSum>;
 BucketSumPointer make_dense_sum(const BucketPlace& place, Wire wire);
 
 struct SparseSumOptions {
-  Selection selection;
+  Selection selection{};
   bool error_feedback = true;
   Wire wire = Wire::f32;  ///< of the values of every stream, and of dense sums
   SparseAlgorithm algorithm = SparseAlgorithm::split;

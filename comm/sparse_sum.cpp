@@ -32,7 +32,7 @@ class SparseSum final : public BucketSum {
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     if (!stream_) stream_.emplace(1);
-    SparseStream mine = select(gathered(joined(values), memory_));
+    SparseStream mine = select(gathered(values, place_));
     if (!own.empty()) mine.write(own);
     const uint64_t label = static_cast<uint64_t>(step) << 24 | static_cast<uint64_t>(place_.number);
     if (place_.goes == SumGoes::to_owner) {
@@ -73,16 +73,18 @@ class SparseSum final : public BucketSum {
   }
 
   void put(const SparseStream& total, const Parts& values) {
-    memory_.resize(static_cast<size_t>(total.length()));
-    total.write(memory_);
-    put_result(memory_, values, place_);
+    const Parts here = place_.goes == SumGoes::to_all ? values : Parts{values[static_cast<size_t>(place_.rank)]};
+    const std::span<float> result = gathered(joined(here), [&](size_t elements) {
+      return place_.scratch->take(SumScratch::result, static_cast<int64_t>(elements));
+    });
+    total.write(result);
+    put_result(result, values, place_);
   }
 
   BucketPlace place_;
   SparseSumOptions options_;
   std::optional<ErrorFeedback> feedback_;
   std::optional<Stream> stream_;  ///< made by the thread that sums
-  std::vector<float> memory_;
 };
 
 }  // namespace

@@ -4,7 +4,6 @@
 #include <cassert>
 #include <functional>
 #include <numeric>
-#include <string>
 
 #include "comm/bucket_exchange.hpp"
 #include "comm/bucket_vector.hpp"
@@ -109,8 +108,12 @@ class VirtualExchange final : public GradientExchange {
     for (const auto& player : players_) player->sums.discard();
   }
   void state(StateList& list) override {
-    for (size_t rank = 0; rank < players_.size(); ++rank)
-      players_[rank]->sums.state(list, "exchange/rank" + std::to_string(rank) + "/");
+    // A real rank's row stands among those of others; of one that is played it is all there is.
+    for (size_t rank = 0; rank < players_.size(); ++rank) {
+      StateList own;
+      players_[rank]->sums.state(own, fmt::format("exchange/rank{}/", rank));
+      for (const StateList::Entry& entry : own.entries()) list.add(entry.name, entry.tensor);
+    }
   }
 
  private:

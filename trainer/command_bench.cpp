@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "trainer/command_allreduce.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/step_measurement.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -130,6 +131,7 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   step->add_flag("--json", arguments->json, "one JSON object on standard output");
   step->callback([arguments] { run_step(*arguments); });
+  add_allreduce_command(*command);
 }
 
 }  // namespace nibble

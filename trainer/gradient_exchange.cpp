@@ -152,6 +152,8 @@ std::optional<SparseAlgorithm> way_of(const GradientSettings& settings, const Ch
   if (settings.algorithm == "recursive_doubling") return SparseAlgorithm::recursive_doubling;
   if (settings.algorithm == "split") return SparseAlgorithm::split;
   if (settings.algorithm == "dense_split") return SparseAlgorithm::dense_split;
+  // Where nothing is known of the links, bytes decide.
+  constexpr LinkCost bytes_alone{.latency = 0, .per_byte = 1};
   const SumChoice found = choose_sum({.ranks = ranks,
                                       .length = elements,
                                       .entries = entries_of(selection_of(settings, choice, elements), elements),
@@ -159,7 +161,7 @@ std::optional<SparseAlgorithm> way_of(const GradientSettings& settings, const Ch
                                       .sums = wire_of(settings),
                                       .dense = wire_of(settings),
                                       .codec = blocks ? &*blocks : nullptr},
-                                     link);
+                                     link.per_byte > 0 ? link : bytes_alone);
   if (found.way == SumWay::dense) return std::nullopt;
   return algorithm_of(found.way);
 }
@@ -286,6 +288,10 @@ void check_exchange(const Settings& settings) {
     refuse("virtual ranks are played by one process, which has everything", "virtual_ranks",
            fmt::format("shard: {}", settings.shard), "shard: none");
   if (s.hierarchical) refuse("virtual ranks have no hosts", "hierarchical", "true", "false");
+}
+
+MakeBucketSum bucket_sum_maker(const Settings& settings, const ExchangeFacts& facts) {
+  return SumMaker(settings, facts);
 }
 
 MakeExchange exchange_maker(const Settings& settings, const ExchangeFacts& facts) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/bucket_exchange.hpp"
 #include "comm/exchange_cost.hpp"
 #include "trainer/settings.hpp"
 #include "trainer/train_step.hpp"
@@ -19,11 +20,14 @@ namespace nibble {
 struct ExchangeFacts {
   int64_t steps = 0;        ///< of the whole run
   std::vector<int> host{};  ///< by rank
-  LinkCost link{};          ///< as all ranks agreed on; zeros: unknown, and every way takes the same time
+  LinkCost link{};          ///< as all ranks agreed on; zeros: unknown, and bytes decide
 };
 
 /// The exchange that the settings name. Throws Error{configuration} for what cannot be combined.
 MakeExchange exchange_maker(const Settings& settings, const ExchangeFacts& facts);
+
+/// The sum of a bucket that the settings name.
+MakeBucketSum bucket_sum_maker(const Settings& settings, const ExchangeFacts& facts);
 
 /// Throws Error{configuration} for settings that no number of ranks can follow; `where` begins with the key.
 void check_exchange(const Settings& settings);

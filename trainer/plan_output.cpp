@@ -44,6 +44,37 @@ std::string wire_text(const RunPlan& plan) {
           : "");
 }
 
+std::string rate_text(const SumMeasurement& sum, const SumMeasurement& dense) {
+  const std::optional<double> rate = break_even_rate(sum, dense);
+  return rate ? fmt::format("up to {:.3g} Gbit/s", 8e-9 * *rate) : "on any link";
+}
+
+std::string exchanges_text(const RunPlan& plan) {
+  if (plan.exchanges.empty()) return "";
+  std::string text = fmt::format(
+      "gradients of a step among {} ranks, as measured in this process: MB that a rank sends, its CPU time, and on "
+      "which\n"
+      "links that is faster than dense in bf16\n",
+      plan.played_ranks);
+  const SumMeasurement& dense = plan.exchanges.front();
+  for (const SumMeasurement& sum : plan.exchanges)
+    text += fmt::format("  {:<14} {:>10.3f} MB {:>9.2f} ms  {}\n", sum.name, 1e-6 * sum.bytes,
+                        1e3 * sum.processor_seconds, &sum == &dense ? "" : rate_text(sum, dense));
+  return text + "\n";
+}
+
+nlohmann::ordered_json exchanges_json(const RunPlan& plan) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const SumMeasurement& sum : plan.exchanges) {
+    const std::optional<double> rate = break_even_rate(sum, plan.exchanges.front());
+    list.push_back({{"exchange", sum.name},
+                    {"bytes", sum.bytes},
+                    {"processor_seconds", sum.processor_seconds},
+                    {"break_even_bytes_per_second", rate ? nlohmann::ordered_json(*rate) : nullptr}});
+  }
+  return list;
+}
+
 std::string time_text(const RunPlan& plan) {
   const StepForecast& step = plan.step;
   if (!plan.no_compute.empty())
@@ -92,7 +123,7 @@ std::string plan_text(const RunPlan& plan) {
   return fmt::format("{:.2f}M parameters on {} ranks, shard: {}, {} tokens a step\n\nmemory of rank 0\n  {}\n\n",
                      static_cast<double>(plan.parameters) * 1e-6, plan.ranks, plan.shard, plan.tokens,
                      memory_text(plan.memory, "\n  ")) +
-         wire_text(plan) + "\n" + time_text(plan) + "\n" + candidates_text(plan);
+         wire_text(plan) + "\n" + exchanges_text(plan) + time_text(plan) + "\n" + candidates_text(plan);
 }
 
 nlohmann::ordered_json plan_json(const RunPlan& plan) {
@@ -123,6 +154,7 @@ nlohmann::ordered_json plan_json(const RunPlan& plan) {
         {"summed_bytes_per_second", plan.speed.summed_bytes_per_second},
         {"gathered_bytes_per_second", plan.speed.gathered_bytes_per_second},
         {"core_share", plan.speed.core_share}}},
+      {"exchanges", exchanges_json(plan)},
       {"seconds", seconds},
       {"not_measured", plan.no_compute},
       {"memory_of_a_rank", plan.most.bytes},

@@ -6,9 +6,11 @@
 #include <filesystem>
 
 #include "comm/local_world.hpp"
+#include "comm/thread_communicator.hpp"
 #include "data/token_data.hpp"
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
+#include "trainer/gradient_exchange.hpp"
 #include "trainer/machine_facts.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
@@ -105,6 +107,35 @@ double share_of(const ShardPlan& plan, int64_t parameters) {
   return static_cast<double>(own) / static_cast<double>(parameters);
 }
 
+/// Of a vector that fits the caches of no core, as the gradients of a model do not.
+constexpr int64_t most_measured_values = int64_t{1} << 20;
+
+/// Ranks that are played cost no time on links, so only bytes and the processor's time count.
+void measure_exchanges(const Settings& settings, RunPlan& plan) {
+  plan.played_ranks = std::min(plan.ranks, most_played_ranks);
+  const int64_t values = std::min(plan.parameters, most_measured_values);
+  const LinkCost link{
+      .latency = plan.speed.latency,
+      .per_byte = plan.speed.gathered_bytes_per_second > 0 ? 1 / plan.speed.gathered_bytes_per_second : 0};
+  std::vector<ComparedSum> sums;
+  for (const char* name : {"dense-bf16", "top-0.78%", "maxmin-8", "maxmin-4", "eden-4", "eden-1", "correlated-1"})
+    sums.push_back(compared_sum(name, plan.played_ranks, values, link));
+  if (compresses(settings.gradients)) {
+    Settings alone = settings;
+    alone.gradients.hierarchical = false;
+    sums.push_back({.name = "this run's", .make = bucket_sum_maker(alone, {.steps = 1, .host = {}, .link = link})});
+  }
+  run_on_threads(make_thread_communicators(plan.played_ranks), [&](Communicator& ranks) {
+    std::vector<SumMeasurement> measured = compare_sums(ranks, sums, {.elements = values, .repeats = 3});
+    if (ranks.rank() == 0) plan.exchanges = std::move(measured);
+  });
+  const double factor = static_cast<double>(plan.parameters) / static_cast<double>(values);
+  for (SumMeasurement& sum : plan.exchanges) {
+    sum.bytes *= factor;
+    sum.processor_seconds *= factor;
+  }
+}
+
 }  // namespace
 
 ModelConfig shape_of(const Settings& settings) {
@@ -153,6 +184,13 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
     plan.speed = options.speed ? *options.speed : measure_exchange(world, wire);
     if (!all_cores_compute(world, settings)) plan.speed.core_share = 0;
   }
+  std::optional<ValueCost> compressed;
+  if (options.ranks > 1 && world.is_first()) measure_exchanges(settings, plan);
+  if (compresses(settings.gradients) && !plan.exchanges.empty()) {
+    const SumMeasurement& own = plan.exchanges.back();
+    const auto values = static_cast<double>(plan.parameters);
+    compressed = {.bytes = own.bytes / values, .processor_seconds = own.processor_seconds / values};
+  }
   plan.step = forecast_step(layout, shards,
                             {.config = config,
                              .length = settings.data.sequence,
@@ -160,6 +198,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
                              .operands = operands_of(settings),
                              .statistics = plan.memory.statistics,
                              .wire = wire,
+                             .compressed = compressed,
                              .turn_seconds = compute.turn,
                              .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters),
                              .speed = plan.speed});

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "trainer/exchange_comparison.hpp"
 #include "trainer/run_memory.hpp"
 #include "trainer/step_forecast.hpp"
 
@@ -17,6 +18,8 @@ struct PlanOptions {
   std::optional<size_t> memory{};        ///< of a rank, instead of what the machine has
   std::optional<ExchangeSpeed> speed{};  ///< instead of what the ranks measure
 };
+
+inline constexpr int most_played_ranks = 8;
 
 struct RunPlan {
   int ranks = 1;
@@ -29,6 +32,10 @@ struct RunPlan {
   StepForecast step;                        ///< of rank 0
   std::string no_compute;                   ///< why passes and update were not measured, and count as no time
   ExchangeSpeed speed;
+  /// What exchanges of all gradients would take, dense in bf16 first, as measured among threads of this process on a
+  /// vector of `exchange_values`; of at most most_played_ranks ranks. Last the settings' own if it is compressed.
+  std::vector<SumMeasurement> exchanges;
+  int played_ranks = 0;
   enum class Speed { none_needed, measured, given, unknown } speed_is = Speed::none_needed;
 
   bool fits() const { return total(memory.table) <= most.bytes; }

@@ -1,6 +1,8 @@
 #include "trainer/step_forecast.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "trainer/rotating_units.hpp"
 
@@ -69,6 +71,16 @@ class Step {
     const double bytes = static_cast<double>(rounds * longest);
     return static_cast<double>(messages) * input_.speed.latency + (bytes_per_second > 0 ? bytes / bytes_per_second : 0);
   }
+  /// Two messages to every other rank.
+  double compressed_sum(int64_t values) {
+    const double bytes = static_cast<double>(values) * input_.compressed->bytes;
+    const int64_t messages = 2 * (ranks() - 1);
+    forecast_.messages += messages;
+    forecast_.gradient_bytes += std::llround(bytes);
+    const double rate = input_.speed.gathered_bytes_per_second;
+    return static_cast<double>(messages) * input_.speed.latency + (rate > 0 ? bytes / rate : 0) +
+           static_cast<double>(values) * input_.compressed->processor_seconds;
+  }
   /// Every other rank is sent what it owns.
   double scatter(const Sizes& parts, int64_t& sent) {
     for (int rank = 0; rank < ranks(); ++rank)
@@ -92,6 +104,11 @@ class Step {
   void begin_sum(int bucket) {
     if (ranks() == 1) return;
     Sizes parts(index(ranks()));
+    if (input_.compressed) {
+      add_parts(parts, bucket, [](const ParameterInfo&) { return int64_t{1}; });
+      summed_[index(bucket)] = submit(compressed_sum(std::accumulate(parts.begin(), parts.end(), int64_t{0})));
+      return;
+    }
     const int64_t element = input_.wire == Wire::bf16 ? 2 : 4;
     add_parts(parts, bucket, [&](const ParameterInfo&) { return element; });
     double seconds = scatter(parts, forecast_.gradient_bytes);

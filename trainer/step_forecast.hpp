@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "model/llama.hpp"
 #include "trainer/shard_plan.hpp"
@@ -20,6 +21,12 @@ struct ExchangeSpeed {
   double core_share = 0;  ///< of a core that computes, which the communication thread takes while it works
 };
 
+/// What a sum over ranks takes for each value of the vector.
+struct ValueCost {
+  double bytes = 0;              ///< that a rank sends
+  double processor_seconds = 0;  ///< of the communication thread
+};
+
 struct ForecastInput {
   ModelConfig config;
   int64_t length = 0;  ///< tokens of a sequence
@@ -27,9 +34,10 @@ struct ForecastInput {
   DType operands = DType::bf16;
   int64_t statistics = 0;  ///< of the linear operators, of which ranks find the largest (Llama::statistics)
   Wire wire = Wire::f32;
-  double turn_seconds = 0;       ///< forward and backward pass of one micro-batch
-  double optimizer_seconds = 0;  ///< norm and update of what this rank owns
-  ExchangeSpeed speed;           ///< of zeros: messages take no time
+  std::optional<ValueCost> compressed{};  ///< sums of gradients are no plain ones of the wire's type
+  double turn_seconds = 0;                ///< forward and backward pass of one micro-batch
+  double optimizer_seconds = 0;           ///< norm and update of what this rank owns
+  ExchangeSpeed speed;                    ///< of zeros: messages take no time
 };
 
 struct StepForecast {

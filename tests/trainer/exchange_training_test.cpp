@@ -56,6 +56,7 @@ struct Result {
   std::vector<ExchangeReport> reports;
   int64_t bytes_sent = 0;  ///< by rank 0
   Saved state;
+  std::map<std::string, int64_t> missing{};  ///< by name: elements of the logical tensor that no rank has
 };
 
 /// Steps [first, end) on `ranks` threads, from `state` if that is given.
@@ -63,6 +64,7 @@ Result train(Settings settings, int ranks, int64_t first, int64_t end, const Sav
   settings.batch.lanes = ranks;
   Result result;
   result.state.resize(static_cast<size_t>(ranks));
+  std::mutex mutex;
   const std::vector<std::unique_ptr<Communicator>> links = make_thread_communicators(ranks);
   std::vector<std::unique_ptr<Communicator>> communicators = make_thread_communicators(ranks);
   run_on_threads(links, [&](Communicator& link) {
@@ -94,6 +96,11 @@ Result train(Settings settings, int ranks, int64_t first, int64_t end, const Sav
     }
     StateList after;
     parts.step->state(after);
+    const std::scoped_lock lock(mutex);
+    for (const StateList::Entry& entry : after.entries()) {
+      int64_t& missing = result.missing.try_emplace(entry.name, entry.rows * entry.cols).first->second;
+      missing = entry.replicated ? 0 : missing - entry.count();
+    }
     for (const StateList::Entry& entry : after.entries())
       result.state[static_cast<size_t>(rank)][entry.name] =
           std::string(static_cast<const char*>(entry.tensor.data), entry.tensor.bytes());
@@ -151,6 +158,7 @@ std::vector<Case> cases() {
                                                    {.layers = {"last 1"}, .exchange = "marina"}};
                         })},
       {"virtual", both(exchange("marina"), [](Settings& s) { s.gradients.virtual_ranks = 3; }), {1}},
+      {"virtual, ef21", both(exchange("ef21"), [](Settings& s) { s.gradients.virtual_ranks = 4; }), {1}},
       {"Adam sharded", both(exchange("ef21"), [](Settings& s) { s.shard = "optimizer"; })},
       {"shard: gradients", both(exchange("quantized", "fp8-nearest"), [](Settings& s) { s.shard = "gradients"; })},
       {"marina sharded", both(exchange("marina", "eden-4"), [](Settings& s) { s.shard = "optimizer"; })},
@@ -165,6 +173,7 @@ TEST(ExchangeTraining, LearnsAndGoesOnAsIfItHadNotStopped) {
       const Result whole = train(settings, ranks, 0, all_steps);
       ASSERT_EQ(whole.losses.size(), static_cast<size_t>(all_steps));
       EXPECT_LT(whole.losses.back(), whole.losses.front() - 0.05);
+      for (const auto& [name, missing] : whole.missing) EXPECT_EQ(missing, 0) << name;
       for (const ExchangeReport& report : whole.reports) EXPECT_LT(*report.relative_error, 3);
       const Result begun = train(settings, ranks, 0, 3);
       const Result resumed = train(settings, ranks, 3, all_steps, begun.state);

@@ -1,0 +1,225 @@
+#include "trainer/exchange_comparison.hpp"
+
+#include <fmt/format.h>
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "comm/bucket_vector.hpp"
+#include "comm/coded_blocks.hpp"
+#include "comm/partition.hpp"
+#include "comm/stream_exchange.hpp"
+#include "tensor/error.hpp"
+#include "trainer/stopwatch.hpp"
+#include "trainer/units.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t bucket_of_codes = 1024;
+
+/// Of the calling thread.
+double processor_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+double median(std::vector<double> values) {
+  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
+  return values[values.size() / 2];
+}
+
+/// Of all ranks' numbers, the largest of each.
+std::vector<double> largest(Communicator& ranks, const std::vector<double>& mine) {
+  const auto size = static_cast<size_t>(ranks.size());
+  std::vector<double> all(size * mine.size()), most = mine;
+  gather_all(ranks, mine, std::vector<int64_t>(size, std::ssize(mine)), all);
+  for (size_t i = 0; i < all.size(); ++i) most[i % most.size()] = std::max(most[i % most.size()], all[i]);
+  return most;
+}
+
+std::vector<float> gradient_of(int rank, const ComparisonOptions& options) {
+  const RandomStream shared(1, Purpose::initialization), own(2, Purpose::initialization, static_cast<uint32_t>(rank));
+  const double of_shared = std::sqrt(options.correlation), of_own = std::sqrt(1 - options.correlation);
+  std::vector<float> values(static_cast<size_t>(options.elements));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double normal = of_shared * shared.normal_pair(i / 2)[i % 2] + of_own * own.normal_pair(i / 2)[i % 2];
+    values[i] = static_cast<float>(normal * normal * normal);
+  }
+  return values;
+}
+
+ExchangePlan plan_of(int ranks, int64_t elements, Isa isa) {
+  ExchangePlan plan{.part_elements = {{}}, .group = {}, .isa = isa};
+  for (int rank = 0; rank < ranks; ++rank)
+    plan.part_elements[0].push_back(part_begin(elements, ranks, rank + 1, block_elements) -
+                                    part_begin(elements, ranks, rank, block_elements));
+  return plan;
+}
+
+/// One sum under measurement.
+class Candidate {
+ public:
+  Candidate(const ComparedSum& of, const BucketPlace& place) : of_(of), place_(place), sum_(of.make(place)) {}
+
+  std::string way() const { return sum_->description(); }
+
+  void run(Communicator& ranks, const std::vector<float>& gradient, int64_t step) {
+    vector_ = gradient;
+    const Parts parts = parts_of(vector_, place_);
+    barrier(ranks);
+    const uint64_t sent = ranks.bytes_sent();
+    const double begin = processor_seconds();
+    const Stopwatch watch;
+    sum_->sum(ranks, parts, step, {});
+    seconds.push_back(watch.seconds());
+    processor.push_back(processor_seconds() - begin);
+    bytes = static_cast<double>(ranks.bytes_sent() - sent);
+    sum_->commit();
+    if (of_.sparse) run_from_streams(ranks, gradient, step);
+  }
+
+  const std::vector<float>& result() const { return vector_; }
+
+  std::vector<double> seconds, from_streams, processor;
+  double bytes = 0;
+
+ private:
+  void run_from_streams(Communicator& ranks, const std::vector<float>& gradient, int64_t step) {
+    const SparseSumOptions& options = *of_.sparse;
+    Stream stream(1);
+    SparseStream mine =
+        as_received(top_k_of_buckets(stream, gradient, static_cast<int>(options.selection.k)), options.wire);
+    std::optional<CodedBlocks> codec;
+    if (options.codec) codec.emplace(*options.codec, place_.codes(step).of_rank(0).of_sum(), place_.isa);
+    barrier(ranks);
+    const Stopwatch watch;
+    const SparseStream total = sparse_allreduce(ranks, std::move(mine),
+                                                {.algorithm = options.algorithm,
+                                                 .contributions = options.wire,
+                                                 .sums = options.wire,
+                                                 .codec = codec ? &*codec : nullptr,
+                                                 .label = static_cast<uint64_t>(step)});
+    from_streams.push_back(watch.seconds());
+  }
+
+  ComparedSum of_;
+  BucketPlace place_;
+  BucketSumPointer sum_;
+  std::vector<float> vector_;
+};
+
+[[noreturn]] void refuse_name(const std::string& name) {
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "unknown way of summing",
+               .where = "--exchanges",
+               .seen = name,
+               .allowed = "dense, dense-bf16, top-1%, top-1%-split, top-1%-recursive-doubling, top-1%-CODEC, CODEC",
+               .next = "`nibble --help bench allreduce` lists examples"});
+}
+
+/// "0.78%-split" and so on, behind "top-".
+SparseSumOptions sparse_options(const std::string& name, const std::string& text, int ranks, int64_t elements,
+                                const LinkCost& link) {
+  const size_t dash = text.find('-');
+  SparseSumOptions options{.wire = Wire::bf16};
+  try {
+    const double density = parse_share(text.substr(0, dash));
+    if (!(density > 0 && density <= 1)) throw ValueError{"out of range"};
+    options.selection.k = std::max<int64_t>(1, std::llround(density * static_cast<double>(bucket_elements)));
+  } catch (const ValueError&) {
+    refuse_name(name);
+  }
+  const std::string way = dash == std::string::npos ? "" : text.substr(dash + 1);
+  if (way.empty()) {
+    std::vector<SumCost> costs = sum_costs({.ranks = ranks,
+                                            .length = elements,
+                                            .entries = entries_of_buckets(elements, options.selection.k),
+                                            .contributions = options.wire,
+                                            .sums = options.wire,
+                                            .dense = Wire::bf16},
+                                           link);
+    std::erase_if(costs, [](const SumCost& cost) { return cost.way == SumWay::dense; });
+    options.algorithm = algorithm_of(std::ranges::min_element(costs, {}, &SumCost::seconds)->way);
+  } else if (way == "split") {
+    options.algorithm = SparseAlgorithm::split;
+  } else if (way == "recursive-doubling") {
+    options.algorithm = SparseAlgorithm::recursive_doubling;
+  } else {
+    options.algorithm = SparseAlgorithm::dense_split;
+    options.codec = codec_named(way, bucket_of_codes, "--exchanges");
+  }
+  return options;
+}
+
+}  // namespace
+
+ComparedSum compared_sum(const std::string& name, int ranks, int64_t elements, const LinkCost& link) {
+  constexpr std::string_view top = "top-";
+  const auto dense = [](Wire wire) { return [wire](const BucketPlace& place) { return make_dense_sum(place, wire); }; };
+  if (name == "dense") return {.name = name, .make = dense(Wire::f32)};
+  if (name == "dense-bf16") return {.name = name, .make = dense(Wire::bf16)};
+  if (name.starts_with(top)) {
+    const SparseSumOptions options = sparse_options(name, name.substr(top.size()), ranks, elements, link);
+    return {.name = name,
+            .make = [options](const BucketPlace& place) { return make_sparse_sum(place, options); },
+            .sparse = options};
+  }
+  if (std::ranges::find(codecs(), name, &Codec::name) == codecs().end()) refuse_name(name);
+  const Codec codec = codec_named(name, bucket_of_codes, "--exchanges");
+  return {.name = name, .make = [codec](const BucketPlace& place) { return make_quantized_sum(place, codec); }};
+}
+
+std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<ComparedSum>& sums,
+                                         const ComparisonOptions& options) {
+  const BucketPlace place =
+      places_of(plan_of(ranks.size(), options.elements, Stream(1).isa()), ranks.rank(), 1).front();
+  const std::vector<float> gradient = gradient_of(ranks.rank(), options);
+  std::vector<float> exact = gradient;
+  make_dense_sum(place, Wire::f32)->sum(ranks, parts_of(exact, place), 0, {});
+  double exact_square = 0;
+  for (const float value : exact) exact_square += double(value) * value;
+
+  std::vector<Candidate> candidates;
+  for (const ComparedSum& sum : sums) candidates.emplace_back(sum, place);
+  std::vector<double> errors(sums.size());
+  for (int repeat = -1; repeat < options.repeats; ++repeat)
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      Candidate& candidate = candidates[i];
+      candidate.run(ranks, gradient, repeat + 1);
+      if (repeat >= 0) continue;
+      // The first sum, to which nothing was held back before.
+      for (size_t e = 0; e < exact.size(); ++e)
+        errors[i] += (double(candidate.result()[e]) - exact[e]) * (double(candidate.result()[e]) - exact[e]);
+      candidate.seconds.clear();
+      candidate.from_streams.clear();
+      candidate.processor.clear();
+    }
+  std::vector<SumMeasurement> measured;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    Candidate& candidate = candidates[i];
+    const bool sparse = !candidate.from_streams.empty();
+    const std::vector<double> seconds = largest(ranks, candidate.seconds),
+                              streams = sparse ? largest(ranks, candidate.from_streams) : std::vector{0.0},
+                              other = largest(ranks, {median(candidate.processor), candidate.bytes});
+    measured.push_back({.name = sums[i].name,
+                        .way = candidate.way(),
+                        .seconds = median(seconds),
+                        .seconds_from_streams = median(streams),
+                        .processor_seconds = other[0],
+                        .bytes = other[1],
+                        .error = std::sqrt(errors[i] / exact_square)});
+  }
+  return measured;
+}
+
+std::optional<double> break_even_rate(const SumMeasurement& sum, const SumMeasurement& other) {
+  const double bytes = other.bytes - sum.bytes, seconds = sum.processor_seconds - other.processor_seconds;
+  if (seconds <= 0 || bytes <= 0) return std::nullopt;
+  return bytes / seconds;
+}
+
+}  // namespace nibble
