@@ -2,9 +2,16 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numbers>
 #include <set>
+#include <tuple>
 
+#include "comm/bit_packing.hpp"
 #include "comm/coordinate_sample.hpp"
+#include "comm/correlated_codec.hpp"
 #include "comm/recursive_estimate.hpp"
 #include "tests/comm/code_trials.hpp"
 #include "tests/trainer/expect_error.hpp"
@@ -142,6 +149,104 @@ TEST(FullSteps, AreTheFirstOfSoManyRanksAndThenAsLikelyAsAskedFor) {
   always.commit();
   never.commit();
   for (uint32_t step = 0; step < 100; ++step) EXPECT_TRUE(always.is_full(step) && !never.is_full(step));
+}
+
+// The worst case of smooth convex functions, 1/2 x'Ax - b'x with A = tridiagonal(-1, 2, -1) / 4 and b = -e_1 / 4, A
+// shifted so that its smallest eigenvalue is 1e-2; all ranks have the same (Szlendak et al., arXiv 2110.03300, section
+// 5).
+class Quadratic {
+ public:
+  explicit Quadratic(int64_t size) : size_(static_cast<size_t>(size)) {
+    const double smallest = (1 - std::cos(std::numbers::pi / static_cast<double>(size + 1))) / 2;
+    shift_ = 1e-2 - smallest;
+  }
+  std::vector<float> gradient(const std::vector<double>& x) const {
+    std::vector<float> g(size_);
+    for (size_t i = 0; i < size_; ++i) {
+      const double left = i > 0 ? x[i - 1] : 0, right = i + 1 < size_ ? x[i + 1] : 0;
+      g[i] = static_cast<float>((2 * x[i] - left - right) / 4 + shift_ * x[i] + (i == 0 ? 0.25 : 0));
+    }
+    return g;
+  }
+  double smoothness() const { return (1 + std::cos(std::numbers::pi / static_cast<double>(size_ + 1))) / 2 + shift_; }
+
+ private:
+  size_t size_;
+  double shift_;
+};
+
+/// Bits that a rank sends until |gradient|^2 <= 1e-8: 32 a value in full steps, else one and a range. `a`: the variance
+/// of the mean of the ranks' codes, in units of |difference|^2, from which step size and probability follow (reference
+/// to both: section 2 of the same).
+template <class MeanOfCodes>
+double bits_of_marina(int64_t size, double a, MeanOfCodes&& mean_of_codes) {
+  const Quadratic function(size);
+  const double share = (32.0 + double(size)) / (32.0 * double(size));
+  double probability = 1, best = INFINITY;
+  for (double p = 0.001; p <= 1; p *= 1.02) {
+    const double cost = (p + (1 - p) * share) * (1 + std::sqrt((1 - p) / p * a));
+    if (cost < best) std::tie(best, probability) = std::pair(cost, p);
+  }
+  const double step_size = 1 / (function.smoothness() * (1 + std::sqrt((1 - probability) / probability * a)));
+  FullSteps full(5, probability, 1);
+  std::vector<double> x(static_cast<size_t>(size));
+  std::vector<float> before, estimate;
+  double bits = 0;
+  for (uint32_t step = 0; step < 200'000; ++step) {
+    const std::vector<float> gradient = function.gradient(x);
+    if (squared_norm(gradient) <= 1e-8) return bits;
+    if (full.is_full(step)) {
+      estimate = gradient;
+      bits += 32.0 * double(size);
+    } else {
+      std::vector<float> difference(gradient.size());
+      std::ranges::transform(gradient, before, difference.begin(), std::minus());
+      const std::vector<float> mean = mean_of_codes(difference, step);
+      std::ranges::transform(estimate, mean, estimate.begin(), std::plus());
+      bits += 32.0 + double(size);
+    }
+    full.commit();
+    before = gradient;
+    for (size_t i = 0; i < x.size(); ++i) x[i] -= step_size * estimate[i];
+  }
+  return INFINITY;
+}
+
+TEST(Marina, WithCorrelatedCodesNeedsFewerBitsThanWithIndependentOnes) {
+  for (const auto& [size, ranks] : {std::pair{64, 4}, {64, 10}, {64, 50}}) {
+    const double d = size, n = ranks;
+    const auto independent = [&](const std::vector<float>& difference, uint32_t step) {
+      BucketCodec codec(codec_named("independent-1", size, "test"));
+      std::vector<float> mean(difference.size());
+      for (int rank = 0; rank < ranks; ++rank) {
+        const std::vector<float> decoded = round_trip(codec, difference, {.step = step, .rank = rank});
+        for (size_t i = 0; i < mean.size(); ++i) mean[i] += decoded[i] / static_cast<float>(n);
+      }
+      return mean;
+    };
+    const auto correlated = [&](const std::vector<float>& difference, uint32_t step) {
+      CorrelatedCodec codec(codec_named("correlated-1", size, "test"), ranks);
+      const CodeSource source{.step = step};
+      std::vector<float> prepared(difference.size()), ranges(1), mean(difference.size());
+      codec.prepare(difference, source, prepared);
+      codec.ranges(prepared, ranges);
+      std::vector<uint16_t> counts(difference.size());
+      std::vector<std::byte> codes(packed_bytes(size, 1));
+      const std::vector<int> order = order_of_ranks(source, ranks);
+      for (int rank = 0; rank < ranks; ++rank) {
+        codec.encode(prepared, ranges, source.of_rank(rank), order[static_cast<size_t>(rank)], codes);
+        codec.count(codes, source.of_rank(rank), counts);
+      }
+      codec.decode(counts, ranges, source, mean);
+      for (float& value : mean) value /= static_cast<float>(n);
+      return mean;
+    };
+    // Worst cases of one bit in the range of the l2 norm.
+    const double of_independent = bits_of_marina(size, (d - 1) / n, independent),
+                 of_correlated = bits_of_marina(size, d / (n * n), correlated);
+    EXPECT_LT(of_independent, 1e9);
+    EXPECT_LT(of_correlated, of_independent / 1.2) << size << " values, " << ranks << " ranks";
+  }
 }
 
 }  // namespace

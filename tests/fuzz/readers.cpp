@@ -25,6 +25,7 @@ constexpr Reader all_readers[] = {
     {"shard_contents", ErrorKind::data, read_shard_contents},
     {"stream_message", ErrorKind::communication, read_stream_message},
     {"stream_fields", ErrorKind::communication, read_stream_fields},
+    {"code_message", ErrorKind::communication, read_code_message},
 };
 
 }  // namespace

@@ -4,6 +4,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "comm/bucket_codec.hpp"
+#include "comm/correlated_codec.hpp"
+#include "comm/lattice_codec.hpp"
 #include "comm/sparse_message.hpp"
 #include "tests/fuzz/readers.hpp"
 
@@ -30,6 +33,28 @@ void use(std::span<const std::byte> message) {
 }
 
 }  // namespace
+
+// Codes carry no checksum of their own: what can be told from them is refused, and everything else is some values.
+void read_code_message(Bytes bytes) {
+  constexpr int64_t count = 300;
+  constexpr int ranks = 3;
+  if (bytes.empty()) bytes = Bytes(reinterpret_cast<const uint8_t*>(""), 1);
+  const Codec& row = codecs()[bytes[0] % codecs().size()];
+  const Codec codec = codec_named(row.name, 256, "fuzz");
+  const std::span<const std::byte> message = std::as_bytes(bytes.subspan(1));
+  std::vector<float> values(count);
+  if (codec.rounding == Codec::Rounding::correlated) {
+    CorrelatedCodec counter(codec, ranks);
+    std::vector<uint16_t> counts(static_cast<size_t>(codec.padded(count)));
+    const std::vector<float> ranges(static_cast<size_t>(codec.buckets_of(count)), 1.0f);
+    counter.count(message, {.rank = 1}, counts);
+    counter.decode(counts, ranges, {}, values);
+  } else if (codec.rounding == Codec::Rounding::dithered) {
+    (void)LatticeCodec(codec).decode(message, std::vector<float>(count, 0.5f), {.rank = 1}, values);
+  } else {
+    BucketCodec(codec).decode(message, {.rank = 1}, values);
+  }
+}
 
 void read_stream_message(Bytes bytes) { use(std::as_bytes(bytes)); }
 
