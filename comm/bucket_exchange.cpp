@@ -15,6 +15,8 @@ class BucketExchange final : public GradientExchange {
 
   std::string description() const override { return sums_.description(); }
   bool compares_points() const override { return sums_.compares_points(); }
+  int64_t batches(int64_t step) const override { return sums_.batches(step); }
+  int64_t most_batches() const override { return sums_.most_batches(); }
   int evaluations(int64_t step) const override { return sums_.evaluations(step); }
   void start(int64_t step) override { step_ = step; }
   void keep(int evaluation, int bucket, const Parts& gradient) override { sums_.keep(evaluation, bucket, gradient); }

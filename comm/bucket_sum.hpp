@@ -85,6 +85,9 @@ class BucketSum {
 
   /// Whether some steps need gradients at more than one point.
   virtual bool compares_points() const { return false; }
+  /// Of how many batches the gradient of `step` is; at most `most_batches`.
+  virtual int64_t batches(int64_t /*step*/) const { return 1; }
+  virtual int64_t most_batches() const { return 1; }
   /// At how many points `step` needs gradients: the last is the current weights.
   virtual int evaluations(int64_t /*step*/) const { return 1; }
   /// Takes the gradient at a point before the last, 0 or 1.

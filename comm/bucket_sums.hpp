@@ -56,6 +56,7 @@ BucketSumPointer make_ef21_sum(const BucketPlace& place, BucketSumPointer inner)
 
 struct MarinaOptions {
   double full_probability = 0.1;
+  int64_t full_batches = 1;  ///< of which full steps are
   int64_t noise_every = 32;  ///< steps between measurements of the noise of differences; 0: none
 };
 

@@ -32,6 +32,8 @@ class WarmUpSum final : public BucketSum {
       : steps_(steps), dense_(std::move(dense)), inner_(std::move(inner)) {}
 
   std::string description() const override { return inner_->description(); }
+  int64_t batches(int64_t step) const override { return step < steps_ ? 1 : inner_->batches(step); }
+  int64_t most_batches() const override { return inner_->most_batches(); }
   bool compares_points() const override { return inner_->compares_points(); }
   int evaluations(int64_t step) const override { return step < steps_ ? 1 : inner_->evaluations(step); }
   void keep(int evaluation, const Parts& gradient) override { inner_->keep(evaluation, gradient); }

@@ -44,6 +44,9 @@ class GradientExchange {
   /// Whether it hands every rank's contributions to a `fold`; others compress a rank's gradient of the whole step,
   /// once.
   virtual bool gives_contributions() const { return false; }
+  /// Of how many batches the gradient of `step` is; at most `most_batches`.
+  virtual int64_t batches(int64_t /*step*/) const { return 1; }
+  virtual int64_t most_batches() const { return 1; }
   /// Whether some steps need gradients at more than one point.
   virtual bool compares_points() const { return false; }
   /// At how many points `step` needs gradients: 1, the current weights; 2, the previous ones first (MARINA); 3, between

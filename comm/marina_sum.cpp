@@ -31,6 +31,8 @@ class MarinaSum final : public BucketSum {
   }
 
   bool compares_points() const override { return true; }
+  int64_t batches(int64_t step) const override { return full_steps_.is_full(step) ? options_.full_batches : 1; }
+  int64_t most_batches() const override { return options_.full_batches; }
   int evaluations(int64_t step) const override {
     if (full_steps_.is_full(step)) return 1;
     return options_.noise_every > 0 && step % options_.noise_every == 0 ? 3 : 2;

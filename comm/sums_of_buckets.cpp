@@ -30,10 +30,14 @@ bool SumsOfBuckets::compares_points() const {
   return std::ranges::any_of(sums_, [](const BucketSumPointer& sum) { return sum->compares_points(); });
 }
 
+int64_t SumsOfBuckets::batches(int64_t step) const {
+  return most_of([=](const BucketSum& sum) { return sum.batches(step); });
+}
+
+int64_t SumsOfBuckets::most_batches() const { return most_of(&BucketSum::most_batches); }
+
 int SumsOfBuckets::evaluations(int64_t step) const {
-  int most = 1;
-  for (const BucketSumPointer& sum : sums_) most = std::max(most, sum->evaluations(step));
-  return most;
+  return static_cast<int>(most_of([=](const BucketSum& sum) { return sum.evaluations(step); }));
 }
 
 void SumsOfBuckets::keep(int evaluation, int bucket, const Parts& gradient) {

@@ -1,6 +1,8 @@
 // What one rank does in an exchange that is a sum for each bucket.
 #pragma once
 
+#include <algorithm>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,8 @@ class SumsOfBuckets {
 
   std::string description() const;
   bool compares_points() const;
+  int64_t batches(int64_t step) const;
+  int64_t most_batches() const;
   int evaluations(int64_t step) const;
   void keep(int evaluation, int bucket, const Parts& gradient);
   /// In place; all ranks call it with the same.
@@ -27,6 +31,13 @@ class SumsOfBuckets {
   void state(StateList& list, const std::string& prefix);
 
  private:
+  template <class Of>
+  int64_t most_of(Of&& of) const {
+    int64_t most = 1;
+    for (const BucketSumPointer& sum : sums_) most = std::max<int64_t>(most, std::invoke(of, *sum));
+    return most;
+  }
+
   std::vector<BucketSumPointer> sums_;
   std::vector<SampledError> samples_;
 };

@@ -47,8 +47,8 @@ ExchangePlan divided(const ExchangePlan& plan, int ranks) {
 class VirtualExchange final : public GradientExchange {
  public:
   VirtualExchange(const ExchangePlan& plan, int ranks, uint64_t seed, const MakeBucketSum& make_sum)
-      : links_(make_thread_communicators(ranks)), turns_(plan.turns), done_(plan.part_elements.size()) {
-    assert(turns_ % ranks == 0);
+      : links_(make_thread_communicators(ranks)), turns_of_batch_(plan.turns), done_(plan.part_elements.size()) {
+    assert(plan.turns % ranks == 0);
     const ExchangePlan shared = divided(plan, ranks);
     for (int rank = 0; rank < ranks; ++rank) players_.push_back(std::make_unique<Player>(shared, rank, seed, make_sum));
   }
@@ -58,9 +58,12 @@ class VirtualExchange final : public GradientExchange {
   }
   bool gives_contributions() const override { return true; }
   bool compares_points() const override { return players_.front()->sums.compares_points(); }
+  int64_t batches(int64_t step) const override { return players_.front()->sums.batches(step); }
+  int64_t most_batches() const override { return players_.front()->sums.most_batches(); }
   int evaluations(int64_t step) const override { return players_.front()->sums.evaluations(step); }
   void start(int64_t step) override {
     step_ = step;
+    turns_ = turns_of_batch_ * batches(step);
     std::ranges::fill(done_, 0);
     sent_before_ = links_.front()->bytes_sent();
   }
@@ -128,7 +131,7 @@ class VirtualExchange final : public GradientExchange {
 
   std::vector<std::unique_ptr<Communicator>> links_;
   std::vector<std::unique_ptr<Player>> players_;
-  int64_t turns_, step_ = 0;
+  int64_t turns_of_batch_, turns_ = 0, step_ = 0;
   std::vector<int64_t> done_;  ///< by bucket: micro-batches of this evaluation
   std::vector<float> zeros_, memory_;
   uint64_t sent_before_ = 0;

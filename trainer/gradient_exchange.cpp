@@ -179,8 +179,8 @@ class SumMaker {
     BucketSumPointer sum = compressed(place, choice);
     if (choice.exchange == "marina") {
       const double probability = s.full_probability > 0 ? s.full_probability : share_of_bytes(place, choice);
-      sum =
-          make_marina_sum(place, {.full_probability = probability}, make_dense_sum(place, wire_of(s)), std::move(sum));
+      sum = make_marina_sum(place, {.full_probability = probability, .full_batches = s.full_batches},
+                            make_dense_sum(place, wire_of(s)), std::move(sum));
     }
     if (choice.exchange == "ef21") sum = make_ef21_sum(place, std::move(sum));
     const int64_t warmup = s.warmup.of(facts_.steps);

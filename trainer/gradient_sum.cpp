@@ -27,8 +27,15 @@ GradientSum::GradientSum(Stream& stream, const Llama& model, GradientExchange& e
   }
 }
 
+void GradientSum::start(int64_t batches) {
+  if (turns_ == plan_.turns() * batches) return;
+  turns_ = plan_.turns() * batches;
+  sums_ = leaves_at_once() ? plan_lanes(plan_.micro_batches() * batches, plan_.lanes())
+                           : plan_lanes(turns_, plan_.lanes() / plan_.ranks());
+}
+
 void GradientSum::keep_whole(const Llama& model) {
-  sums_ = plan_lanes(plan_.turns(), plan_.lanes() / plan_.ranks());
+  start(exchange_.most_batches());
   for (int slot = 0; slot < slots_of(sums_); ++slot) slots_.push_back(model.make_gradients());
   if (std::ranges::any_of(sums_, &MicroBatchSum::accumulate)) passing_ = model.make_gradients(Residency::rotating);
   for (const Run& run : plan_.partition().runs(plan_.rank()))
@@ -36,7 +43,7 @@ void GradientSum::keep_whole(const Llama& model) {
 }
 
 void GradientSum::keep_own() {
-  sums_ = plan_lanes(plan_.micro_batches(), plan_.lanes());
+  start(exchange_.most_batches());
   const Partition& partition = plan_.partition();
   own_memory_ = Arena("gradients", [&](Arena& arena) {
     own_.assign(partition.runs(plan_.rank()).size(), Tensor(DType::f32, nullptr, 1, 0));
@@ -66,7 +73,7 @@ void GradientSum::take(int64_t turn, int buffer) {
     if (sum.accumulate) add(stream_, passing_.buffer(buffer), slots_[index(sum.slot)].buffer(buffer));
     for (const MicroBatchSum::Join& join : sum.joins)
       add(stream_, slots_[index(join.from)].buffer(buffer), slots_[index(join.into)].buffer(buffer));
-    if (turn + 1 < plan_.turns()) return;
+    if (turn + 1 < turns_) return;
   }
   if (plan_.completes_bucket(buffer)) begin(turn, plan_.bucket_of(buffer));
 }
@@ -87,7 +94,7 @@ void GradientSum::fold(int64_t turn, const OwnBucket& bucket, int64_t first, int
     for (int64_t i = 0; i < count; ++i) into[i] += from[i];
   };
   for (int rank = 0; rank < plan_.ranks(); ++rank) {
-    const MicroBatchSum& sum = sums_[index(plan_.micro_batch(rank, turn))];
+    const MicroBatchSum& sum = sums_[index(plan_.micro_batch(rank, turn, turns_ / plan_.turns()))];
     float* const slot = bucket.slots[index(sum.slot)] + first;
     if (sum.accumulate) add_to(slot, contributions[index(rank)]);
     else std::copy_n(contributions[index(rank)], count, slot);

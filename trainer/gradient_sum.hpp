@@ -24,6 +24,8 @@ class GradientSum {
 
   /// Where the backward pass of this rank's turn writes, which waits until the memory is free.
   const ParameterSet& memory(int64_t turn) const;
+  /// A step of so many batches, at most exchange.most_batches().
+  void start(int64_t batches);
   /// At which of the exchange's points the gradients that come are: those before the last only go there.
   static constexpr int last_point = -1;
   void at_point(int point) { point_ = point; }
@@ -55,6 +57,7 @@ class GradientSum {
   GradientExchange& exchange_;
   const ShardPlan& plan_;
   int point_ = last_point;
+  int64_t turns_ = 0;                ///< of this rank in this step
   std::vector<MicroBatchSum> sums_;  ///< of this rank's turns; from `gradients` on, of the whole step's micro-batches
   std::vector<ParameterSet> slots_;  ///< whole gradients
   ParameterSet passing_;             ///< rotating: of a micro-batch that is added to a sum or leaves at once

@@ -141,6 +141,7 @@ struct GradientSettings {
   std::string error_feedback = "auto";
   StepsOrShare warmup = StepsOrShare::steps(0);
   double full_probability = 0;
+  int64_t full_batches = 1;
   bool allow_noisy_difference = false;
   bool hierarchical = false;
   int64_t virtual_ranks = 0;

@@ -157,6 +157,8 @@ std::vector<Setting> make_table() {
      true},
     {"gradients.full_probability", share, NIBBLE_MEMBER(gradients.full_probability),
      "marina: of steps that send gradients in full (0: the share of bytes that the others send)", unit_interval, {}, true},
+    {"gradients.full_batches", count, NIBBLE_MEMBER(gradients.full_batches),
+     "marina: batches of tokens of which those steps are; those of the steps to come", some_count, {}, true},
     {"gradients.allow_noisy_difference", boolean, NIBBLE_MEMBER(gradients.allow_noisy_difference),
      "marina with a quantized recipe, whose rounding may be larger than the differences", {}, {}, true},
     {"gradients.hierarchical", boolean, NIBBLE_MEMBER(gradients.hierarchical),

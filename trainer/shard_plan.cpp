@@ -75,8 +75,8 @@ ShardPlan::ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int r
   partition_ = Partition(sizes, buckets, ranks);
 }
 
-int64_t ShardPlan::micro_batch(int rank, int64_t turn) const {
-  return shard_ >= Shard::gradients ? turn * ranks() + rank : rank * turns() + turn;
+int64_t ShardPlan::micro_batch(int rank, int64_t turn, int64_t batches) const {
+  return shard_ >= Shard::gradients ? turn * ranks() + rank : rank * turns() * batches + turn;
 }
 
 Parts ShardPlan::parts(int bucket, const ParameterSet& set) const {

@@ -95,8 +95,9 @@ std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batc
                                                  const ParameterSet& weights, OperandObserver* observer) {
   const auto tokens = static_cast<size_t>(model_.tokens());
   std::vector<double> losses;
-  for (int64_t turn = 0; turn < plan_.turns(); ++turn) {
-    const int64_t number = plan_.micro_batch(plan_.rank(), turn);
+  const int64_t batches = batches_of(batch);
+  for (int64_t turn = 0; turn < plan_.turns() * batches; ++turn) {
+    const int64_t number = plan_.micro_batch(plan_.rank(), turn, batches);
     const auto part = [&](const std::vector<int32_t>& values) {
       return values.empty() ? std::span<const int32_t>()
                             : std::span(values).subspan(static_cast<size_t>(number) * tokens, tokens);
@@ -113,7 +114,13 @@ std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batc
   return losses;
 }
 
+int64_t TrainStep::batches_of(const Batch& batch) const {
+  return std::ssize(batch.inputs) / (plan_.micro_batches() * model_.tokens());
+}
+
 void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, StepResult& result) {
+  const auto turns = std::ssize(losses);
+  const int64_t batches = turns / plan_.turns();
   std::vector<double> mine = losses;
   const std::vector<double> squares = gradient_square_sums(stream_, gradients_.own());
   mine.insert(mine.end(), squares.begin(), squares.end());
@@ -122,16 +129,16 @@ void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, 
   std::vector<int64_t> counts;
   int64_t total = 0;
   for (const std::vector<int64_t>& blocks : blocks_)
-    total += counts.emplace_back(plan_.turns() + std::ssize(blocks) + std::ssize(statistics));
+    total += counts.emplace_back(turns + std::ssize(blocks) + std::ssize(statistics));
   std::vector<double> all(static_cast<size_t>(total));
   world_.thread().run([&](Communicator& ranks) { gather_all(ranks, mine, counts, all); });
 
-  std::vector<double> loss_of(static_cast<size_t>(plan_.micro_batches()));
+  std::vector<double> loss_of(static_cast<size_t>(plan_.micro_batches() * batches));
   std::vector<double> square_of(static_cast<size_t>(plan_.partition().blocks()));
   auto next = all.begin();
   for (int rank = 0; rank < plan_.ranks(); ++rank) {
-    for (int64_t turn = 0; turn < plan_.turns(); ++turn)
-      loss_of[static_cast<size_t>(plan_.micro_batch(rank, turn))] = *next++;
+    for (int64_t turn = 0; turn < turns; ++turn)
+      loss_of[static_cast<size_t>(plan_.micro_batch(rank, turn, batches))] = *next++;
     for (const int64_t block : blocks_[static_cast<size_t>(rank)]) square_of[static_cast<size_t>(block)] = *next++;
     for (float* statistic : statistics) *statistic = std::max(*statistic, static_cast<float>(*next++));
   }
@@ -154,6 +161,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
   result.learning_rate = learning_rate(options_.schedule, step);
   world_.at(step, "forward and backward pass");
   exchange_->start(step);
+  gradients_.start(batches_of(batch));
   const auto counted = static_cast<double>(batch.loss_tokens);
   const double loss_scale = counted > 0 ? 1 / counted : 0;
   run_earlier_points(step, batch, loss_scale);

@@ -73,8 +73,11 @@ class TrainStep {
   /// The model's working copy.
   const ParameterSet& weights() const { return weights_.working(); }
 
-  /// Runs step `step` (counted from 0) on the batch of all ranks, micro_batches x the model's sequences. `observer` (if
-  /// given) is told of the operands of micro-batch 0, by the rank that has it.
+  /// Of how many batches the gradient of a step is.
+  int64_t batches(int64_t step) const { return exchange_->batches(step); }
+
+  /// Runs step `step` (counted from 0) on the batches of all ranks, each micro_batches x the model's sequences.
+  /// `observer` (if given) is told of the operands of micro-batch 0, by the rank that has it.
   StepResult run(int64_t step, const Batch& batch, OperandObserver* observer = nullptr);
 
   /// Weights, optimizer, linear operators, exchange, and the number of updates.
@@ -89,6 +92,7 @@ class TrainStep {
   void run_earlier_points(int64_t step, const Batch& batch, double loss_scale);
   /// The current weights become the previous ones.
   void keep_point();
+  int64_t batches_of(const Batch& batch) const;
   /// Fills in loss and gradient norm, the same on every rank, and the model's statistics, the largest of all ranks.
   void agree(const std::vector<double>& losses, double counted_tokens, StepResult& result);
 

@@ -425,7 +425,10 @@ bool TrainingRun::agree() {
 void TrainingRun::train_one_step() {
   Stopwatch whole, watch;
   world_.at(counters_.step, "data");
-  const Batch batch = prefetcher_->next();
+  Batch batch = prefetcher_->next();
+  // The windows of the steps to come, which nothing has been learned from yet.
+  if (const int64_t batches = parts_.step->batches(counters_.step); batches > 1)
+    batch = train_loader_->batch(counters_.step * sequences_per_step_, sequences_per_step_ * batches);
   const double seconds_data = watch.lap();
   const StepResult result =
       parts_.step->run(counters_.step, batch, operands_ ? operands_->observer(counters_.step + 1) : nullptr);

@@ -38,9 +38,9 @@ Settings settings_with(const Change& change) {
   return settings;
 }
 
-Batch batch_of(int64_t step) {
+Batch batch_of(int64_t step, int64_t tokens) {
   const RandomStream random(9, Purpose::initialization, static_cast<uint32_t>(step));
-  Batch batch{.inputs = {}, .targets = {}, .document_starts = {}, .loss_tokens = 2 * 12 * length};
+  Batch batch{.inputs = {}, .targets = {}, .document_starts = {}, .loss_tokens = tokens};
   for (int64_t i = 0; i < batch.loss_tokens; ++i) {
     batch.inputs.push_back(static_cast<int32_t>(random.word(static_cast<uint64_t>(i)) % vocabulary));
     batch.targets.push_back((batch.inputs.back() * 7 + 1) % vocabulary);
@@ -88,7 +88,7 @@ Result train(Settings settings, int ranks, int64_t first, int64_t end, const Sav
       parts.step->masters_changed();
     }
     for (int64_t step = first; step < end; ++step) {
-      const StepResult one = parts.step->run(step, batch_of(step));
+      const StepResult one = parts.step->run(step, batch_of(step, settings.batch.tokens * parts.step->batches(step)));
       if (rank > 0) continue;
       result.losses.push_back(one.loss);
       result.reports.push_back(one.exchange);
@@ -142,6 +142,11 @@ std::vector<Case> cases() {
       {"fp8 with feedback", exchange("quantized", "fp8-nearest")},
       {"correlated", exchange("quantized", "correlated-4")},
       {"marina", both(exchange("marina"), [](Settings& s) { s.gradients.full_probability = 0.3; })},
+      {"marina, full steps of three batches", both(exchange("marina", "permutation"),
+                                                   [](Settings& s) {
+                                                     s.gradients.full_probability = 0.3;
+                                                     s.gradients.full_batches = 3;
+                                                   })},
       {"marina, eden", exchange("marina", "eden-4")},
       {"marina, permutation", exchange("marina", "permutation")},
       {"marina, random", exchange("marina", "random")},
@@ -158,6 +163,13 @@ std::vector<Case> cases() {
                                                    {.layers = {"last 1"}, .exchange = "marina"}};
                         })},
       {"virtual", both(exchange("marina"), [](Settings& s) { s.gradients.virtual_ranks = 3; }), {1}},
+      {"virtual, full steps of two batches",
+       both(exchange("marina", "permutation"),
+            [](Settings& s) {
+              s.gradients.virtual_ranks = 3;
+              s.gradients.full_batches = 2;
+            }),
+       {1}},
       {"virtual, ef21", both(exchange("ef21"), [](Settings& s) { s.gradients.virtual_ranks = 4; }), {1}},
       {"Adam sharded", both(exchange("ef21"), [](Settings& s) { s.shard = "optimizer"; })},
       {"shard: gradients", both(exchange("quantized", "fp8-nearest"), [](Settings& s) { s.shard = "gradients"; })},
@@ -201,6 +213,16 @@ TEST(ExchangeTraining, ShardingTheOptimizerChangesNoBitOfSparseSums) {
 TEST(ExchangeTraining, OfMarinaSendingEverythingIsDense) {
   const auto always = both(exchange("marina"), [](Settings& s) { s.gradients.full_probability = 1; });
   EXPECT_EQ(train(settings_with(always), 4, 0, 4).losses, train(settings_with([](Settings&) {}), 4, 0, 4).losses);
+}
+
+// A full step of two batches is the dense exchange of twice the batch.
+TEST(ExchangeTraining, OfMarinaTakesMoreBatchesInFullSteps) {
+  const auto twice = both(exchange("marina"), [](Settings& s) {
+    s.gradients.full_probability = 1;
+    s.gradients.full_batches = 2;
+  });
+  const Settings large = settings_with([](Settings& s) { s.batch.tokens *= 2; });
+  EXPECT_EQ(train(settings_with(twice), 4, 0, 3).losses, train(large, 4, 0, 3).losses);
 }
 
 // In fp32 differences of gradients stand far above rounding; in bf16 they drown.

@@ -76,6 +76,7 @@ Settings everything_changed() {
       .error_feedback = "false",
       .warmup = StepsOrShare::share(0.1),
       .full_probability = 0.5,
+      .full_batches = 3,
       .allow_noisy_difference = true,
       .hierarchical = true,
       .overrides = {{.layers = {"embedding", "0-1"}, .exchange = "marina", .codec = "drive", .density = 0.5}}};
