@@ -8,6 +8,7 @@
 #include <array>
 #include <cassert>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -30,16 +31,27 @@ class SumScratch {
   enum Use { gathered, wrapped, sent, result, uses };
 
   explicit SumScratch(int64_t largest) : largest_(largest) {}
+  /// So that it is in the ledger of memory before the first step.
+  void reserve(Use use) {
+    if (!memory_[use].view()) memory_[use] = OwnedTensor(DType::f32, 1, largest_, "communication");
+  }
   std::span<float> take(Use use, int64_t elements) {
     assert(elements <= largest_);
-    OwnedTensor& memory = memory_[use];
-    if (!memory.view()) memory = OwnedTensor(DType::f32, 1, largest_, "communication");
-    return {memory.view().as<float>(), static_cast<size_t>(elements)};
+    reserve(use);
+    return {memory_[use].view().as<float>(), static_cast<size_t>(elements)};
+  }
+  /// Something else with memory of its own that all sums of one key take in turns.
+  template <class T, class Make>
+  std::shared_ptr<T> shared(const std::string& key, Make&& make) {
+    std::shared_ptr<void>& one = shared_[key];
+    if (!one) one = std::make_shared<T>(make());
+    return std::static_pointer_cast<T>(one);
   }
 
  private:
   int64_t largest_;
   std::array<OwnedTensor, uses> memory_;
+  std::map<std::string, std::shared_ptr<void>> shared_;
 };
 
 /// One bucket among those of a step, and the ranks that sum it.

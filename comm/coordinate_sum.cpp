@@ -12,14 +12,16 @@ namespace {
 
 class CoordinateSum final : public BucketSum {
  public:
-  CoordinateSum(const BucketPlace& place, double kept) : place_(place), kept_(kept) {}
+  CoordinateSum(const BucketPlace& place, double kept) : place_(place), kept_(kept) {
+    place.scratch->reserve(SumScratch::gathered);
+  }
 
   std::string description() const override {
     return kept_ == 0 ? "permutation" : fmt::format("random {:.3g}%", 100 * kept_);
   }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
-    const std::span<const float> vector = gathered(joined(values), memory_);
+    const std::span<const float> vector = gathered(values, place_);
     // Before what is sent of the coordinates stands a value that is not finite if any of them all is not.
     Parts messages;
     messages_.resize(static_cast<size_t>(place_.ranks()));
@@ -54,7 +56,7 @@ class CoordinateSum final : public BucketSum {
 
   BucketPlace place_;
   double kept_;
-  std::vector<float> memory_, total_;
+  std::vector<float> total_;
   std::vector<std::vector<float>> messages_;  ///< by rank
 };
 

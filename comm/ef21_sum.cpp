@@ -11,7 +11,9 @@ namespace {
 class Ef21Sum final : public BucketSum {
  public:
   Ef21Sum(const BucketPlace& place, BucketSumPointer inner)
-      : place_(place), inner_(std::move(inner)), own_(place.elements()), sum_(place.result_elements()) {}
+      : place_(place), inner_(std::move(inner)), own_(place.elements()), sum_(place.result_elements()) {
+    for (const auto use : {SumScratch::gathered, SumScratch::wrapped, SumScratch::sent}) place.scratch->reserve(use);
+  }
 
   std::string description() const override { return "ef21 with " + inner_->description(); }
 

@@ -12,7 +12,9 @@ namespace {
 class FeedbackSum final : public BucketSum {
  public:
   FeedbackSum(const BucketPlace& place, BucketSumPointer inner)
-      : place_(place), inner_(std::move(inner)), residual_(place.elements(), "error feedback") {}
+      : place_(place), inner_(std::move(inner)), residual_(place.elements(), "error feedback") {
+    for (const auto use : {SumScratch::gathered, SumScratch::wrapped, SumScratch::sent}) place.scratch->reserve(use);
+  }
 
   std::string description() const override { return inner_->description() + ", error feedback"; }
 

@@ -25,7 +25,9 @@ float largest_difference(std::span<const float> a, std::span<const float> b) {
 class LatticeSum final : public BucketSum {
  public:
   LatticeSum(const BucketPlace& place, const Codec& codec)
-      : place_(place), codec_(codec, place.isa), messages_(static_cast<size_t>(place.ranks())) {}
+      : place_(place), codec_(codec, place.isa), messages_(static_cast<size_t>(place.ranks())) {
+    for (const auto use : {SumScratch::gathered, SumScratch::result}) place.scratch->reserve(use);
+  }
 
   std::string description() const override { return std::string(codec_.codec().name); }
 

@@ -23,7 +23,9 @@ class MarinaSum final : public BucketSum {
         full_steps_(place.seed, options.full_probability, place.ranks()),
         previous_(DType::f32, 1, place.elements(), "gradient estimates"),
         middle_(DType::f32, 1, std::min(place.elements(), noise_elements), "gradient estimates"),
-        estimate_(place.result_elements()) {}
+        estimate_(place.result_elements()) {
+    for (const auto use : {SumScratch::gathered, SumScratch::wrapped}) place.scratch->reserve(use);
+  }
 
   std::string description() const override {
     return fmt::format("marina with {}, in full with probability {:.3g}", difference_->description(),

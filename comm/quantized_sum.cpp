@@ -1,5 +1,6 @@
+#include <fmt/format.h>
+
 #include <cassert>
-#include <optional>
 
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
@@ -12,8 +13,12 @@ namespace {
 class QuantizedSum final : public BucketSum {
  public:
   QuantizedSum(const BucketPlace& place, const Codec& codec) : place_(place), name_(codec.name) {
-    if (codec.rounding == Codec::Rounding::correlated) correlated_.emplace(codec, place.ranks(), place.isa);
-    else codes_.emplace(codec, place.isa);
+    place.scratch->reserve(SumScratch::gathered);
+    const std::string key = fmt::format("{}, {}, {} ranks", codec.name, codec.bucket, place.ranks());
+    if (codec.rounding == Codec::Rounding::correlated)
+      correlated_ = place.scratch->shared<CorrelatedAllReduce>(
+          key, [&] { return CorrelatedAllReduce(codec, place.ranks(), place.isa); });
+    else codes_ = place.scratch->shared<QuantizedAllReduce>(key, [&] { return QuantizedAllReduce(codec, place.isa); });
   }
 
   std::string description() const override { return std::string(name_); }
@@ -33,8 +38,8 @@ class QuantizedSum final : public BucketSum {
  private:
   BucketPlace place_;
   std::string_view name_;
-  std::optional<QuantizedAllReduce> codes_;
-  std::optional<CorrelatedAllReduce> correlated_;
+  std::shared_ptr<QuantizedAllReduce> codes_;
+  std::shared_ptr<CorrelatedAllReduce> correlated_;
 };
 
 }  // namespace

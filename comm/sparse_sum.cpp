@@ -18,6 +18,8 @@ class SparseSum final : public BucketSum {
     check_top_k(options.selection.k, options.selection.of == Selection::Of::buckets
                                          ? bucket_elements
                                          : std::max<int64_t>(place.elements(), 1));
+    place.scratch->reserve(SumScratch::gathered);
+    place.scratch->reserve(SumScratch::result);
     if (options.error_feedback) feedback_.emplace(place.elements());
   }
 

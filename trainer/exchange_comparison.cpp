@@ -1,7 +1,6 @@
 #include "trainer/exchange_comparison.hpp"
 
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,8 @@
 #include "comm/partition.hpp"
 #include "comm/stream_exchange.hpp"
 #include "tensor/error.hpp"
+#include "trainer/median.hpp"
+#include "trainer/processor_time.hpp"
 #include "trainer/stopwatch.hpp"
 #include "trainer/units.hpp"
 
@@ -19,18 +20,6 @@ namespace nibble {
 namespace {
 
 constexpr int64_t bucket_of_codes = 1024;
-
-/// Of the calling thread.
-double processor_seconds() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
-  return values[values.size() / 2];
-}
 
 /// Of all ranks' numbers, the largest of each.
 std::vector<double> largest(Communicator& ranks, const std::vector<double>& mine) {

@@ -1,10 +1,9 @@
 #include "trainer/exchange_measurement.hpp"
 
-#include <time.h>
-
 #include <algorithm>
 #include <bit>
 
+#include "trainer/processor_time.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/stopwatch.hpp"
 
@@ -28,13 +27,6 @@ double median_seconds(Communicator& ranks, Action&& action) {
   }
   std::ranges::nth_element(seconds, seconds.begin() + repeats / 2);
   return seconds[repeats / 2];
-}
-
-/// Of the calling thread.
-double processor_seconds() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 }  // namespace

@@ -4,13 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 
 #include "comm/bucket_exchange.hpp"
 #include "comm/coded_blocks.hpp"
 #include "comm/sparse_wire.hpp"
-#include "quant/recipe_check.hpp"
 #include "tensor/error.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/units.hpp"
@@ -146,12 +144,12 @@ int64_t entries_of(const Selection& selection, int64_t elements) {
 /// The way in which a sparse sum goes; none: dense.
 std::optional<SparseAlgorithm> way_of(const GradientSettings& settings, const Choice& choice, int ranks,
                                       int64_t elements, const LinkCost& link) {
-  const std::optional<Codec> codec = is_codec(choice.codec) ? std::optional(codec_of(settings, choice)) : std::nullopt;
-  std::optional<CodedBlocks> blocks;
-  if (codec) blocks.emplace(*codec, CodeSource{}, Isa::avx2);
   if (settings.algorithm == "recursive_doubling") return SparseAlgorithm::recursive_doubling;
   if (settings.algorithm == "split") return SparseAlgorithm::split;
   if (settings.algorithm == "dense_split") return SparseAlgorithm::dense_split;
+  const std::optional<Codec> codec = is_codec(choice.codec) ? std::optional(codec_of(settings, choice)) : std::nullopt;
+  std::optional<CodedBlocks> blocks;
+  if (codec) blocks.emplace(*codec, CodeSource{}, Isa::avx2);
   // Where nothing is known of the links, bytes decide.
   constexpr LinkCost bytes_alone{.latency = 0, .per_byte = 1};
   const SumChoice found = choose_sum({.ranks = ranks,
