@@ -31,9 +31,9 @@ class ShardPlan {
 
   /// Micro-batches that each rank computes.
   int64_t turns() const { return micro_batches_ / ranks(); }
-  /// Which micro-batch of a step of so many batches `rank` computes in its turn `turn`. Sums are formed in the order of plan_lanes
-  /// whoever computes: a rank that keeps whole gradients sums a subtree of lanes, contiguous micro-batches; where an
-  /// owner sums what all ranks computed in one turn, these are neighbours.
+  /// Which micro-batch of a step of so many batches `rank` computes in its turn `turn`. Sums are formed in the order of
+  /// plan_lanes whoever computes: a rank that keeps whole gradients sums a subtree of lanes, contiguous micro-batches;
+  /// where an owner sums what all ranks computed in one turn, these are neighbours.
   int64_t micro_batch(int rank, int64_t turn, int64_t batches = 1) const;
 
   // Buckets: neighbours in the backward order, within one unit, of at least 4 MiB where the unit has as much.

@@ -80,7 +80,8 @@ TEST_F(Layers, Rope) {
   EXPECT_LT(relative_error(dx, f["rope.dx"]), fp32_tolerance);
   // One token at a time from its own position: what the decoder does.
   const OwnedTensor single = copy(f["rope.x"]);
-  for (int64_t t = 0; t < 37; ++t) rope(stream, table, 4, 16, 1, t, RopeDirection::forward, single.view().slice_rows(t, 1));
+  for (int64_t t = 0; t < 37; ++t)
+    rope(stream, table, 4, 16, 1, t, RopeDirection::forward, single.view().slice_rows(t, 1));
   EXPECT_EQ(relative_error(single, y), 0);
 }
 
