@@ -85,7 +85,7 @@ struct BucketPlace {
 /// How far rounding hides the differences that MARINA sends: squares, summed over elements.
 struct DifferenceSquares {
   double difference = 0;  ///< of gradients at two points
-  double noise = 0;       ///< what of that is no difference of the function's gradients
+  double noise = 0;       ///< of that, what does not follow a straight line: rounding, and curvature after large steps
 };
 
 class BucketSum {

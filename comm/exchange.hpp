@@ -20,7 +20,7 @@ namespace nibble {
 struct ExchangeReport {
   std::optional<double> relative_error{};  ///< |sum - exact sum| / |exact sum| of a sample of the gradient's elements
   std::optional<double> residual_norm{};   ///< of what error feedback holds back, over all ranks
-  std::optional<double> signal_ratio{};    ///< MARINA: |difference of gradients| / |its rounding noise|, where measured
+  std::optional<double> signal_ratio{};    ///< MARINA: |difference of gradients| / |its noise| (DifferenceSquares)
   int64_t bytes_played = 0;                ///< what a rank would have sent whom this process only plays
 };
 

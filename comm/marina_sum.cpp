@@ -84,9 +84,10 @@ class MarinaSum final : public BucketSum {
     return {tensor.view().as<float>(), static_cast<size_t>(tensor.view().size())};
   }
 
-  // Between points as near as those of two steps a gradient is linear, so that the gradient in their middle lies in the
-  // middle of theirs but for rounding: three independent errors of one variance v give x - 2 m + y the variance 6 v,
-  // and the difference y - x has 2 v of it.
+  // Between points as near as those of two small steps a gradient is linear, so that the gradient in their middle lies
+  // in the middle of theirs but for rounding: three independent errors of one variance v give x - 2 m + y the variance
+  // 6 v, and the difference y - x has 2 v of it. A point nearer to one of them would say less of curvature, but working
+  // weights of bf16 would not move there at all.
   void measure(std::span<const float> current) {
     const std::span<const float> previous = span_of(previous_), middle = span_of(middle_);
     for (size_t i = 0; i < middle.size(); ++i) {
