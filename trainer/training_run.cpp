@@ -374,10 +374,11 @@ void TrainingRun::judge_exchange(const StepResult& result) {
   constexpr double enough_signal = 3;
   if (const std::optional<double> ratio = result.exchange.signal_ratio;
       ratio && *ratio < enough_signal && !std::exchange(noise_is_known_, true))
-    progress_->message(fmt::format(
-        "warning: step {}: differences of gradients are only {:.2g} times their rounding noise (marina needs "
-        "3): train in fp32, or raise optimizer.learning_rate",
-        counters_.step, *ratio));
+    progress_->message(
+        fmt::format("warning: step {}: differences of gradients are only {:.2g} times what in them follows no straight "
+                    "line (marina "
+                    "needs 3): rounding, then train in fp32; or steps so large that gradients curve",
+                    counters_.step, *ratio));
   constexpr int64_t first_judged = 4, last_judged = 24;
   if (link_.per_byte == 0 || settings_.shard != "none" || counters_.step <= first_judged || judged_steps_ < 0) return;
   seconds_of_exchange_ += result.seconds.communication;
