@@ -11,7 +11,6 @@ class DenseExchange final : public GradientExchange {
   DenseExchange(CommunicationThread& thread, Wire wire, SumGoes goes) : thread_(thread), wire_(wire), goes_(goes) {}
 
   std::string description() const override { return wire_ == Wire::bf16 ? "dense, bf16" : "dense, f32"; }
-  bool gives_contributions() const override { return true; }
   void start(int64_t) override {}
 
   void begin(int bucket, const Parts& gradient, const Consume& fold) override {

@@ -41,9 +41,6 @@ class GradientExchange {
   /// For a run's record: how many buckets travel how.
   virtual std::string description() const = 0;
 
-  /// Whether it hands every rank's contributions to a `fold`; others compress a rank's gradient of the whole step,
-  /// once.
-  virtual bool gives_contributions() const { return false; }
   /// Of how many batches the gradient of `step` is; at most `most_batches`.
   virtual int64_t batches(int64_t /*step*/) const { return 1; }
   virtual int64_t most_batches() const { return 1; }
@@ -58,9 +55,10 @@ class GradientExchange {
   /// Takes a bucket's gradient at a point before the last; the memory may be overwritten at once.
   virtual void keep(int /*evaluation*/, int /*bucket*/, const Parts& /*gradient*/) {}
   /// Starts the exchange of a bucket as soon as the backward pass has finished it. gradient[r] are the f32 pieces of
-  /// this rank's gradient that rank r owns. This rank's own part is replaced by the sum over all ranks; or, if there is
-  /// a `fold`, every rank's contribution to it is handed to that, on the communication thread. Buckets come in the same
-  /// order on every rank, one of a number at a time.
+  /// this rank's gradient that rank r owns. This rank's own part, or all of them where sums go to all, is replaced by
+  /// the sum over all ranks; or, if there is a `fold`, which compressed exchanges of real ranks do not take, every
+  /// rank's contribution to its own part is handed to that, on the communication thread. Buckets come in the same order
+  /// on every rank, one of a number at a time.
   virtual void begin(int bucket, const Parts& gradient, const Consume& fold) = 0;
   /// Returns when the bucket's memory may be overwritten.
   virtual void wait(int bucket) = 0;

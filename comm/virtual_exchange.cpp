@@ -56,7 +56,6 @@ class VirtualExchange final : public GradientExchange {
   std::string description() const override {
     return fmt::format("{}, among {} virtual ranks", players_.front()->sums.description(), players_.size());
   }
-  bool gives_contributions() const override { return true; }
   bool compares_points() const override { return players_.front()->sums.compares_points(); }
   int64_t batches(int64_t step) const override { return players_.front()->sums.batches(step); }
   int64_t most_batches() const override { return players_.front()->sums.most_batches(); }

@@ -19,7 +19,6 @@ class ScriptedExchange final : public GradientExchange {
       : script_(std::move(script)), exchange_(std::move(exchange)) {}
 
   std::string description() const override { return exchange_->description(); }
-  bool gives_contributions() const override { return exchange_->gives_contributions(); }
   void start(int64_t step) override { exchange_->start(step_ = step); }
   void begin(int bucket, const Parts& gradient, const Consume& fold) override {
     if (script_.on_begin) script_.on_begin(step_, bucket, gradient);
