@@ -77,9 +77,11 @@ void TrainStep::run_earlier_points(int64_t step, const Batch& batch, double loss
   const int points = exchange_->evaluations(step);
   for (int point = 0; point + 1 < points; ++point) {
     gradients_.at_point(point);
-    if (point == 1)
+    if (point == 1) {
+      for (int unit = 0; unit < model_.layout().units(); ++unit) weights().await(unit);  // no pass has done so yet
       for (int buffer = 0; buffer < buffers(model_); ++buffer)
         middle(stream_, previous_.buffer(buffer), weights().buffer(buffer), middle_.buffer(buffer));
+    }
     run_micro_batches(step, batch, loss_scale, point == 0 ? previous_ : middle_, nullptr);
   }
   gradients_.at_point(GradientSum::last_point);
