@@ -114,7 +114,7 @@ class TrainingRun {
   Stopwatch since_save_;
   double seconds_saving_ = 0;  ///< in which training waited for saves, for the next row of the metrics
   std::optional<double> last_validation_loss_;
-  double seconds_of_exchange_ = 0;  ///< of the first steps that are judged
+  double fastest_exchange_ = 0;  ///< seconds, of the steps that are judged
   int64_t judged_steps_ = 0;
   bool noise_is_known_ = false;
 };
