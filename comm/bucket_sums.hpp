@@ -50,8 +50,7 @@ BucketSumPointer make_lattice_sum(const BucketPlace& place, const Codec& codec);
 /// What `inner` did not send of a rank's values is added to its next ones.
 BucketSumPointer make_feedback_sum(const BucketPlace& place, BucketSumPointer inner);
 
-/// EF21: each rank sends how far its gradient is from its own estimate (Richtarik et al., arXiv 2106.05203, algorithm
-/// 2).
+/// EF21: each rank sends how far its gradient is from its own estimate (Richtarik et al., arXiv 2106.05203).
 BucketSumPointer make_ef21_sum(const BucketPlace& place, BucketSumPointer inner);
 
 struct MarinaOptions {
@@ -60,7 +59,7 @@ struct MarinaOptions {
   int64_t noise_every = 32;  ///< steps between measurements of the noise of differences; 0: none
 };
 
-/// MARINA (Gorbunov et al., arXiv 2102.07845, algorithms 1 and 3): in some steps the gradients, summed by `full`, else
+/// MARINA (Gorbunov et al., arXiv 2102.07845): in some steps the gradients, summed by `full`, else
 /// what `difference` makes of the gradients' difference between two points, on top of the estimate of before.
 BucketSumPointer make_marina_sum(const BucketPlace& place, const MarinaOptions& options, BucketSumPointer full,
                                  BucketSumPointer difference);

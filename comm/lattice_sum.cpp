@@ -11,7 +11,7 @@
 namespace nibble {
 namespace {
 
-/// How much further apart ranks may be than they were in the step before (Davies et al., section 9).
+/// How much further apart ranks may be than they were in the step before.
 constexpr float headroom = 1.5f;
 
 float largest_difference(std::span<const float> a, std::span<const float> b) {

@@ -7,8 +7,8 @@
 namespace nibble {
 namespace {
 
-/// Of a bucket: some 2000 of a model, which tell its relative error within a few percent, and less than 1% of the bytes
-/// of a bucket's Top-k.
+/// Of a bucket: some 2000 of a model of 20 buckets. 512 bytes, of the 25 KB that Top-k with 4 of 512 sends of a million
+/// values.
 constexpr int64_t samples = 128;
 
 float value_at(const Pieces& pieces, int64_t element) {

@@ -152,8 +152,8 @@ TEST(FullSteps, AreTheFirstOfSoManyRanksAndThenAsLikelyAsAskedFor) {
 }
 
 // The worst case of smooth convex functions, 1/2 x'Ax - b'x with A = tridiagonal(-1, 2, -1) / 4 and b = -e_1 / 4, A
-// shifted so that its smallest eigenvalue is 1e-2; all ranks have the same (Szlendak et al., arXiv 2110.03300, section
-// 5).
+// shifted so that its smallest eigenvalue is 1e-2; all ranks have the same (as in the experiments of
+// Szlendak et al., arXiv 2110.03300).
 class Quadratic {
  public:
   explicit Quadratic(int64_t size) : size_(static_cast<size_t>(size)) {
@@ -176,8 +176,7 @@ class Quadratic {
 };
 
 /// Bits that a rank sends until |gradient|^2 <= 1e-8: 32 a value in full steps, else one and a range. `a`: the variance
-/// of the mean of the ranks' codes, in units of |difference|^2, from which step size and probability follow (reference
-/// to both: section 2 of the same).
+/// of the mean of the ranks' codes, in units of |difference|^2, from which step size and probability follow.
 template <class MeanOfCodes>
 double bits_of_marina(int64_t size, double a, MeanOfCodes&& mean_of_codes) {
   const Quadratic function(size);
