@@ -9,7 +9,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "comm/top_k.hpp"
+#include "comm/error_feedback.hpp"
 #include "tensor/random.hpp"
 #include "tensor/simd.hpp"
 
@@ -47,6 +47,28 @@ void of_buckets(benchmark::State& state, const std::vector<float>& values) {
   count_elements(state);
 }
 
+/// The same of gradient + residual, in bf16, with what stays written beside: 12 bytes an element.
+void with_feedback(benchmark::State& state) {
+  Stream stream(1);
+  ErrorFeedback feedback(elements);
+  const std::vector<float>& values = normal();
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(
+        feedback.select(stream, values, {.of = Selection::Of::buckets, .k = state.range(0)}, Wire::bf16));
+    feedback.commit();
+  }
+  count_elements(state);
+}
+
+/// A sum of few elements written as the vector that it is.
+void write(benchmark::State& state) {
+  Stream stream(1);
+  const SparseStream few = top_k_of_buckets(stream, normal(), static_cast<int>(state.range(0)));
+  const OwnedTensor all(DType::f32, 1, elements);
+  for (auto _ : state) few.write({all.view().as<float>(), static_cast<size_t>(elements)});
+  count_elements(state);
+}
+
 void of_all(benchmark::State& state, const std::vector<float>& values) {
   Stream stream(1);
   for (auto _ : state) benchmark::DoNotOptimize(top_k(stream, values, elements / state.range(0)));
@@ -81,6 +103,8 @@ void read(benchmark::State& state) {
 
 BENCHMARK_CAPTURE(of_buckets, normal, normal())->Arg(1)->Arg(4)->Arg(16)->Arg(51)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(of_buckets, equal, equal())->Arg(4)->Unit(benchmark::kMillisecond);
+BENCHMARK(with_feedback)->Arg(4)->Arg(16)->Unit(benchmark::kMillisecond);
+BENCHMARK(write)->Arg(4)->Arg(16)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(of_all, normal, normal())->Arg(512)->Arg(128)->Arg(10)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(of_all, equal, equal())->Arg(128)->Unit(benchmark::kMillisecond);
 BENCHMARK(nth_element)->Arg(4)->Unit(benchmark::kMillisecond);

@@ -10,7 +10,8 @@ namespace nibble {
 
 inline Pieces joined(const Parts& parts) {
   Pieces all;
-  for (const Pieces& pieces : parts) all.insert(all.end(), pieces.begin(), pieces.end());
+  for (const Pieces& pieces : parts)
+    for (const std::span<std::byte> piece : pieces) append(all, piece);
   return all;
 }
 

@@ -11,10 +11,14 @@
 
 namespace nibble {
 
+inline std::string place_of(const CodeSource& source) {
+  return fmt::format("from rank {}, step {}, bucket {}", source.rank, source.step, source.first_bucket);
+}
+
 [[noreturn]] inline void refuse_message(const CodeSource& source, const std::string& seen, const std::string& allowed) {
   throw Error({.kind = ErrorKind::communication,
                .what = "a message of gradient codes is damaged",
-               .where = fmt::format("from rank {}, step {}, bucket {}", source.rank, source.step, source.first_bucket),
+               .where = place_of(source),
                .seen = seen,
                .allowed = allowed,
                .next = "start all ranks with the same program and settings; if they had, look at the network"});

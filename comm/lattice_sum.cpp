@@ -5,6 +5,7 @@
 #include "comm/bucket_codec.hpp"
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
+#include "comm/code_message.hpp"
 #include "comm/lattice_codec.hpp"
 #include "comm/max_all_reduce.hpp"
 
@@ -74,6 +75,25 @@ class LatticeSum final : public BucketSum {
     return source.from_bucket(buckets);
   }
 
+  /// Of the codes of a part; `from`: whose.
+  CodeTerms terms_of(const CodeSource& source, int from, int part) const {
+    return {.codec = codec_.codec(),
+            .source = source_of(source.of_rank(from), part),
+            .ranks = place_.ranks(),
+            .length = place_.part_elements[static_cast<size_t>(part)],
+            .agreed = hash_of(std::as_bytes(std::span(&distance_, 1)))};
+  }
+  void encode(std::span<const float> values, const CodeTerms& terms, std::vector<std::byte>& message) {
+    message.resize(code_message_bytes(codec_.codec().bytes_of(terms.length)));
+    codec_.encode(values, distance_, terms.source, codes_in(std::span(message)));
+    seal_codes(message, terms);
+  }
+  LatticeCodec::Found decode(const std::vector<std::byte>& message, const CodeTerms& terms, std::span<const float> own,
+                             std::span<float> values) {
+    (void)open_codes(message, terms);  // only values that have codes come here
+    return codec_.decode(codes_in(std::span(message)), own, terms.source, values);
+  }
+
   /// sum = what all ranks' points of this rank's part add up to; this rank's own values are a point too.
   Outcome add_points(Communicator& ranks, std::span<float> mine, const CodeSource& source, std::span<float> sum) {
     const int count = place_.ranks(), rank = place_.rank;
@@ -83,9 +103,8 @@ class LatticeSum final : public BucketSum {
     for (int distance = 0; distance < count; ++distance) {
       const int to = (rank + distance) % count, from = (rank + count - distance) % count;
       std::vector<std::byte>&out = outgoing[static_cast<size_t>(to)], &in = messages_[static_cast<size_t>(from)];
-      out.resize(codec_.codec().bytes_of(std::ssize(part(mine, to))));
-      codec_.encode(part(mine, to), distance_, source_of(source, to), out);
-      in.resize(codec_.codec().bytes_of(std::ssize(sum)));
+      encode(part(mine, to), terms_of(source, rank, to), out);
+      in.resize(code_message_bytes(codec_.codec().bytes_of(std::ssize(sum))));
       if (distance == 0) continue;
       sends.push_back({to, out});
       receives.push_back({from, in});
@@ -95,8 +114,8 @@ class LatticeSum final : public BucketSum {
     Outcome outcome;
     point_.resize(sum.size());
     for (int from = 0; from < count; ++from) {
-      const auto found = codec_.decode(messages_[static_cast<size_t>(from)], part(mine, rank),
-                                       source_of(source.of_rank(from), rank), point_);
+      const auto found =
+          decode(messages_[static_cast<size_t>(from)], terms_of(source, from, rank), part(mine, rank), point_);
       if (found == LatticeCodec::Found::too_far) outcome.failed = 1;
       outcome.distance = std::max(outcome.distance, codec_.difference(point_, part(mine, rank), source));
       if (from == 0) std::ranges::copy(point_, sum.begin());
@@ -113,16 +132,16 @@ class LatticeSum final : public BucketSum {
     Parts parts;
     for (int rank = 0; rank < place_.ranks(); ++rank) {
       std::vector<std::byte>& message = messages_[static_cast<size_t>(rank)];
-      message.resize(codec_.codec().bytes_of(std::ssize(part(total, rank))));
+      message.resize(code_message_bytes(codec_.codec().bytes_of(std::ssize(part(total, rank)))));
+      if (rank == place_.rank) encode(point_, terms_of(source, rank, rank), message);
       parts.push_back({std::span(message)});
     }
-    codec_.encode(point_, distance_, source_of(source, place_.rank), messages_[static_cast<size_t>(place_.rank)]);
     all_gather(ranks, parts);
     Outcome outcome;
     for (int rank = 0; rank < place_.ranks(); ++rank) {
       const std::span<float> mean = part(total, rank);
-      if (codec_.decode(messages_[static_cast<size_t>(rank)], part(mine, rank), source_of(source.of_rank(rank), rank),
-                        mean) == LatticeCodec::Found::too_far)
+      if (decode(messages_[static_cast<size_t>(rank)], terms_of(source, rank, rank), part(mine, rank), mean) ==
+          LatticeCodec::Found::too_far)
         outcome.failed = 1;
       for (float& value : mean) value *= count;
     }

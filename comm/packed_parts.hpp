@@ -15,23 +15,31 @@ namespace nibble {
 
 inline int64_t values_of(const Pieces& pieces) { return static_cast<int64_t>(bytes_of(pieces) / sizeof(float)); }
 
-/// A part's values, in one run; copied to what `memory(elements)` returns if they are not.
+/// Where a part's values are to be written: where they lie if that is one run, else what `memory(elements)` returns.
 template <class Memory>
-requires std::invocable<Memory, size_t> std::span<float> gathered(const Pieces& pieces, Memory&& memory) {
+requires std::invocable<Memory, size_t> std::span<float> run_for(const Pieces& pieces, Memory&& memory) {
   const size_t bytes = bytes_of(pieces);
   if (const std::span<std::byte> run = one_run(pieces, 0, bytes); run.size() == bytes)
     return {reinterpret_cast<float*>(run.data()), bytes / sizeof(float)};
-  const std::span<float> values = memory(bytes / sizeof(float));
-  pack(pieces, 0, std::as_writable_bytes(values));
-  return values;
+  return memory(bytes / sizeof(float));
 }
 
-/// The same; `memory` grows to hold them.
-inline std::span<float> gathered(const Pieces& pieces, std::vector<float>& memory) {
-  return gathered(pieces, [&](size_t elements) {
+/// A part's values, in one run; copied to what `memory(elements)` returns if they are not.
+template <class Memory>
+requires std::invocable<Memory, size_t> std::span<float> gathered(const Pieces& pieces, Memory&& memory) {
+  return run_for(pieces, [&](size_t elements) {
+    const std::span<float> values = memory(elements);
+    pack(pieces, 0, std::as_writable_bytes(values));
+    return values;
+  });
+}
+
+/// Memory that grows to hold them.
+inline auto growing(std::vector<float>& memory) {
+  return [&memory](size_t elements) {
     memory.resize(std::max(memory.size(), elements));
     return std::span(memory).first(elements);
-  });
+  };
 }
 
 /// The reverse; `values` may be the part's own memory.

@@ -18,6 +18,13 @@ inline size_t bytes_of(const Pieces& pieces) {
   return bytes;
 }
 
+/// One more piece; where it lies behind the last one, that becomes longer.
+inline void append(Pieces& pieces, std::span<std::byte> piece) {
+  if (!pieces.empty() && pieces.back().data() + pieces.back().size() == piece.data())
+    pieces.back() = {pieces.back().data(), pieces.back().size() + piece.size()};
+  else pieces.push_back(piece);
+}
+
 /// Calls run(memory) for each contiguous part of bytes [first, first + count), in order.
 template <class Run>
 void for_each_run(const Pieces& pieces, size_t first, size_t count, Run&& run) {

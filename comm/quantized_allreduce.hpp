@@ -31,10 +31,6 @@ class QuantizedAllReduce {
   /// own = what this rank's codes stand for, of all parts one behind the other; NaN if its values are not encodable().
   void contribution(const Parts& parts, const CodeSource& source, std::span<float> own);
 
-  /// The second half alone: every rank gets every part from its owner, by codes, the owner itself too. The source's
-  /// random numbers are those of a sum. False as above.
-  [[nodiscard]] bool all_gather(Communicator& communicator, const Parts& parts, const CodeSource& source);
-
  private:
   bool can_encode(const Parts& parts) const;
   bool gather_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source);

@@ -1,28 +1,19 @@
-// A sparse stream as a message: a header of fixed size that says what follows, and then the stream's bytes.
+// A sparse stream as a message: the header of all messages, and then the stream's bytes.
 //
-// Whoever receives knows of a stream only the vector's length, so the header goes first. What came from another rank is
-// checked before it is used: that it is meant for this rank, this sum and this vector, and that no bit has changed.
+// Whoever receives knows of a stream only the vector's length, so the header goes first.
 // Not for: sending (stream_exchange.hpp).
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "comm/message_header.hpp"
 #include "comm/sparse_wire.hpp"
 
 namespace nibble {
-
-/// What both sides know before a message is sent.
-struct MessageTerms {
-  int source = 0;      ///< the rank that sends it
-  int ranks = 1;       ///< of the world
-  uint64_t label = 0;  ///< of the sum, so that none is taken for an earlier one
-  int64_t length = 0;  ///< elements of the vector
-};
 
 /// What a header promises.
 struct StreamPromise {
@@ -33,9 +24,6 @@ struct StreamPromise {
 
   bool operator==(const StreamPromise&) const = default;
 };
-
-inline constexpr size_t message_header_bytes = 64;
-using MessageHeader = std::array<std::byte, message_header_bytes>;
 
 struct StreamMessage {
   MessageHeader header;

@@ -6,6 +6,7 @@
 #include <cassert>
 
 #include "tensor/error.hpp"
+#include "tensor/simd.hpp"
 
 namespace nibble {
 namespace {
@@ -38,6 +39,18 @@ std::vector<SparseEntry> merge(std::span<const SparseEntry> lower, std::span<con
   to = std::copy(b, higher.end(), to);
   merged.resize(static_cast<size_t>(to - merged.begin()));
   return merged;
+}
+
+/// Zeros of a vector that no cache holds do not pass through any: that takes half the time.
+void write_zeros(std::span<float> all) {
+  constexpr size_t cached_bytes = size_t{1} << 20, line = 64;
+  float *at = all.data(), *const end = at + all.size();
+  if (all.size_bytes() > cached_bytes) {
+    for (; reinterpret_cast<uintptr_t>(at) % line != 0; ++at) *at = 0;
+    for (; end - at >= simd::lanes; at += simd::lanes) simd::stream(at, simd::f32x{});
+    simd::finish_streaming();
+  }
+  std::fill(at, end, 0.0f);
 }
 
 }  // namespace
@@ -78,7 +91,7 @@ void SparseStream::write(std::span<float> all) const {
   if (dense_) {
     std::copy(values_.begin(), values_.end(), all.begin());
   } else {
-    std::fill(all.begin(), all.end(), 0.0f);
+    write_zeros(all);
     for (const SparseEntry& entry : entries_) all[entry.index] = entry.value;
   }
 }

@@ -76,7 +76,7 @@ class SparseSum final : public BucketSum {
 
   void put(const SparseStream& total, const Parts& values) {
     const Parts here = place_.goes == SumGoes::to_all ? values : Parts{values[static_cast<size_t>(place_.rank)]};
-    const std::span<float> result = gathered(joined(here), [&](size_t elements) {
+    const std::span<float> result = run_for(joined(here), [&](size_t elements) {
       return place_.scratch->take(SumScratch::result, static_cast<int64_t>(elements));
     });
     total.write(result);

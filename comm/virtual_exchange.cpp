@@ -123,7 +123,7 @@ class VirtualExchange final : public GradientExchange {
   void add(size_t bucket, const Parts& gradient) {
     const int64_t each = turns_ / std::ssize(players_), turn = done_[bucket]++;
     const std::span<float> sum = players_[static_cast<size_t>(turn / each)]->of_bucket(bucket);
-    const std::span<const float> more = gathered(joined(gradient), memory_);
+    const std::span<const float> more = gathered(joined(gradient), growing(memory_));
     if (turn % each == 0) std::ranges::copy(more, sum.begin());
     else std::ranges::transform(sum, more, sum.begin(), std::plus());
   }

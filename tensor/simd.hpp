@@ -5,6 +5,10 @@
 // Not for: GEMM (gemm.hpp).
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -39,6 +43,24 @@ NIBBLE_INLINE f32x load(const float* p) {
   return v;
 }
 NIBBLE_INLINE void store(float* p, f32x v) { std::memcpy(p, &v, sizeof v); }
+
+/// Past the caches: a line is not read before it is written, which halves what writing a large vector costs. p stands
+/// on a multiple of 64 bytes; other threads see it behind `finish_streaming`.
+NIBBLE_INLINE void stream(float* p, f32x v) {
+#if defined(__x86_64__)
+  __m256 half[2];
+  std::memcpy(half, &v, sizeof v);
+  _mm256_stream_ps(p, half[0]);
+  _mm256_stream_ps(p + 8, half[1]);
+#else
+  store(p, v);
+#endif
+}
+NIBBLE_INLINE void finish_streaming() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
 
 NIBBLE_INLINE f32x load(const bf16* p) {
   u16x half;
@@ -87,6 +109,19 @@ template <class T>
 NIBBLE_INLINE void store_n(T* p, f32x v, int64_t count) {
   if (count == lanes) store(p, v);
   else store_part(p, v, count);
+}
+
+/// Bit i: whether lane i is negative.
+NIBBLE_INLINE uint32_t negative_lanes(i32x v) {
+#if defined(__x86_64__)
+  __m256 half[2];
+  std::memcpy(half, &v, sizeof v);
+  return static_cast<uint32_t>(_mm256_movemask_ps(half[0]) | _mm256_movemask_ps(half[1]) << 8);
+#else
+  uint32_t bits = 0;
+  for (int64_t lane = 0; lane < lanes; ++lane) bits |= uint32_t{v[lane] < 0} << lane;
+  return bits;
+#endif
 }
 
 NIBBLE_INLINE f32x max(f32x a, f32x b) { return a > b ? a : b; }

@@ -52,13 +52,14 @@ ExchangePlan plan_of(int ranks, int64_t elements, Isa isa) {
 /// One sum under measurement.
 class Candidate {
  public:
-  Candidate(const ComparedSum& of, const BucketPlace& place) : of_(of), place_(place), sum_(of.make(place)) {}
+  Candidate(const ComparedSum& of, const BucketPlace& place)
+      : of_(of), place_(place), sum_(of.make(place)), vector_(DType::f32, 1, place.elements()) {}
 
   std::string way() const { return sum_->description(); }
 
   void run(Communicator& ranks, const std::vector<float>& gradient, int64_t step) {
-    vector_ = gradient;
-    const Parts parts = parts_of(vector_, place_);
+    std::ranges::copy(gradient, result().begin());
+    const Parts parts = parts_of(result(), place_);
     barrier(ranks);
     const uint64_t sent = ranks.bytes_sent();
     const double begin = processor_seconds();
@@ -71,7 +72,7 @@ class Candidate {
     if (of_.sparse) run_from_streams(ranks, gradient, step);
   }
 
-  const std::vector<float>& result() const { return vector_; }
+  std::span<float> result() const { return {vector_.view().as<float>(), static_cast<size_t>(place_.elements())}; }
 
   std::vector<double> seconds, from_streams, processor;
   double bytes = 0;
@@ -98,7 +99,7 @@ class Candidate {
   ComparedSum of_;
   BucketPlace place_;
   BucketSumPointer sum_;
-  std::vector<float> vector_;
+  OwnedTensor vector_;  ///< memory as a run's gradients have it
 };
 
 [[noreturn]] void refuse_name(const std::string& name) {

@@ -92,7 +92,7 @@ Parts ShardPlan::unit_parts(int unit, const ParameterSet& set) const {
   for (const int bucket : buckets_of_unit(unit)) {
     const Parts some = parts(bucket, set);
     for (size_t rank = 0; rank < some.size(); ++rank)
-      all[rank].insert(all[rank].end(), some[rank].begin(), some[rank].end());
+      for (const std::span<std::byte> piece : some[rank]) append(all[rank], piece);
   }
   return all;
 }
@@ -103,7 +103,7 @@ void append_pieces(Pieces& pieces, const Tensor& matrix, int64_t first, int64_t 
   while (count > 0) {
     const int64_t row = matrix.contiguous() ? 0 : first / matrix.cols, column = first - row * matrix.cols;
     const int64_t here = matrix.contiguous() ? count : std::min(count, matrix.cols - column);
-    pieces.emplace_back(data + (row * matrix.stride + column) * element, static_cast<size_t>(here * element));
+    append(pieces, {data + (row * matrix.stride + column) * element, static_cast<size_t>(here * element)});
     first += here;
     count -= here;
   }

@@ -27,6 +27,14 @@ struct SentAndLeft {
   });
 }
 
+/// The residual is read in the next step, after everything else.
+[[gnu::always_inline]] inline void write_past_caches(const float* from, float* to, int64_t n) {
+  simd::for_each_group(n, [&](int64_t i, int64_t count) {
+    if (count == simd::lanes) simd::stream(to + i, simd::load(from + i));
+    else simd::store_n(to + i, simd::load_n(from + i, count), count);
+  });
+}
+
 }  // namespace
 
 ErrorFeedback::ErrorFeedback(int64_t length) : length_(length) {
@@ -58,17 +66,19 @@ SparseStream ErrorFeedback::select(Stream& stream, std::span<const float> gradie
   std::vector<SparseEntry> entries(static_cast<size_t>(entries_of_buckets(length_, selection.k)));
   parallel_for(stream, length_, bucket_elements, [&](int64_t begin, int64_t end) {
     BucketSelection bucket;
+    alignas(64) float x[bucket_elements];
     SparseEntry* to = entries.data() + begin / bucket_elements * selection.k;
     for (int64_t first = begin; first < end; first += bucket_elements) {
       const int64_t n = std::min(bucket_elements, end - first);
-      float* const x = pending + first;
       accumulate(residual + first, gradient.data() + first, x, n);
       bucket.select(x, n, selection.k, [&](int64_t i) {
         const SentAndLeft both = cut(x[i], wire);
         *to++ = {static_cast<uint32_t>(first + i), both.sent};
         x[i] = both.left;
       });
+      write_past_caches(x, pending + first, n);
     }
+    simd::finish_streaming();
   });
   return SparseStream(length_, std::move(entries));
 }

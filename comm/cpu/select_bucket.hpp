@@ -25,10 +25,9 @@ class BucketSelection {
     }
     const int32_t bound = lower_bound_of_kept(values, n, k);
     int64_t found = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      candidates_[found] = static_cast<uint16_t>(i);
-      found += keys_[i] >= bound;
-    }
+    for (int64_t first = 0; first < n; first += simd::lanes)
+      for_each_reached(load(keys_ + first), bound,
+                       [&](int lane) { candidates_[found++] = static_cast<uint16_t>(first + lane); });
     for (int64_t i = 0; i < found; ++i) candidate_keys_[i] = keys_[candidates_[i]];
     const int64_t groups = (found + simd::lanes - 1) / simd::lanes;
     std::fill(candidate_keys_ + found, candidate_keys_ + groups * simd::lanes, no_key);
@@ -131,7 +130,7 @@ class BucketSelection {
 
   alignas(64) int32_t keys_[bucket_elements];
   alignas(64) int32_t candidate_keys_[bucket_elements];
-  uint16_t candidates_[bucket_elements + 1];
+  uint16_t candidates_[bucket_elements];
   int32_t largest_;  ///< of keys_
 };
 

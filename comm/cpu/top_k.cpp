@@ -82,19 +82,14 @@ std::vector<uint32_t> indices_from(Stream& stream, std::span<const float> values
   const auto n = static_cast<int64_t>(values.size());
   std::vector<std::vector<uint32_t>> of_chunks(static_cast<size_t>(chunks_of(n)));
   parallel_tasks(stream, chunks_of(n), [&](int64_t chunk, int64_t) {
-    constexpr int64_t block = 4096;
-    std::array<uint32_t, block + 1> found;
     std::vector<uint32_t>& indices = of_chunks[static_cast<size_t>(chunk)];
-    const int64_t end = std::min((chunk + 1) * chunk_elements, n);
-    for (int64_t first = chunk * chunk_elements; first < end; first += block) {
-      int64_t count = 0;
-      const float* const x = values.data();
-      for (int64_t i = first; i < std::min(first + block, end); ++i) {
-        found[static_cast<size_t>(count)] = static_cast<uint32_t>(i);
-        count += unlimited_key(x[i]) >= bound;
-      }
-      indices.insert(indices.end(), found.begin(), found.begin() + count);
-    }
+    const int64_t first = chunk * chunk_elements;
+    simd::for_each_group(std::min(chunk_elements, n - first), [&](int64_t i, int64_t count) {
+      const simd::i32x keys = magnitude_keys(simd::load_n(values.data() + first + i, count));
+      for_each_reached(keys, bound, [&](int lane) {
+        if (lane < count) indices.push_back(static_cast<uint32_t>(first + i + lane));
+      });
+    });
   });
   std::vector<uint32_t> all;
   for (const std::vector<uint32_t>& indices : of_chunks) all.insert(all.end(), indices.begin(), indices.end());
