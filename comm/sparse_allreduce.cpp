@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 
 #include "comm/stream_exchange.hpp"
 
@@ -122,24 +123,27 @@ void gather_coded(Communicator& communicator, std::span<float> all, std::span<co
   for (int r = 0; r < ranks; ++r) how.codec->decode(coded[static_cast<size_t>(r)], first(r), values(r));
 }
 
-SparseStream sum_in_dense_parts(Communicator& communicator, const SparseStream& mine, const SparseAllreduce& how) {
+void sum_in_dense_parts(Communicator& communicator, const SparseStream& mine, const SparseAllreduce& how,
+                        std::span<float> all) {
   const int ranks = communicator.size();
   const std::vector<int64_t> begins = begins_of_parts(mine.length(), ranks, how);
-  std::vector<float> all(static_cast<size_t>(mine.length()));
   Parts parts;
   for (int r = 0; r < ranks; ++r) {
     const PartRange range = part_of_rank(begins, r);
-    parts.push_back({std::as_writable_bytes(
-        std::span(all).subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count)))});
+    parts.push_back(
+        {std::as_writable_bytes(all.subspan(static_cast<size_t>(range.first), static_cast<size_t>(range.count)))});
   }
   const PartRange own = part_of_rank(begins, communicator.rank());
-  const std::span<float> total = std::span(all).subspan(static_cast<size_t>(own.first), static_cast<size_t>(own.count));
+  const std::span<float> total = all.subspan(static_cast<size_t>(own.first), static_cast<size_t>(own.count));
+  bool first = true;
   for (const SparseStream& contribution :
-       contributions_to_own_part(communicator, mine, begins, how.contributions, how.label))
-    contribution.add_to(total);
+       contributions_to_own_part(communicator, mine, begins, how.contributions, how.label)) {
+    if (first) contribution.write(total);
+    else contribution.add_to(total);
+    first = false;
+  }
   if (how.codec) gather_coded(communicator, all, begins, how);
   else all_gather(communicator, parts, how.sums);
-  return SparseStream(std::move(all));
 }
 
 }  // namespace
@@ -170,17 +174,25 @@ SparseStream sparse_reduce_scatter(Communicator& communicator, const SparseStrea
 }
 
 SparseStream sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how) {
+  if (how.algorithm == SparseAlgorithm::dense_split) {
+    check_indexable(mine.length());
+    std::vector<float> all(static_cast<size_t>(mine.length()));
+    sparse_allreduce(communicator, std::move(mine), how, all);
+    return SparseStream(std::move(all));
+  }
   check_indexable(mine.length());
   if (mine.count() >= dense_switch(mine.length())) mine.make_dense();
-  switch (how.algorithm) {
-    case SparseAlgorithm::recursive_doubling:
-      return double_recursively(communicator, std::move(mine), how);
-    case SparseAlgorithm::split:
-      return sum_in_parts(communicator, mine, how);
-    case SparseAlgorithm::dense_split:
-      return sum_in_dense_parts(communicator, mine, how);
-  }
-  return mine;
+  return how.algorithm == SparseAlgorithm::recursive_doubling ? double_recursively(communicator, std::move(mine), how)
+                                                              : sum_in_parts(communicator, mine, how);
+}
+
+void sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how, std::span<float> all) {
+  assert(std::ssize(all) == mine.length());
+  if (how.algorithm != SparseAlgorithm::dense_split)
+    return sparse_allreduce(communicator, std::move(mine), how).write(all);
+  check_indexable(mine.length());
+  if (mine.count() >= dense_switch(mine.length())) mine.make_dense();
+  sum_in_dense_parts(communicator, mine, how, all);
 }
 
 }  // namespace nibble

@@ -44,6 +44,9 @@ struct SparseAllreduce {
 /// arrive, or arrives other than it was sent; Error{configuration} for a vector that check_indexable refuses.
 SparseStream sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how);
 
+/// The same, written as the vector that it is; `all` has as many elements. With dense_split that needs no other memory.
+void sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how, std::span<float> all);
+
 /// The first half of `split`: the sum of this rank's part alone, elements [begins[rank], begins[rank + 1]) of the
 /// vector, in the order of the ranks. `contributions` as above. Throws as sparse_allreduce.
 SparseStream sparse_reduce_scatter(Communicator& communicator, const SparseStream& mine,

@@ -37,20 +37,27 @@ class SparseSum final : public BucketSum {
     SparseStream mine = select(gathered(values, place_));
     if (!own.empty()) mine.write(own);
     const uint64_t label = static_cast<uint64_t>(step) << 24 | static_cast<uint64_t>(place_.number);
-    if (place_.goes == SumGoes::to_owner) {
+    const bool to_owner = place_.goes == SumGoes::to_owner;
+    const Parts here = to_owner ? Parts{values[static_cast<size_t>(place_.rank)]} : values;
+    const std::span<float> result = run_for(joined(here), [&](size_t elements) {
+      return place_.scratch->take(SumScratch::result, static_cast<int64_t>(elements));
+    });
+    if (to_owner) {
       std::vector<int64_t> begins;
       for (int rank = 0; rank <= place_.ranks(); ++rank) begins.push_back(place_.part_begin(rank));
-      return put(sparse_reduce_scatter(ranks, mine, begins, options_.wire, label), values);
+      sparse_reduce_scatter(ranks, mine, begins, options_.wire, label).write(result);
+    } else {
+      std::optional<CodedBlocks> codec;
+      if (options_.codec) codec.emplace(*options_.codec, place_.codes(step).of_rank(0).of_sum(), place_.isa);
+      sparse_allreduce(ranks, std::move(mine),
+                       {.algorithm = options_.algorithm,
+                        .contributions = options_.wire,
+                        .sums = options_.wire,
+                        .codec = codec ? &*codec : nullptr,
+                        .label = label},
+                       result);
     }
-    std::optional<CodedBlocks> codec;
-    if (options_.codec) codec.emplace(*options_.codec, place_.codes(step).of_rank(0).of_sum(), place_.isa);
-    put(sparse_allreduce(ranks, std::move(mine),
-                         {.algorithm = options_.algorithm,
-                          .contributions = options_.wire,
-                          .sums = options_.wire,
-                          .codec = codec ? &*codec : nullptr,
-                          .label = label}),
-        values);
+    put_result(result, values, place_);
   }
 
   void commit() override {
@@ -72,15 +79,6 @@ class SparseSum final : public BucketSum {
                            ? top_k(*stream_, vector, selection.k)
                            : top_k_of_buckets(*stream_, vector, static_cast<int>(selection.k)),
                        options_.wire);
-  }
-
-  void put(const SparseStream& total, const Parts& values) {
-    const Parts here = place_.goes == SumGoes::to_all ? values : Parts{values[static_cast<size_t>(place_.rank)]};
-    const std::span<float> result = run_for(joined(here), [&](size_t elements) {
-      return place_.scratch->take(SumScratch::result, static_cast<int64_t>(elements));
-    });
-    total.write(result);
-    put_result(result, values, place_);
   }
 
   BucketPlace place_;

@@ -69,16 +69,13 @@ class Candidate {
     processor.push_back(processor_seconds() - begin);
     bytes = static_cast<double>(ranks.bytes_sent() - sent);
     sum_->commit();
-    if (of_.sparse) run_from_streams(ranks, gradient, step);
   }
 
   std::span<float> result() const { return {vector_.view().as<float>(), static_cast<size_t>(place_.elements())}; }
 
-  std::vector<double> seconds, from_streams, processor;
-  double bytes = 0;
-
- private:
+  /// The sum alone, of what is sparse.
   void run_from_streams(Communicator& ranks, const std::vector<float>& gradient, int64_t step) {
+    if (!of_.sparse) return;
     const SparseSumOptions& options = *of_.sparse;
     Stream stream(1);
     SparseStream mine =
@@ -87,15 +84,21 @@ class Candidate {
     if (options.codec) codec.emplace(*options.codec, place_.codes(step).of_rank(0).of_sum(), place_.isa);
     barrier(ranks);
     const Stopwatch watch;
-    const SparseStream total = sparse_allreduce(ranks, std::move(mine),
-                                                {.algorithm = options.algorithm,
-                                                 .contributions = options.wire,
-                                                 .sums = options.wire,
-                                                 .codec = codec ? &*codec : nullptr,
-                                                 .label = static_cast<uint64_t>(step)});
+    const SparseAllreduce how{.algorithm = options.algorithm,
+                              .contributions = options.wire,
+                              .sums = options.wire,
+                              .codec = codec ? &*codec : nullptr,
+                              .label = static_cast<uint64_t>(step)};
+    // To the sum as it comes: few entries, or all values.
+    if (options.algorithm == SparseAlgorithm::dense_split) sparse_allreduce(ranks, std::move(mine), how, result());
+    else (void)sparse_allreduce(ranks, std::move(mine), how);
     from_streams.push_back(watch.seconds());
   }
 
+  std::vector<double> seconds, from_streams, processor;
+  double bytes = 0;
+
+ private:
   ComparedSum of_;
   BucketPlace place_;
   BucketSumPointer sum_;
@@ -180,10 +183,13 @@ std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<
     for (size_t i = 0; i < candidates.size(); ++i) {
       Candidate& candidate = candidates[i];
       candidate.run(ranks, gradient, repeat + 1);
+      if (repeat < 0)  // the first sum, to which nothing was held back before
+        for (size_t e = 0; e < exact.size(); ++e) {
+          const double miss = double(candidate.result()[e]) - exact[e];
+          errors[i] += miss * miss;
+        }
+      candidate.run_from_streams(ranks, gradient, repeat + 1);
       if (repeat >= 0) continue;
-      // The first sum, to which nothing was held back before.
-      for (size_t e = 0; e < exact.size(); ++e)
-        errors[i] += (double(candidate.result()[e]) - exact[e]) * (double(candidate.result()[e]) - exact[e]);
       candidate.seconds.clear();
       candidate.from_streams.clear();
       candidate.processor.clear();

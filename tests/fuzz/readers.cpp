@@ -26,6 +26,7 @@ constexpr Reader all_readers[] = {
     {"stream_message", ErrorKind::communication, read_stream_message},
     {"stream_fields", ErrorKind::communication, read_stream_fields},
     {"code_message", ErrorKind::communication, read_code_message},
+    {"code_fields", ErrorKind::communication, read_code_fields},
 };
 
 }  // namespace

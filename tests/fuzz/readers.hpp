@@ -45,5 +45,6 @@ void read_shard_contents(Bytes bytes);    // a script of a token shard whose che
 void read_stream_message(Bytes bytes);    // readers_of_messages.cpp: what another rank sends
 void read_stream_fields(Bytes bytes);     // the same with checksums that are made right
 void read_code_message(Bytes bytes);      // the number of a codec, and codes of 300 values
+void read_code_fields(Bytes bytes);       // codes behind their header, with checksums that are made right
 
 }  // namespace nibble::fuzz

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "comm/bucket_codec.hpp"
+#include "comm/code_message.hpp"
 #include "comm/correlated_codec.hpp"
 #include "comm/lattice_codec.hpp"
 #include "comm/sparse_message.hpp"
@@ -32,9 +33,22 @@ void use(std::span<const std::byte> message) {
     throw std::logic_error("a stream does not read back");
 }
 
+/// The same with both checksums as they must be.
+std::vector<uint8_t> with_right_hashes(Bytes bytes) {
+  std::vector<uint8_t> message(bytes.begin(), bytes.end());
+  if (message.size() < message_header_bytes) return message;
+  const auto put_hash = [&](size_t at, const uint8_t* from, size_t count) {
+    const uint64_t hash = XXH3_64bits(from, count);
+    std::memcpy(message.data() + at, &hash, sizeof hash);
+  };
+  put_hash(payload_hash_at, message.data() + message_header_bytes, message.size() - message_header_bytes);
+  put_hash(header_hash_at, message.data(), header_hash_at);
+  return message;
+}
+
 }  // namespace
 
-// Codes carry no checksum of their own: what can be told from them is refused, and everything else is some values.
+// Codes without their header: what can be told from them is refused, and everything else is some values.
 void read_code_message(Bytes bytes) {
   constexpr int64_t count = 300;
   constexpr int ranks = 3;
@@ -59,16 +73,19 @@ void read_code_message(Bytes bytes) {
 void read_stream_message(Bytes bytes) { use(std::as_bytes(bytes)); }
 
 void read_stream_fields(Bytes bytes) {
-  std::vector<uint8_t> message(bytes.begin(), bytes.end());
-  if (message.size() >= message_header_bytes) {
-    const auto put_hash = [&](size_t at, const uint8_t* from, size_t count) {
-      const uint64_t hash = XXH3_64bits(from, count);
-      std::memcpy(message.data() + at, &hash, sizeof hash);
-    };
-    put_hash(payload_hash_at, message.data() + message_header_bytes, message.size() - message_header_bytes);
-    put_hash(header_hash_at, message.data(), header_hash_at);
-  }
+  const std::vector<uint8_t> message = with_right_hashes(bytes);
   use(std::as_bytes(std::span(message)));
+}
+
+void read_code_fields(Bytes bytes) {
+  constexpr int64_t count = 300;
+  const Codec codec = codec_named("maxmin-4", 256, "fuzz");
+  const CodeTerms terms_of_codes{
+      .codec = codec, .source = {.step = 7, .first_bucket = 3, .rank = 1}, .ranks = 4, .length = count};
+  const std::vector<uint8_t> whole = with_right_hashes(bytes);
+  const std::span<const std::byte> message = std::as_bytes(std::span(whole));
+  std::vector<float> values(count);
+  if (open_codes(message, terms_of_codes)) BucketCodec(codec).decode(codes_in(message), terms_of_codes.source, values);
 }
 
 }  // namespace nibble::fuzz
