@@ -124,18 +124,20 @@ std::vector<SumCost> sum_costs(const SumSize& size, const LinkCost& link) {
   const std::array<Work, 4> works = {dense_work(size), recursive_doubling_work(size), split_gather_work(size),
                                      dense_split_work(size)};
   std::vector<SumCost> costs;
-  for (const SumWay way : {SumWay::dense, SumWay::recursive_doubling, SumWay::split, SumWay::dense_split}) {
+  for (const SumWay way : all_ways) {
     const Work& work = works[static_cast<size_t>(way)];
+    const double seconds = work.messages * link.latency + work.bytes * link.per_byte;
     costs.push_back({.way = way,
                      .bytes = work.bytes_sent,
-                     .seconds = work.messages * link.latency + work.bytes * link.per_byte,
+                     .seconds = seconds * link.computing[static_cast<size_t>(way)],
                      .allowed = way == SumWay::dense || work.bytes_sent < works[0].bytes_sent});
   }
   return costs;
 }
 
 SumChoice choose_sum(const SumSize& size, const LinkCost& link) {
-  SumChoice choice{.size = size, .link = link, .costs = sum_costs(size, link)};
+  constexpr LinkCost bytes_alone{.latency = 0, .per_byte = 1};
+  SumChoice choice{.size = size, .link = link, .costs = sum_costs(size, link.per_byte > 0 ? link : bytes_alone)};
   const SumCost* best = &choice.costs.front();
   for (const SumCost& cost : choice.costs)
     if (cost.allowed && cost.seconds < best->seconds) best = &cost;
@@ -148,6 +150,7 @@ SumChoice agree_on_sum(Communicator& communicator, SumSize size, LinkCost link) 
   size.entries = static_cast<int64_t>(largest_of_ranks(communicator, static_cast<double>(size.entries)));
   link.latency = largest_of_ranks(communicator, link.latency);
   link.per_byte = largest_of_ranks(communicator, link.per_byte);
+  for (double& factor : link.computing) factor = largest_of_ranks(communicator, factor);
   return choose_sum(size, link);
 }
 

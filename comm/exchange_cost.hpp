@@ -1,11 +1,12 @@
 // What a sum over ranks costs on a link, and which way of forming it costs least.
 //
 // Latency and bandwidth come in as measured; how many elements of the sum have entries is what independent supports
-// would give, an upper estimate for gradients. Computing costs nothing here. The choice is made from numbers that all
-// ranks share, so that all make the same.
-// Not for: measuring a link.
+// would give, an upper estimate for gradients. What ranks compute counts as far as it was measured: as a factor of each
+// way. The choice is made from numbers that all ranks share, so that all make the same.
+// Not for: measuring a link, or what ranks compute.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,9 +17,14 @@
 
 namespace nibble {
 
+enum class SumWay { dense, recursive_doubling, split, dense_split };
+inline constexpr std::array all_ways = {SumWay::dense, SumWay::recursive_doubling, SumWay::split, SumWay::dense_split};
+
 struct LinkCost {
   double latency = 0;   ///< seconds that a message takes beside its bytes
-  double per_byte = 0;  ///< seconds for a byte
+  double per_byte = 0;  ///< seconds for a byte; 0: nothing is known of the link, and a choice is made by bytes alone
+  /// By SumWay: what a sum took, selection and all, against its messages and bytes alone.
+  std::array<double, all_ways.size()> computing{1, 1, 1, 1};
 };
 
 /// A sum as far as its cost depends on it.
@@ -30,8 +36,6 @@ struct SumSize {
   Wire dense = Wire::f32;             ///< how the dense sum would travel, both times
   const DenseCodec* codec = nullptr;  ///< of the dense variant of the sparse sum
 };
-
-enum class SumWay { dense, recursive_doubling, split, dense_split };
 
 std::string_view name(SumWay way);
 /// Of a way that is sparse.

@@ -12,6 +12,7 @@
 #include "trainer/exchange_comparison.hpp"
 #include "trainer/link_measurement.hpp"
 #include "trainer/memory.hpp"
+#include "trainer/model_gradient.hpp"
 #include "trainer/units.hpp"
 
 namespace nibble {
@@ -24,6 +25,7 @@ struct Arguments {
       "eden-4,eden-1,correlated-1";
   int repeats = 5;
   double correlation = 0;
+  std::string model, data;
   bool json = false;
 };
 
@@ -100,13 +102,20 @@ void run(const Arguments& arguments) {
                    .allowed = "2 and more",
                    .next = "launch/mpirun -np 4 nibble bench allreduce"});
     Comparison all{.ranks = world.size(), .elements = parse_count(arguments.elements), .link = slowest_link(world)};
+    ComparisonOptions options{
+        .elements = all.elements, .repeats = arguments.repeats, .correlation = arguments.correlation};
+    if (!arguments.model.empty())
+      options.gradient = gradient_of_model(arguments.model, arguments.data, world.rank(), all.elements);
+    const auto sum_of = [&](const std::string& name, const LinkCost& link) {
+      return compared_sum(name, world.size(), all.elements, link);
+    };
     std::vector<ComparedSum> sums;
-    for (const std::string& name : split(arguments.exchanges))
-      sums.push_back(compared_sum(name, world.size(), all.elements, all.link));
-    sums.push_back(compared_sum("dense-bf16", world.size(), all.elements, all.link));  // what break-even refers to
+    for (const std::string& name : split(arguments.exchanges)) sums.push_back(sum_of(name, all.link));
+    sums.push_back(sum_of("dense-bf16", all.link));  // what break-even refers to
     world.thread().run([&](Communicator& ranks) {
-      all.sums = compare_sums(
-          ranks, sums, {.elements = all.elements, .repeats = arguments.repeats, .correlation = arguments.correlation});
+      for (ComparedSum& sum : sums)
+        if (sum.chosen) sum = sum_of(sum.name, with_computing(ranks, *sum.sparse, all.link));
+      all.sums = compare_sums(ranks, sums, options);
     });
     all.half = all.sums.back();
     all.sums.pop_back();
@@ -135,6 +144,11 @@ void add_allreduce_command(CLI::App& bench) {
   command->add_option("--correlation", arguments->correlation, "of the ranks' gradients: how much supports overlap")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  CLI::Option* const model = command->add_option(
+      "--model", arguments->model, "sum its gradients, of each rank on text of its own, instead of random numbers");
+  CLI::Option* const data = command->add_option("--data", arguments->data, "token file for --model");
+  model->needs(data)->type_name("DIR|CHECKPOINT");
+  data->needs(model)->type_name("FILE");
   command->add_flag("--json", arguments->json, "one JSON object on standard output");
   command->callback([arguments] { run(*arguments); });
 }

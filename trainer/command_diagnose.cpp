@@ -25,23 +25,10 @@ struct Arguments {
   bool json = false;
 };
 
-/// A Hugging Face model may be meant for far longer sequences than a diagnosis needs.
-constexpr int64_t longest_default_sequence = 512;
-
 std::vector<Recipe> recipes_of(const Arguments& arguments) {
   std::vector<Recipe> recipes;
   for (const std::string& name : arguments.recipes) recipes.push_back(find_recipe(name));
   return recipes;
-}
-
-/// Windows are cut as in the model's own run.
-LoaderOptions window_options(const Arguments& arguments, const LoadedModel& model) {
-  const std::optional<Settings> settings = settings_of(model.source);
-  LoaderOptions options = settings ? loader_options(*settings) : LoaderOptions{};
-  if (!settings) options.sequence = std::min(model.config.context, longest_default_sequence);
-  if (arguments.sequence > 0) options.sequence = arguments.sequence;
-  options.seed = static_cast<uint64_t>(arguments.seed);
-  return options;
 }
 
 void run_diagnose(const Arguments& arguments) {
@@ -54,7 +41,7 @@ void run_diagnose(const Arguments& arguments) {
   require_tokenizer(loaded, data);
 
   Stream stream(arguments.threads);
-  const Loader loader(data, window_options(arguments, loaded));
+  const Loader loader(data, window_options(loaded, arguments.sequence, static_cast<uint64_t>(arguments.seed)));
   const Batch batch = loader.batch(0, arguments.sequences);
   require_held_memory();
   const std::string measured =

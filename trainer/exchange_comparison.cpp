@@ -30,7 +30,7 @@ std::vector<double> largest(Communicator& ranks, const std::vector<double>& mine
   return most;
 }
 
-std::vector<float> gradient_of(int rank, const ComparisonOptions& options) {
+std::vector<float> normal_cubes(int rank, const ComparisonOptions& options) {
   const RandomStream shared(1, Purpose::initialization), own(2, Purpose::initialization, static_cast<uint32_t>(rank));
   const double of_shared = std::sqrt(options.correlation), of_own = std::sqrt(1 - options.correlation);
   std::vector<float> values(static_cast<size_t>(options.elements));
@@ -114,11 +114,16 @@ class Candidate {
                .next = "`nibble --help bench allreduce` lists examples"});
 }
 
-/// "0.78%-split" and so on, behind "top-".
-SparseSumOptions sparse_options(const std::string& name, const std::string& text, int ranks, int64_t elements,
-                                const LinkCost& link) {
-  const size_t dash = text.find('-');
+/// "0.78%-split" and so on, behind "top-"; of the options, all but the way where the name leaves it open.
+struct SparseName {
   SparseSumOptions options{.wire = Wire::bf16};
+  bool chosen = false;
+};
+
+SparseName sparse_name(const std::string& name, const std::string& text) {
+  const size_t dash = text.find('-');
+  SparseName parsed;
+  SparseSumOptions& options = parsed.options;
   try {
     const double density = parse_share(text.substr(0, dash));
     if (!(density > 0 && density <= 1)) throw ValueError{"out of range"};
@@ -128,15 +133,7 @@ SparseSumOptions sparse_options(const std::string& name, const std::string& text
   }
   const std::string way = dash == std::string::npos ? "" : text.substr(dash + 1);
   if (way.empty()) {
-    std::vector<SumCost> costs = sum_costs({.ranks = ranks,
-                                            .length = elements,
-                                            .entries = entries_of_buckets(elements, options.selection.k),
-                                            .contributions = options.wire,
-                                            .sums = options.wire,
-                                            .dense = Wire::bf16},
-                                           link);
-    std::erase_if(costs, [](const SumCost& cost) { return cost.way == SumWay::dense; });
-    options.algorithm = algorithm_of(std::ranges::min_element(costs, {}, &SumCost::seconds)->way);
+    parsed.chosen = true;
   } else if (way == "split") {
     options.algorithm = SparseAlgorithm::split;
   } else if (way == "recursive-doubling") {
@@ -145,7 +142,17 @@ SparseSumOptions sparse_options(const std::string& name, const std::string& text
     options.algorithm = SparseAlgorithm::dense_split;
     options.codec = codec_named(way, bucket_of_codes, "--exchanges");
   }
-  return options;
+  return parsed;
+}
+
+SumSize size_of(const SparseSumOptions& sum, int ranks, int64_t elements, const DenseCodec* codec) {
+  return {.ranks = ranks,
+          .length = elements,
+          .entries = entries_of_buckets(elements, sum.selection.k),
+          .contributions = sum.wire,
+          .sums = sum.wire,
+          .dense = sum.wire,
+          .codec = codec};
 }
 
 }  // namespace
@@ -156,10 +163,16 @@ ComparedSum compared_sum(const std::string& name, int ranks, int64_t elements, c
   if (name == "dense") return {.name = name, .make = dense(Wire::f32)};
   if (name == "dense-bf16") return {.name = name, .make = dense(Wire::bf16)};
   if (name.starts_with(top)) {
-    const SparseSumOptions options = sparse_options(name, name.substr(top.size()), ranks, elements, link);
+    auto [options, chosen] = sparse_name(name, name.substr(top.size()));
+    if (chosen) {
+      const SumWay way = choose_sum(size_of(options, ranks, elements, nullptr), link).way;
+      if (way == SumWay::dense) return {.name = name, .make = dense(Wire::bf16)};
+      options.algorithm = algorithm_of(way);
+    }
     return {.name = name,
             .make = [options](const BucketPlace& place) { return make_sparse_sum(place, options); },
-            .sparse = options};
+            .sparse = options,
+            .chosen = chosen};
   }
   if (std::ranges::find(codecs(), name, &Codec::name) == codecs().end()) refuse_name(name);
   const Codec codec = codec_named(name, bucket_of_codes, "--exchanges");
@@ -170,7 +183,7 @@ std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<
                                          const ComparisonOptions& options) {
   const BucketPlace place =
       places_of(plan_of(ranks.size(), options.elements, Stream(1).isa()), ranks.rank(), 1).front();
-  const std::vector<float> gradient = gradient_of(ranks.rank(), options);
+  const std::vector<float> gradient = options.gradient.empty() ? normal_cubes(ranks.rank(), options) : options.gradient;
   std::vector<float> exact = gradient;
   make_dense_sum(place, Wire::f32)->sum(ranks, parts_of(exact, place), 0, {});
   double exact_square = 0;
@@ -210,6 +223,32 @@ std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<
                         .error = std::sqrt(errors[i] / exact_square)});
   }
   return measured;
+}
+
+LinkCost with_computing(Communicator& ranks, const SparseSumOptions& sum, const LinkCost& link) {
+  // As long as a dense sum may take, and no longer than what caches hold by far.
+  constexpr double seconds = 0.2;
+  constexpr int64_t fewest = int64_t{1} << 18, most = int64_t{1} << 22;
+  const double element_bytes = 2 * (sum.wire == Wire::bf16 ? 2 : 4);
+  const auto elements =
+      static_cast<int64_t>(std::clamp(seconds / (element_bytes * link.per_byte), double(fewest), double(most)));
+  std::optional<CodedBlocks> blocks;
+  if (sum.codec) blocks.emplace(*sum.codec, CodeSource{}, Isa::avx2);
+  const std::vector<SumCost> costs = sum_costs(size_of(sum, ranks.size(), elements, blocks ? &*blocks : nullptr),
+                                               {.latency = link.latency, .per_byte = link.per_byte});
+  std::vector<ComparedSum> ways;
+  for (const SumWay way : all_ways)
+    ways.push_back({.name = std::string(name(way)), .make = [=](const BucketPlace& place) {
+                      if (way == SumWay::dense) return make_dense_sum(place, sum.wire);
+                      SparseSumOptions options = sum;
+                      options.algorithm = algorithm_of(way);
+                      if (way != SumWay::dense_split) options.codec.reset();
+                      return make_sparse_sum(place, options);
+                    }});
+  const std::vector<SumMeasurement> measured = compare_sums(ranks, ways, {.elements = elements, .repeats = 3});
+  LinkCost known = link;
+  for (size_t way = 0; way < measured.size(); ++way) known.computing[way] = measured[way].seconds / costs[way].seconds;
+  return known;
 }
 
 std::optional<double> break_even_rate(const SumMeasurement& sum, const SumMeasurement& other) {

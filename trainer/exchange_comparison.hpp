@@ -14,12 +14,14 @@
 
 namespace nibble {
 
-/// A way of summing, by the name that users give it: "dense", "dense-bf16", "top-0.78%" (the way that is fastest on the
-/// link), "top-0.78%-split", "top-0.78%-recursive-doubling", "top-0.78%-CODEC" (dense sums in its codes), CODEC.
+/// A way of summing, by the name that users give it: "dense", "dense-bf16", "top-0.78%" (the way that is fastest by the
+/// cost model, be it dense), "top-0.78%-split", "top-0.78%-recursive-doubling", "top-0.78%-CODEC" (dense sums in its
+/// codes), CODEC.
 struct ComparedSum {
   std::string name;
   MakeBucketSum make;
   std::optional<SparseSumOptions> sparse{};  ///< of one of these
+  bool chosen = false;                       ///< the name leaves the way open
 };
 
 /// Throws Error{configuration} for a name that is none. `elements`: of the vector, for the choice of the way.
@@ -39,12 +41,17 @@ struct ComparisonOptions {
   int repeats = 5;
   /// Of the variance of an element, what all ranks share.
   double correlation = 0;
+  /// This rank's vector; if it is empty, cubes of normal numbers, so that few elements carry most, as in gradients.
+  std::vector<float> gradient{};
 };
 
-/// Each repetition takes all sums in turn, after one that counts nothing. All ranks call it and get the same; elements
-/// are cubes of normal numbers, so that few carry most, as in gradients.
+/// Each repetition takes all sums in turn, after one that counts nothing. All ranks call it and get the same.
 std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<ComparedSum>& sums,
                                          const ComparisonOptions& options);
+
+/// `link` with what each way of a sum, of which all but the way is known, takes on these ranks against the model. All
+/// ranks call it and get the same.
+LinkCost with_computing(Communicator& ranks, const SparseSumOptions& sum, const LinkCost& link);
 
 /// The rate of a link in bytes a second at which a sum takes as long as the other; above it, the one that sends more is
 /// faster. Nothing if it never is.

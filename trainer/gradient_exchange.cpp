@@ -150,8 +150,6 @@ std::optional<SparseAlgorithm> way_of(const GradientSettings& settings, const Ch
   const std::optional<Codec> codec = is_codec(choice.codec) ? std::optional(codec_of(settings, choice)) : std::nullopt;
   std::optional<CodedBlocks> blocks;
   if (codec) blocks.emplace(*codec, CodeSource{}, Isa::avx2);
-  // Where nothing is known of the links, bytes decide.
-  constexpr LinkCost bytes_alone{.latency = 0, .per_byte = 1};
   const SumChoice found = choose_sum({.ranks = ranks,
                                       .length = elements,
                                       .entries = entries_of(selection_of(settings, choice, elements), elements),
@@ -159,7 +157,7 @@ std::optional<SparseAlgorithm> way_of(const GradientSettings& settings, const Ch
                                       .sums = wire_of(settings),
                                       .dense = wire_of(settings),
                                       .codec = blocks ? &*blocks : nullptr},
-                                     link.per_byte > 0 ? link : bytes_alone);
+                                     link);
   if (found.way == SumWay::dense) return std::nullopt;
   return algorithm_of(found.way);
 }
@@ -257,6 +255,15 @@ bool compresses(const GradientSettings& settings) {
   return settings.exchange != "dense" || std::ranges::any_of(settings.overrides, [&](const GradientOverride& rule) {
            return choice_of(settings, &rule).exchange != "dense";
          });
+}
+
+std::optional<SparseSumOptions> chosen_sum(const GradientSettings& settings) {
+  const Choice choice = choice_of(settings, nullptr);
+  if (choice.exchange != "sparcml" || settings.select == "all") return std::nullopt;
+  return SparseSumOptions{.selection = selection_of(settings, choice, bucket_elements),
+                          .error_feedback = feeds_back(settings, choice),
+                          .wire = wire_of(settings),
+                          .codec = is_codec(choice.codec) ? std::optional(codec_of(settings, choice)) : std::nullopt};
 }
 
 bool measures_links(const GradientSettings& settings) {

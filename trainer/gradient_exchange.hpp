@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,6 +37,9 @@ void check_exchange(const Settings& settings);
 bool compresses(const GradientSettings& settings);
 /// Whether the ways of sums are chosen by what the links are like.
 bool measures_links(const GradientSettings& settings);
+/// What is summed, without a way, where a run's gradients are selected bucket by bucket: of that it can be measured
+/// what each way takes.
+std::optional<SparseSumOptions> chosen_sum(const GradientSettings& settings);
 
 /// The groups of buckets (the embedding, the blocks, the head) that a word of an override means: first and end, of
 /// `layers` blocks. Throws ValueError (units.hpp) for another word.

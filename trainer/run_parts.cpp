@@ -160,6 +160,16 @@ std::optional<Settings> settings_of(const ModelSource& source) {
   return parse_settings(source.checkpoint->header().config_text, source.path.string() + "/manifest.json");
 }
 
+LoaderOptions window_options(const LoadedModel& model, int64_t sequence, uint64_t seed) {
+  constexpr int64_t longest_default = 512;  // a Hugging Face model may be meant for far longer ones than are needed
+  const std::optional<Settings> settings = settings_of(model.source);
+  LoaderOptions options = settings ? loader_options(*settings) : LoaderOptions{};
+  if (!settings) options.sequence = std::min(model.config.context, longest_default);
+  if (sequence > 0) options.sequence = sequence;
+  options.seed = seed;
+  return options;
+}
+
 Precision precision_for(const ModelSource& source, const std::string& wish) {
   const std::optional<Settings> settings = settings_of(source);
   if (!wish.empty())

@@ -17,6 +17,7 @@
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/directory.hpp"
+#include "trainer/exchange_comparison.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/json_fields.hpp"
 #include "trainer/link_measurement.hpp"
@@ -125,11 +126,21 @@ void TrainingRun::know_links(const std::optional<VerifiedCheckpoint>& checkpoint
   if (const nlohmann::json& before = checkpoint ? checkpoint->header().tuning : tuning_;
       chooses && before.contains("link") && !options_.retune) {
     const JsonFields fields(before.at("link"), "the checkpoint's tuning", ErrorKind::checkpoint);
-    link_ = {fields.not_negative("latency"), fields.positive("per_byte")};
+    link_ = {.latency = fields.not_negative("latency"), .per_byte = fields.positive("per_byte")};
+    if (fields.has("computing")) {
+      const JsonFields factors(fields.object("computing"), "the checkpoint's tuning", ErrorKind::checkpoint);
+      for (const SumWay way : all_ways)
+        link_.computing[static_cast<size_t>(way)] = factors.positive(std::string(name(way)));
+    }
   } else {
     link_ = slowest_link(world_);
+    if (const std::optional<SparseSumOptions> sum = chosen_sum(settings_.gradients); chooses && sum)
+      world_.thread().run([&](Communicator& ranks) { link_ = with_computing(ranks, *sum, link_); });
   }
-  if (chooses) tuning_["link"] = {{"latency", link_.latency}, {"per_byte", link_.per_byte}};
+  if (!chooses) return;
+  nlohmann::json computing;
+  for (const SumWay way : all_ways) computing[std::string(name(way))] = link_.computing[static_cast<size_t>(way)];
+  tuning_["link"] = {{"latency", link_.latency}, {"per_byte", link_.per_byte}, {"computing", computing}};
 }
 
 std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
@@ -388,7 +399,7 @@ void TrainingRun::judge_exchange(const StepResult& result) {
   judged_steps_ = -1;
   const SumSize dense{
       .ranks = world_.size(), .length = parts_.model->config().parameters(), .entries = 1, .dense = Wire::bf16};
-  const double seconds = sum_costs(dense, link_).front().seconds;
+  const double seconds = sum_costs(dense, {.latency = link_.latency, .per_byte = link_.per_byte}).front().seconds;
   if (fastest_exchange_ > seconds)
     progress_->message(
         fmt::format("warning: gradients take {:.3g} s a step; sent dense in bf16 they would take about {:.3g} "

@@ -14,7 +14,6 @@
 namespace nibble {
 namespace {
 
-constexpr SumWay ways[] = {SumWay::dense, SumWay::recursive_doubling, SumWay::split, SumWay::dense_split};
 constexpr LinkCost gigabit{.latency = 50e-6, .per_byte = 8e-9};
 
 const SumCost& cost_of(const std::vector<SumCost>& costs, SumWay way) {
@@ -83,6 +82,18 @@ TEST(ExchangeCost, TakesTheWayThatTheSizeAsksFor) {
   EXPECT_EQ(chosen(1 << 24, 0.9, 4, gigabit), SumWay::dense);
 }
 
+TEST(ExchangeCost, CountsWhatWasMeasuredOfComputing) {
+  const SumSize size{.ranks = 4, .length = 1 << 24, .entries = 1 << 20, .dense = Wire::bf16};
+  EXPECT_EQ(choose_sum(size, gigabit).way, SumWay::recursive_doubling);
+  LinkCost slow_processor = gigabit;
+  slow_processor.computing = {1.2, 9, 9, 9};
+  const SumChoice choice = choose_sum(size, slow_processor);
+  EXPECT_EQ(choice.way, SumWay::dense);
+  for (const SumWay way : all_ways)
+    EXPECT_DOUBLE_EQ(cost_of(choice.costs, way).seconds, cost_of(sum_costs(size, gigabit), way).seconds *
+                                                             slow_processor.computing[static_cast<size_t>(way)]);
+}
+
 /// Counts what a rank starts, over another communicator.
 class CountingCommunicator final : public Communicator {
  public:
@@ -120,7 +131,7 @@ std::map<SumWay, Sent> counted(int ranks, int64_t length, double density) {
   std::map<SumWay, Sent> most;
   std::mutex mutex;
   run_on_ranks(ranks, [&](Communicator& under) {
-    for (const SumWay way : ways) {
+    for (const SumWay way : all_ways) {
       CountingCommunicator communicator(under);
       const SparseStream mine = random_stream(under.rank(), length, density);
       if (way == SumWay::dense) {
@@ -158,7 +169,7 @@ TEST(ExchangeCost, ChoosesWithinFifteenPercentOfTheBestByCountedMessagesAndBytes
           return sent.at(way).messages * link.latency + sent.at(way).bytes * link.per_byte;
         };
         double best = seconds(SumWay::dense);
-        for (const SumWay way : ways)
+        for (const SumWay way : all_ways)
           if (sent.at(way).bytes < sent.at(SumWay::dense).bytes) best = std::min(best, seconds(way));
         const SumChoice choice = choose_sum(size, link);
         EXPECT_LE(seconds(choice.way), 1.15 * best) << describe(choice);
