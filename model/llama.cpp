@@ -52,6 +52,16 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
   });
 }
 
+/// Whether two blocks leave the same for their backward passes.
+static bool same_recipes(const Precision& precision, int64_t a, int64_t b) {
+  return std::ranges::all_of(projections, [&](Projection projection) {
+    return std::ranges::equal(precision.phases(a, projection), precision.phases(b, projection),
+                              [](const Precision::Phase& one, const Precision::Phase& other) {
+                                return one.first_step == other.first_step && one.recipe == other.recipe;
+                              });
+  });
+}
+
 void Llama::lay_out(Arena& arena) {
   const DType operands = precision_.operands();
   const bool keep_all = options_.training && options_.recompute == Recompute::none;
@@ -61,7 +71,13 @@ void Llama::lay_out(Arena& arena) {
     residual_.push_back(arena.take(DType::f32, tokens(), config_.width));
   normed_scratch_ = arena.take(operands, tokens(), config_.width);
   activation_ = arena.take(operands, tokens(), config_.ffn);
-  for (size_t i = 0; i < (keep_all ? linears_.size() : 1); ++i) saved_.push_back(take_block_saved(arena, linears_[i]));
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    // Blocks that are computed again take turns in one memory, those of other recipes in another one.
+    int64_t same = keep_all ? layer : 0;
+    while (same < layer && options_.training && !same_recipes(precision_, same, layer)) ++same;
+    saved_.push_back(same < layer ? saved_[static_cast<size_t>(same)]
+                                  : take_block_saved(arena, linears_[static_cast<size_t>(layer)]));
+  }
   normed_final_ = arena.take(operands, tokens(), config_.width);
   inverse_rms_final_ = arena.take(DType::f32, 1, tokens());
   if (!options_.training) return;

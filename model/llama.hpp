@@ -120,7 +120,7 @@ class Llama {
 
   BlockSaved take_block_saved(Arena& arena, const BlockLinears& linears) const;
   void lay_out(Arena& arena);
-  BlockSaved& saved(int64_t layer) { return saved_[static_cast<size_t>(layer) % saved_.size()]; }
+  BlockSaved& saved(int64_t layer) { return saved_[static_cast<size_t>(layer)]; }
   const Tensor& residual(int64_t layer) const { return residual_[static_cast<size_t>(layer) % residual_.size()]; }
   template <class Action>
   void for_each_linear(Action&& action) const;
@@ -152,7 +152,7 @@ class Llama {
   Tensor initial_steps_;  ///< while they are found
 
   Arena arena_, scratch_;
-  std::vector<BlockSaved> saved_;  ///< one for each block, or one for all
+  std::vector<BlockSaved> saved_;  ///< by block; blocks that are computed again share memory
   std::vector<Tensor> residual_;  ///< f32: the stream before each block and after the last; two in turn if not training
   Tensor normed_scratch_;
   Tensor linear_scratch_;  ///< working memory of the linear operators, in turn

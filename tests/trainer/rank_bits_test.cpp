@@ -37,6 +37,8 @@ struct Case {
   Wire wire = Wire::f32;
   std::string recipe{};  ///< instead of the type's
   Recompute recompute = Recompute::none;
+  int64_t width = 128;      ///< with a recipe
+  bool bf16_among = false;  ///< one block and one projection of another multiply bf16
 };
 
 /// What a run computed: losses, norms, and at last every master, moment and working weight.
@@ -92,13 +94,17 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
                        .context = short_length,
                        .tied = how.tied};
     if (!how.recipe.empty()) {
-      config.width = 128;
-      config.head_dim = 32;
-      config.ffn = 256;
+      config.width = how.width;
+      config.head_dim = how.width / 4;
+      config.ffn = 2 * how.width;
       config.context = blocks_length;
     }
     const char* plain = how.type == DType::f32 ? "fp32" : "bf16";
-    Llama model(stream, config, find_recipe(how.recipe.empty() ? plain : how.recipe),
+    std::vector<PrecisionRule> rules;
+    if (how.bf16_among)
+      rules = {{.first_layer = 2, .recipe = find_recipe("bf16")},
+               {.end_layer = 1, .of = {Projection::qkv}, .recipe = find_recipe("bf16")}};
+    Llama model(stream, config, {find_recipe(how.recipe.empty() ? plain : how.recipe), rules},
                 {.sequences = 2, .length = config.context, .recompute = how.recompute, .seed = 5});
     const std::unique_ptr<World> world = make_local_world(std::move(communicators[static_cast<size_t>(rank)]));
     TrainStep step(
@@ -192,6 +198,13 @@ TEST(RankBits, RecipesKeepTheirBits) {
         EXPECT_EQ(numbers.state, alone.state) << recipe << ", " << name(how);
       }
   }
+}
+
+TEST(RankBits, BlocksOfSeveralRecipesAreComputedAgain) {
+  Case how{.micro_batches = 4, .recipe = "fp8", .width = 96, .bf16_among = true};
+  const Numbers kept = run(how);
+  how.recompute = Recompute::block;
+  EXPECT_EQ(run(how), kept);
 }
 
 // The negative control: with two lanes instead of four the same values are added in another order.
