@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "quant/quantized_linear.hpp"
+#include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 
 namespace nibble {
@@ -83,6 +84,12 @@ class PhasedLinear final : public Linear {
                        const Tensor& scratch) override {
     return phases_[index(call)].linear->weight_residual(stream, call, w, residual, scratch);
   }
+  float weight_magnitude(Stream& stream, const Tensor& rows) const override {
+    return phases_.front().linear->weight_magnitude(stream, rows);
+  }
+  float encode_weight(Stream& stream, const Tensor& rows, float magnitude, const Tensor& codes) const override {
+    return phases_.front().linear->encode_weight(stream, rows, magnitude, codes);
+  }
   void commit() override {
     for (const Phase& phase : phases_) phase.linear->commit();
   }
@@ -117,6 +124,13 @@ class PhasedLinear final : public Linear {
 };
 
 }  // namespace
+
+[[noreturn]] static void refuse_codes() {
+  throw Error(
+      {.kind = ErrorKind::internal, .what = "a linear operator was asked for codes that its recipe does not have"});
+}
+float Linear::weight_magnitude(Stream&, const Tensor&) const { refuse_codes(); }
+float Linear::encode_weight(Stream&, const Tensor&, float, const Tensor&) const { refuse_codes(); }
 
 std::unique_ptr<Linear> make_linear(const std::vector<Precision::Phase>& phases, const LinearSpec& spec) {
   if (phases.size() == 1) return make_linear(phases.front().recipe, spec);

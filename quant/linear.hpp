@@ -6,6 +6,7 @@
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,8 @@ struct LinearCall {
   OperandObserver* observer = nullptr;  ///< told once of each operand that a training pass quantizes; null: nobody
   /// Of an operator that learns(): f32 [1, 2], ln of the steps of x and w, and d loss / d them, which backward writes.
   Tensor steps{}, step_gradients{};
+  float weight_factor = 1;                  ///< what codes of w are multiplied with, where w is given as codes
+  std::optional<float> weight_magnitude{};  ///< the largest of all rows, where weight_residual is given some of w's
 };
 
 /// What one forward call leaves for its backward call.
@@ -79,6 +82,8 @@ class Linear {
 
   /// y[tokens, out] = x[tokens, in] w[out, in]^T + residual[tokens, out].
   /// x and w have the recipe's operand type. With a residual (f32), y is f32; without, of the operand type.
+  /// Where the recipe has weight_codes(), w may be u8 [out, in * bits / 8] instead, as encode_weight makes it; backward
+  /// takes it, too.
   /// `saved` is null in evaluation. `scratch` is u8 [1, scratch_bytes], aligned as arenas are.
   virtual void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                        const Tensor& residual, LinearSaved* saved, const Tensor& scratch) = 0;
@@ -88,11 +93,19 @@ class Linear {
                         const LinearSaved& saved, const Tensor& dx, const Tensor& dw, const Tensor& scratch) = 0;
 
   /// residual[out, in] (f32) = w less what the forward product multiplies in its place, in w's own basis, and 0 where a
-  /// mask excludes the element. False, and nothing written, where weights are not quantized.
+  /// mask excludes the element. False, and nothing written, where weights are not quantized. Both may be the same rows
+  /// of w alone, where the recipe has weight_codes().
   virtual bool weight_residual(Stream&, const LinearCall&, const Tensor& /*w*/, const Tensor& /*residual*/,
                                const Tensor& /*scratch*/) {
     return false;
   }
+
+  /// Of rows of w, where the recipe has weight_codes(): the largest magnitude in the basis in which w is quantized, NaN
+  /// where an element is.
+  virtual float weight_magnitude(Stream&, const Tensor& /*rows*/) const;
+  /// codes[rows, in * bits / 8] (u8) of these rows, where `magnitude` is the largest of all rows of w. Returns what
+  /// codes are multiplied with, for no rows, too.
+  virtual float encode_weight(Stream&, const Tensor& /*rows*/, float /*magnitude*/, const Tensor& /*codes*/) const;
 
   /// The step counts: statistics that its calls took (a delayed amax) become state.
   virtual void commit() {}

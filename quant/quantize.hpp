@@ -35,8 +35,8 @@ struct Quantization {
   uint32_t part = 0;                                        ///< of those streams: which micro-batch
 };
 
-/// What quantize() writes besides values; what is empty is not written. All row-major in [outer, reduction axis], whose
-/// length is then a multiple of 8.
+/// What quantize() writes besides values; what is empty, values too, is not written. All row-major in [outer, reduction
+/// axis], whose length is then a multiple of 8.
 struct QuantizedParts {
   Tensor codes{};   ///< u8 [outer, depth * bits / 8]: little-endian bit fields
   Tensor scales{};  ///< u8 [outer, depth / group]: e8m0 or e4m3 codes of blocks

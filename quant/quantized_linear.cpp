@@ -109,7 +109,8 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
                          .part = static_cast<uint32_t>(call.micro_batch)};
   float statistic = q.learns() ? this->step(stream, call, role, x.values) : 0;
   if (q.needs_tensor_statistic()) {
-    statistic = tensor_statistic(stream, x, how);
+    const bool known = role == weight && call.weight_magnitude;
+    statistic = known ? *call.weight_magnitude : tensor_statistic(stream, x, how);
     DelayedStatistic& delayed = delayed_[role];
     if (delayed.used()) {
       if (call.pass == Pass::training) delayed.see(statistic);
@@ -120,6 +121,25 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
   Operand operand = quantize(stream, x, how, statistic, values, scale, parts);
   if (!q.quantizes()) operand.factor = 1;
   return operand;
+}
+
+Operand QuantizedLinear::forward_operand(Stream& stream, const LinearCall& call, Role role, const Tensor& x, DType type,
+                                         LinearScratch& scratch, const QuantizedParts& parts) {
+  if (x.dtype != DType::u8)
+    return make_operand(stream, call, role, {.values = x}, Axis::cols, address(features_), {}, type, scratch, parts);
+  Operand operand = unpacked(stream, quantizer(role), {.codes = x}, Axis::cols, type, spec_.out, scratch);
+  operand.factor = call.weight_factor;
+  return operand;
+}
+
+Quantization QuantizedLinear::of_weight() const {
+  return {.quantizer = recipe_.forward.weight, .hadamard = address(features_)};
+}
+float QuantizedLinear::weight_magnitude(Stream& stream, const Tensor& rows) const {
+  return tensor_statistic(stream, {.values = rows}, of_weight());
+}
+float QuantizedLinear::encode_weight(Stream& stream, const Tensor& rows, float magnitude, const Tensor& codes) const {
+  return quantize(stream, {.values = rows}, of_weight(), magnitude, {}, {}, {.codes = codes}).factor;
 }
 
 float QuantizedLinear::step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const {
@@ -180,10 +200,8 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tens
   const QuantizedParts parts = saves   ? saved->parts
                                : saved ? QuantizedParts{.mask = saved->parts.mask}
                                        : QuantizedParts();
-  const Operand a =
-      make_operand(stream, call, input, {.values = x}, Axis::cols, address(features_), {}, type, scratch, parts);
-  const Operand b =
-      make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {}, type, scratch);
+  const Operand a = forward_operand(stream, call, input, x, type, scratch, parts),
+                b = forward_operand(stream, call, weight, w, type, scratch);
   if (saves && !scratch.counts()) save_scales(a, *saved);
   multiply(stream, scratch, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
            {.factor = a.factor * b.factor,
@@ -214,8 +232,7 @@ Operand QuantizedLinear::carried_over(Stream& stream, const LinearCall& call, Ro
                                       LinearScratch& scratch, const Tensor& mask) {
   const Role role = error == input_error ? weight : input;
   const auto multiplied = [&](DType type) {
-    return make_operand(stream, call, role, {.values = x}, Axis::cols, address(features_), {}, type, scratch,
-                        {.mask = mask});
+    return forward_operand(stream, call, role, x, type, scratch, {.mask = mask});
   };
   if (gradient(error).source == Source::multiplied) return multiplied(carried_type(error));
   if (mask) {
@@ -327,7 +344,7 @@ bool QuantizedLinear::weight_residual(Stream& stream, const LinearCall& call, co
                                       LinearScratch& scratch) {
   const Quantizer& q = recipe_.forward.weight;
   if (!q.quantizes()) return false;
-  const Tensor mask = q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, spec_.out, spec_.in / 8);
+  const Tensor mask = q.mask == MaskRule::all ? Tensor() : scratch.take(DType::u8, w.rows, spec_.in / 8);
   const Operand multiplied = make_operand(stream, call, weight, {.values = w}, Axis::cols, address(features_), {},
                                           product_type({}, q), scratch, {.mask = mask});
   if (scratch.counts()) return true;
@@ -337,7 +354,7 @@ bool QuantizedLinear::weight_residual(Stream& stream, const LinearCall& call, co
     float* to = residual.row<float>(i);
     for (int64_t j = 0; j < spec_.in; ++j) to[j] -= float{from[j]} * scale;
   };
-  parallel_for(stream, spec_.out, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(stream, w.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       if (multiplied.values.dtype == DType::bf16) subtract_row(multiplied.values.row<bf16>(i), i);
       else subtract_row(multiplied.values.row<float>(i), i);

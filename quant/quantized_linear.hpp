@@ -2,8 +2,8 @@
 //
 // It reads like the three products there: each operand is made by one quantize() call from the recipe's row,
 // multiplied, and what a rotation or mask asks for is done to the result. Weights are quantized anew in the backward
-// pass from the working copy (the same codes), the input from its packed codes. Not for: what is saved of the input
-// (saved_input.hpp), bf16 and fp32 without a recipe (linear.cpp).
+// pass from the working copy (the same codes), unless they are given as codes; the input from its packed codes. Not
+// for: what is saved of the input (saved_input.hpp), bf16 and fp32 without a recipe (linear.cpp).
 #pragma once
 
 #include <optional>
@@ -43,6 +43,8 @@ class QuantizedLinear final : public Linear {
     LinearScratch taken(scratch);
     return weight_residual(stream, call, w, residual, taken);
   }
+  float weight_magnitude(Stream& stream, const Tensor& rows) const override;
+  float encode_weight(Stream& stream, const Tensor& rows, float magnitude, const Tensor& codes) const override;
   void commit() override;
   void discard() override;
 
@@ -68,6 +70,11 @@ class QuantizedLinear final : public Linear {
   Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                        const Hadamard* hadamard, std::span<const float> signs, DType type, LinearScratch& scratch,
                        const QuantizedParts& parts = {});
+  /// What the forward product multiplies of x or w: made of these, or, of a w that is given as codes, read.
+  Operand forward_operand(Stream& stream, const LinearCall& call, Role role, const Tensor& x, DType type,
+                          LinearScratch& scratch, const QuantizedParts& parts = {});
+  /// How weight_codes() are made: nothing random is in it.
+  Quantization of_weight() const;
   /// The scale of a forward operand that learns it.
   float step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const;
   /// Writes d loss / d ln step of a forward operand whose role learns; `gradient` (f32) is that of the quantized x.
@@ -82,6 +89,9 @@ class QuantizedLinear final : public Linear {
                        const Tensor& mask);
   void save_other(Stream& stream, const LinearCall& call, const Tensor& x, const LinearSaved& saved,
                   LinearScratch& scratch);
+  /// The values of packed codes of that quantizer, without their scales.
+  Operand unpacked(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, Axis axis, DType type,
+                   int64_t rows, LinearScratch& scratch) const;
   Operand restored(Stream& stream, const LinearSaved& saved, int64_t tokens, LinearScratch& scratch);
   bool errors_are_alike() const;
   /// What a gradient's product multiplies the error with.

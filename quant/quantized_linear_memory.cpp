@@ -49,19 +49,24 @@ void QuantizedLinear::save_other(Stream& stream, const LinearCall& call, const T
   scratch.back_to(mark);
 }
 
+Operand QuantizedLinear::unpacked(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, Axis axis,
+                                  DType type, int64_t rows, LinearScratch& scratch) const {
+  const Tensor& codes = parts.codes;
+  if (axis == Axis::cols && type == DType::i8 && quantizer.element->bits() == 8)  // as they are
+    return {.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride)};
+  const Tensor values = scratch.take(type, rows, spec_.in);
+  if (!scratch.counts()) restore(stream, quantizer, parts, values, axis);
+  return {.values = values};
+}
+
 /// What was saved as codes: of the operand of y, or, along the tokens, of that of dw.
 Operand QuantizedLinear::restored(Stream& stream, const LinearSaved& saved, int64_t tokens, LinearScratch& scratch) {
   const bool of_other = saved_input_ == SavedInput::other;
-  const Quantizer& q = quantizer(of_other ? weight_other : input);
-  const DType type = of_other ? gradient_type(weight_error) : carried_type(weight_error);
-  const Tensor& codes = saved.parts.codes;
-  const bool as_they_are = !of_other && type == DType::i8 && q.element->bits() == 8;
-  Operand operand{.values = as_they_are ? Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride)
-                                        : scratch.take(type, tokens, spec_.in)};
+  Operand operand =
+      unpacked(stream, quantizer(of_other ? weight_other : input), saved.parts, of_other ? Axis::rows : Axis::cols,
+               of_other ? gradient_type(weight_error) : carried_type(weight_error), tokens, scratch);
   (of_other ? operand.col_scale : operand.row_scale) = saved.row_scale;
-  if (scratch.counts()) return operand;
-  operand.factor = *saved.factor.as<float>();
-  if (!as_they_are) restore(stream, q, saved.parts, operand.values, of_other ? Axis::rows : Axis::cols);
+  if (!scratch.counts()) operand.factor = *saved.factor.as<float>();
   return operand;
 }
 

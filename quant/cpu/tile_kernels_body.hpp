@@ -41,6 +41,7 @@ void quantize_tiles(const TileSource& from, float tensor_scale, const QuantizeTa
     const Tile tile = from.tiling.tile(index, memory.tile);
     load_rotated(from, tile, memory.spare);
     if (quantizes) TileQuantizer(from, tensor_scale, to, counts, memory.spare).quantize(tile);
+    if (!to.values) continue;
     if (to.values.dtype == DType::i8) store_integers(tile, from.how.axis, to.values, *from.how.quantizer.element);
     else store_tile(tile, from.how.axis, to.values);
   }

@@ -13,16 +13,17 @@ LinearOperands::LinearOperands(int64_t tokens, int64_t in, int64_t out)
       dy(normal_matrix(tokens, out, 3, true)) {}
 
 LinearResults run_linear(Linear& linear, const LinearOperands& operands, const LinearCall& call, DType given,
-                         DType results) {
+                         DType results, const Tensor& codes) {
   const auto& [spec, x, w, dy] = operands;
   Stream stream(2);
   const OwnedTensor scratch(DType::u8, 1,
                             static_cast<int64_t>(std::max<size_t>(linear.scratch_bytes(stream, spec.tokens), 1)));
   LinearSaved saved;
   const Arena arena("saved", [&](Arena& from) { linear.take_saved(from, spec.tokens, saved); });
-  const OwnedTensor input = tensor_of(x, given), weight = tensor_of(w, given), error = tensor_of(dy, given);
+  const OwnedTensor input = tensor_of(x, given), whole = tensor_of(w, given), error = tensor_of(dy, given);
   const OwnedTensor y(results, spec.tokens, spec.out), dx(results, spec.tokens, spec.in),
       dw(DType::f32, spec.out, spec.in), zeros(DType::f32, spec.tokens, spec.out);
+  const Tensor weight = codes ? codes : whole.view();
   const bool adds = given == DType::bf16 && results == DType::f32;
   linear.forward(stream, call, input, weight, y, adds ? zeros.view() : Tensor(), &saved, scratch);
   if (linear.keeps_input()) saved.input = input;

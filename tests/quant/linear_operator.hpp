@@ -13,9 +13,10 @@ struct LinearOperands {
   reference::Matrix x, w, dy;
 };
 
-/// y under a residual of zeros and dx come in `results`: f32, or bf16 without a residual.
+/// y under a residual of zeros and dx come in `results`: f32, or bf16 without a residual. `codes` (if given) stand for
+/// w.
 LinearResults run_linear(Linear& linear, const LinearOperands& operands, const LinearCall& call, DType given,
-                         DType results);
+                         DType results, const Tensor& codes = {});
 LinearResults run_linear(const Recipe& recipe, const LinearOperands& operands, const LinearCall& call,
                          DType results = DType::f32);
 LinearResults plain_linear(const LinearOperands& operands);
