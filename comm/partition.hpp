@@ -26,8 +26,10 @@ struct Run {
 
 class Partition {
  public:
-  /// `sizes`: elements by tensor. `buckets`: the tensors of each; every tensor is in one.
-  Partition(const std::vector<int64_t>& sizes, const std::vector<std::vector<int>>& buckets, int ranks);
+  /// `sizes`: elements by tensor. `buckets`: the tensors of each; every tensor is in one. `row`: by tensor, elements of
+  /// a row that no cut may split; 1, or empty for all: any may.
+  Partition(const std::vector<int64_t>& sizes, const std::vector<std::vector<int>>& buckets, int ranks,
+            const std::vector<int64_t>& row = {});
 
   int ranks() const { return ranks_; }
   int buckets() const { return static_cast<int>(runs_.size()); }
