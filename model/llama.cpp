@@ -139,8 +139,8 @@ size_t Llama::gemm_scratch_bytes() const {
   return bytes;
 }
 
-ParameterSet Llama::make_weights(Residency residency) const {
-  return {layout_, precision_.operands(), DType::f32, true, "weights", residency};
+ParameterSet Llama::make_weights(Residency residency, const CodeBits& code_bits) const {
+  return {layout_, precision_.operands(), DType::f32, true, "weights", residency, code_bits};
 }
 
 ParameterSet Llama::make_gradients(Residency residency) const {
@@ -159,6 +159,17 @@ bool Llama::weight_residual(const ParameterSet& weights, int buffer, int64_t ste
   return linear_of(buffer).weight_residual(stream_, call, weights.buffer(buffer), residual, linear_scratch_);
 }
 
+bool Llama::weight_residual(int buffer, int64_t step, const Tensor& rows, float magnitude, const Tensor& residual) {
+  const LinearCall call{.step = step, .pass = Pass::recomputing, .weight_magnitude = magnitude};
+  return linear_of(buffer).weight_residual(stream_, call, rows, residual, linear_scratch_);
+}
+float Llama::weight_magnitude(int buffer, const Tensor& rows) const {
+  return linear_of(buffer).weight_magnitude(stream_, rows);
+}
+float Llama::encode_weight(int buffer, const Tensor& rows, float magnitude, const Tensor& codes) const {
+  return linear_of(buffer).encode_weight(stream_, rows, magnitude, codes);
+}
+
 Linear& Llama::linear_of(int buffer) const {
   const int layer = layout_.buffers()[static_cast<size_t>(buffer)].layer;
   return linears_[static_cast<size_t>(layer)][layout_.projection(buffer)];
@@ -167,6 +178,7 @@ Linear& Llama::linear_of(int buffer) const {
 LinearCall Llama::call_of(const LinearCall& call, int buffer, const ParameterSet& weights,
                           const ParameterSet* gradients) const {
   LinearCall of_buffer = call;
+  of_buffer.weight_factor = weights.factor(buffer);
   if (!layout_.learns_steps()) return of_buffer;
   const int layer = layout_.buffers()[static_cast<size_t>(buffer)].layer;
   const auto own = [&](const Tensor& of_block) { return of_block.slice_cols(layout_.first_step(buffer), 2); };

@@ -69,7 +69,8 @@ class Llama {
   size_t gemm_scratch_bytes() const;
 
   /// A set of weights of the type that this model multiplies: GEMM operands of the recipe's type, gains f32.
-  ParameterSet make_weights(Residency residency = Residency::all) const;
+  /// `code_bits`: of projections that are held as codes, as their recipes have them (weight_codes.hpp).
+  ParameterSet make_weights(Residency residency = Residency::all, const CodeBits& code_bits = {}) const;
   /// A set of gradients: f32, packed.
   ParameterSet make_gradients(Residency residency = Residency::all) const;
 
@@ -89,6 +90,11 @@ class Llama {
 
   /// residual[rows, cols] (f32) of a projection's buffer: see Linear::weight_residual. False where it is not quantized.
   bool weight_residual(const ParameterSet& weights, int buffer, int64_t step, const Tensor& residual);
+
+  // Of rows of a projection's buffer that is held as codes: see Linear. `magnitude` is that of all its rows.
+  bool weight_residual(int buffer, int64_t step, const Tensor& rows, float magnitude, const Tensor& residual);
+  float weight_magnitude(int buffer, const Tensor& rows) const;
+  float encode_weight(int buffer, const Tensor& rows, float magnitude, const Tensor& codes) const;
 
   /// State of the linear operators, and what becomes of the statistics that a step's calls took.
   void state(StateList& list);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "tensor/error.hpp"
 
 namespace nibble {
@@ -137,11 +139,14 @@ std::vector<int> ParameterLayout::backward_order() const {
 }
 
 ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType vector, bool padded,
-                           const std::string& purpose, Residency residency) {
-  const auto take = [&](Arena& arena, const BufferInfo& info) {
-    const DType type = is_vector(info.kind) ? vector : matrix;
-    const Tensor memory = padded ? arena.take(type, info.rows, info.cols) : arena.take(type, 1, info.rows * info.cols);
-    return Tensor(type, memory.data, info.rows, info.cols, padded ? memory.stride : info.cols);
+                           const std::string& purpose, Residency residency, const CodeBits& code_bits)
+    : factors_(layout.buffers().size(), 1.0f) {
+  const auto view = [&](size_t buffer) {
+    const BufferInfo& info = layout.buffers()[buffer];
+    const int bits = code_bits.empty() ? 0 : code_bits[buffer];
+    const DType type = bits > 0 ? DType::u8 : is_vector(info.kind) ? vector : matrix;
+    const int64_t cols = bits > 0 ? info.cols / 8 * bits : info.cols;
+    return Tensor(type, nullptr, info.rows, cols, padded ? padded_stride(type, cols) : cols);
   };
   // The buffer in whose memory a rotating set keeps this one: of block 0 or 1, or the embedding.
   const auto host = [&](int buffer) {
@@ -152,12 +157,16 @@ ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType ve
     if (buffer >= layout.steps(0)) return layout.steps(layer % 2);
     return buffer - layout.qkv(layer) + layout.qkv(layer % 2);
   };
+  std::vector<int64_t> bytes(layout.buffers().size());  // of the largest buffer that lies in the memory of this one
+  for (size_t buffer = 0; buffer < bytes.size(); ++buffer) {
+    const Tensor& tensor = buffers_.emplace_back(view(buffer));
+    int64_t& most = bytes[static_cast<size_t>(host(static_cast<int>(buffer)))];
+    most = std::max(most, static_cast<int64_t>(bytes_of(tensor.dtype, tensor.rows, tensor.stride)));
+  }
   arena_ = Arena(purpose, [&](Arena& arena) {
-    buffers_.clear();
-    for (int buffer = 0; buffer < std::ssize(layout.buffers()); ++buffer) {
-      const int in = host(buffer);
-      buffers_.push_back(in == buffer ? take(arena, layout.buffers()[static_cast<size_t>(buffer)])
-                                      : buffers_[static_cast<size_t>(in)]);
+    for (size_t buffer = 0; buffer < bytes.size(); ++buffer) {
+      const auto in = static_cast<size_t>(host(static_cast<int>(buffer)));
+      buffers_[buffer].data = in == buffer ? arena.take(DType::u8, 1, bytes[buffer]).data : buffers_[in].data;
     }
   });
   for (const ParameterInfo& info : layout.parameters())

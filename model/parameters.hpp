@@ -91,6 +91,10 @@ class ParameterLayout {
   std::vector<BufferInfo> buffers_;
 };
 
+/// By buffer: bits of an element of the codes that a set holds instead of values, 0 where it holds values; empty: it
+/// holds values only.
+using CodeBits = std::vector<int>;
+
 /// Whether every buffer has memory of its own, or the blocks take turns in two memories and an untied head in the
 /// embedding's: then a unit must be brought there before it is used (ParameterSet::await).
 enum class Residency { all, rotating };
@@ -101,9 +105,9 @@ class ParameterSet {
  public:
   ParameterSet() = default;
   /// `matrix` is the element type of projections, embedding and head, `vector` that of the others.
-  /// Rows are padded to 64 bytes where `padded`, else packed.
+  /// Rows are padded to 64 bytes where `padded`, else packed. Rows of codes are u8.
   ParameterSet(const ParameterLayout& layout, DType matrix, DType vector, bool padded, const std::string& purpose,
-               Residency residency = Residency::all);
+               Residency residency = Residency::all, const CodeBits& code_bits = {});
 
   /// What every pass does before it uses a unit's memory: nothing, or what `on_await` was told.
   void await(int unit) const {
@@ -113,6 +117,9 @@ class ParameterSet {
   void on_await(std::function<void(int unit)> arrive) { on_await_ = std::move(arrive); }
 
   const Tensor& buffer(int index) const { return buffers_[index]; }
+  /// What the codes of a buffer are multiplied with; 1 where it holds none.
+  float factor(int index) const { return factors_[static_cast<size_t>(index)]; }
+  void set_factor(int index, float factor) { factors_[static_cast<size_t>(index)] = factor; }
   /// The logical matrix, a view of its buffer.
   const Tensor& operator[](size_t parameter) const { return parameters_[parameter]; }
   size_t size() const { return parameters_.size(); }
@@ -122,6 +129,7 @@ class ParameterSet {
   Arena arena_;
   std::vector<Tensor> buffers_;
   std::vector<Tensor> parameters_;
+  std::vector<float> factors_;  ///< by buffer
   std::function<void(int unit)> on_await_;
 };
 
