@@ -29,18 +29,26 @@ void Cage::pull(int64_t step, double learning_rate) {
     for (int buffer = 0; buffer < static_cast<int>(layout.buffers().size()); ++buffer) {
       const BufferInfo& info = layout.buffers()[static_cast<size_t>(buffer)];
       if (info.kind != ParameterKind::projection || layout.unit_of(buffer) != unit) continue;
-      const Tensor residual(residual_.view().as<float>(), info.rows, info.cols);
-      if (!model_.weight_residual(working, buffer, step, residual)) continue;
-      for (const OptimizedParameter& parameter : weights_.parameters()) {
-        if (parameter.info->buffer != buffer) continue;
-        const float* const from = residual.row<float>(parameter.info->first_row) + parameter.first;
-        float* const master = parameter.master.as<float>();
-        parallel_for(stream_, parameter.master.size(), 4096, [=](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) master[i] -= factor * from[i];
-        });
+      const std::vector<OwnCodes::Rows> own = weights_.coded_rows(buffer);
+      for (const auto& [parameter, rows, magnitude] : own) {
+        const Tensor residual(residual_.view().as<float>(), rows.rows, rows.cols);
+        if (model_.weight_residual(buffer, step, rows, magnitude, residual))
+          pull(parameter, residual.as<float>(), factor);
       }
+      const Tensor residual(residual_.view().as<float>(), info.rows, info.cols);
+      if (!own.empty() || !model_.weight_residual(working, buffer, step, residual)) continue;
+      for (const OptimizedParameter& parameter : weights_.parameters())
+        if (parameter.info->buffer == buffer)
+          pull(parameter, residual.row<float>(parameter.info->first_row) + parameter.first, factor);
     }
   }
+}
+
+void Cage::pull(const OptimizedParameter& parameter, const float* residual, float factor) {
+  float* const master = parameter.master.as<float>();
+  parallel_for(stream_, parameter.master.size(), 4096, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) master[i] -= factor * residual[i];
+  });
 }
 
 }  // namespace nibble

@@ -31,6 +31,9 @@ class Cage {
   void pull(int64_t step, double learning_rate);
 
  private:
+  /// `residual` of the parameter's run.
+  void pull(const OptimizedParameter& parameter, const float* residual, float factor);
+
   Stream& stream_;
   Llama& model_;
   const ShardedWeights& weights_;

@@ -12,6 +12,7 @@
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/settings_table.hpp"
+#include "trainer/weight_gather.hpp"
 
 namespace nibble {
 namespace {
@@ -193,13 +194,16 @@ void check_gradients(const Settings& s, const Contradictions& found) {
   }
 }
 
+/// With the gather of weights, which depends on their recipes.
 void check_precision(const Settings& s, const Contradictions& found) {
   try {
     constexpr int64_t any_steps = 1000000;
     const Preset* preset = find_preset(s.model.preset);
     const int64_t layers = first_positive({s.model.layers, preset ? preset->layers : 0});
-    if (layers > 0) precision_of(s, any_steps, layers);
-    else recipes_of(s.precision);
+    check_gather(s);
+    if (layers == 0) recipes_of(s.precision);
+    else if (const Precision precision = precision_of(s, any_steps, layers); gathers_codes(s))
+      require_codes(precision, layers);
   } catch (const Error& error) {
     found.refuse(error);
   }

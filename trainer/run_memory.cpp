@@ -33,12 +33,6 @@ size_t file_bytes(const std::string& path) {
   return failure ? 0 : size;
 }
 
-/// So many that every phase of the run has steps; epochs become steps only where the data is at hand.
-int64_t foreseen_steps(const Settings& settings) {
-  constexpr int64_t many = 1000000;
-  return settings.epochs > 0 ? many : resolve_steps(settings, 0);
-}
-
 /// Settings that take less memory.
 struct Remedy {
   std::string change;
@@ -76,6 +70,11 @@ std::string advice(const std::vector<MemoryCandidate>& candidates, size_t most) 
 }
 
 }  // namespace
+
+int64_t foreseen_steps(const Settings& settings) {
+  constexpr int64_t many = 1000000;
+  return settings.epochs > 0 ? many : resolve_steps(settings, 0);
+}
 
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident) {

@@ -26,6 +26,9 @@ struct RunMemory {
   size_t peak() const { return total(table) + token_files; }
 };
 
+/// So many that every phase of the run has steps; epochs become steps only where the data is at hand.
+int64_t foreseen_steps(const Settings& settings);
+
 /// The parts that the settings make of a model of that shape are built for a moment, without touching their memory; to
 /// them come batches, what the GEMM takes while it works, and the program itself: `resident` bytes, the token files
 /// with it, before it has parts. Throws what building the parts throws.

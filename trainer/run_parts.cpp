@@ -17,6 +17,7 @@
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
+#include "trainer/weight_gather.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
@@ -81,13 +82,15 @@ Wire wire_of(const Settings& settings) { return settings.gradients.wire == "bf16
 RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                         int64_t steps, const MakeExchange& make_exchange) {
   RunParts parts;
-  parts.model =
-      std::make_unique<Llama>(stream, config, precision_of(settings, steps, config.layers), llama_options(settings));
+  const Precision precision = precision_of(settings, steps, config.layers);
+  if (gathers_codes(settings)) require_codes(precision, config.layers);
+  parts.model = std::make_unique<Llama>(stream, config, precision, llama_options(settings));
   parts.step = std::make_unique<TrainStep>(
       stream, *parts.model, world,
       TrainStepOptions{.micro_batches = settings.batch.tokens / (settings.data.sequence * settings.batch.micro),
                        .lanes = settings.batch.lanes,
                        .shard = shard_of(settings),
+                       .gather_codes = gathers_codes(settings),
                        .clip = settings.optimizer.clip,
                        .schedule = schedule_settings(settings, steps),
                        .cage = {.strength = settings.precision.cage.strength,

@@ -18,6 +18,7 @@
 #include "trainer/resolve.hpp"
 #include "trainer/run_directory.hpp"
 #include "trainer/step_measurement.hpp"
+#include "trainer/weight_gather.hpp"
 
 namespace nibble {
 namespace {
@@ -161,8 +162,10 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
   plan.parameters = config.parameters();
 
   const ParameterLayout layout(config, std::ranges::any_of(recipes_of(settings.precision), &Recipe::learns));
+  const Precision precision = precision_of(settings, foreseen_steps(settings), config.layers);
   const ShardPlan shards(layout, shard_of(settings), 0, options.ranks,
-                         settings.batch.tokens / (settings.data.sequence * settings.batch.micro), settings.batch.lanes);
+                         settings.batch.tokens / (settings.data.sequence * settings.batch.micro), settings.batch.lanes,
+                         gathers_codes(settings) ? code_bits(layout, precision) : CodeBits());
   {
     Stream stream(static_cast<int>(settings.run.threads));
     const std::unique_ptr<World> imagined = make_local_world(make_imagined_communicator(0, options.ranks));

@@ -150,6 +150,12 @@ struct GradientSettings {
   bool operator==(const GradientSettings&) const = default;
 };
 
+struct WeightSettings {
+  std::string gather = "working";
+
+  bool operator==(const WeightSettings&) const = default;
+};
+
 struct LearningRateSettings {
   std::string name = "cosine";
   StepsOrShare warmup = StepsOrShare::share(0.1);
@@ -209,6 +215,7 @@ struct Settings {
   OptimizerSettings optimizer{};
   LearningRateSettings schedule{};
   GradientSettings gradients{};
+  WeightSettings weights{};
   std::string shard = "none";
   ValidationSettings validation{};
   RunSettings run{};

@@ -169,6 +169,10 @@ std::vector<Setting> make_table() {
     {"gradients.overrides", overrides, NIBBLE_MEMBER(gradients.overrides),
      "another exchange for some layers; of several the last one counts", {}, {}, true},
 
+    {"weights.gather", choice, NIBBLE_MEMBER(weights.gather),
+     "what shard: parameters sends of weights before they are used: the working copy; codes: of layers whose recipe has "
+     "one scale for the weight, its codes, with the same numbers", {}, {"working", "codes"}},
+
     {"validation.every", count, NIBBLE_MEMBER(validation.every),
      "steps between validations (0: at the end only)", any_count},
     {"validation.tokens", count, NIBBLE_MEMBER(validation.tokens), "validation tokens to use (0: all)", any_count},
@@ -212,6 +216,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"optimizer", "how gradients change the weights"},
     {"schedule", "the learning rate over the run"},
     {"gradients", "their sum over the ranks of mpirun or Slurm"},
+    {"weights", "how ranks that keep parts of them share them"},
     {"validation", "the loss on text that is not trained on"},
     {"run", "seed, machine, results"},
     {"run.checkpoint", "what a killed run continues from"},

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "comm/lanes.hpp"
 #include "tensor/error.hpp"
@@ -34,7 +35,7 @@ size_t index(int i) { return static_cast<size_t>(i); }
 }  // namespace
 
 ShardPlan::ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int ranks, int64_t micro_batches,
-                     int64_t lanes)
+                     int64_t lanes, CodeBits code_bits)
     : shard_(shard),
       rank_(rank),
       micro_batches_(micro_batches),
@@ -42,13 +43,16 @@ ShardPlan::ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int r
       bucket_of_(layout.buffers().size()),
       completes_(layout.buffers().size()),
       of_unit_(index(layout.units())),
+      code_bits_(shard == Shard::parameters ? std::move(code_bits) : CodeBits()),
       partition_({}, {}, ranks) {
   require_division(ranks, micro_batches, lanes);
-  std::vector<int64_t> sizes;
+  std::vector<int64_t> sizes, unsplit;
   std::vector<std::vector<int>> parameters_of(layout.buffers().size()), buckets;
   for (const ParameterInfo& info : layout.parameters()) {
     parameters_of[index(info.buffer)].push_back(static_cast<int>(sizes.size()));
     sizes.push_back(info.size());
+    cols_.push_back(info.cols);
+    unsplit.push_back(this->code_bits(info.buffer) > 0 ? info.cols : 1);
   }
   // Large enough that the latency of P - 1 messages is small beside the time of their bytes, small enough that a
   // block's first matrices travel while its others are computed.
@@ -72,7 +76,7 @@ ShardPlan::ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int r
       elements = 0;
     }
   }
-  partition_ = Partition(sizes, buckets, ranks);
+  partition_ = Partition(sizes, buckets, ranks, unsplit);
 }
 
 int64_t ShardPlan::micro_batch(int rank, int64_t turn, int64_t batches) const {
@@ -82,8 +86,12 @@ int64_t ShardPlan::micro_batch(int rank, int64_t turn, int64_t batches) const {
 Parts ShardPlan::parts(int bucket, const ParameterSet& set) const {
   Parts parts(index(ranks()));
   for (int rank = 0; rank < ranks(); ++rank)
-    for (const Run& run : partition_.runs(bucket, rank))
-      append_pieces(parts[index(rank)], set[index(run.tensor)], run.first, run.count);
+    for (const Run& run : partition_.runs(bucket, rank)) {
+      const Tensor& matrix = set[index(run.tensor)];
+      const bool codes = matrix.dtype == DType::u8;  // then runs are whole rows, which have other lengths in bytes
+      const int64_t row = codes ? cols_[index(run.tensor)] : 1, stored = codes ? matrix.cols : 1;
+      append_pieces(parts[index(rank)], matrix, run.first / row * stored, run.count / row * stored);
+    }
   return parts;
 }
 

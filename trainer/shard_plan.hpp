@@ -18,9 +18,11 @@ enum class Shard { none, optimizer, gradients, parameters };
 
 class ShardPlan {
  public:
-  /// The ranks share the lanes (ranks_share_lanes) and divide the micro-batches.
+  /// The ranks share the lanes (ranks_share_lanes) and divide the micro-batches. `code_bits`: of buffers that are
+  /// gathered as codes if parameters are sharded; ranks then own whole rows of them.
   /// Throws Error{configuration} otherwise.
-  ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int ranks, int64_t micro_batches, int64_t lanes);
+  ShardPlan(const ParameterLayout& layout, Shard shard, int rank, int ranks, int64_t micro_batches, int64_t lanes,
+            CodeBits code_bits = {});
 
   Shard shard() const { return shard_; }
   int rank() const { return rank_; }
@@ -28,6 +30,9 @@ class ShardPlan {
   int64_t micro_batches() const { return micro_batches_; }
   int64_t lanes() const { return lanes_; }
   const Partition& partition() const { return partition_; }
+  const CodeBits& code_bits() const { return code_bits_; }
+  /// Of a buffer; 0: it is gathered as it is.
+  int code_bits(int buffer) const { return code_bits_.empty() ? 0 : code_bits_[static_cast<size_t>(buffer)]; }
 
   /// Micro-batches that each rank computes.
   int64_t turns() const { return micro_batches_ / ranks(); }
@@ -55,6 +60,8 @@ class ShardPlan {
   std::vector<int> bucket_of_;
   std::vector<bool> completes_;
   std::vector<std::vector<int>> of_unit_;
+  CodeBits code_bits_;
+  std::vector<int64_t> cols_;  ///< by parameter
   Partition partition_;
 };
 

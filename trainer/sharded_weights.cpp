@@ -27,13 +27,14 @@ ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, Communication
       layout_(model.layout()),
       thread_(thread),
       plan_(plan),
-      working_(model.make_weights(plan.shard() == Shard::parameters ? Residency::rotating : Residency::all)),
+      working_(model.make_weights(plan.shard() == Shard::parameters ? Residency::rotating : Residency::all,
+                                  plan.code_bits())),
       rotating_(model.layout()) {
   if (plan.shard() == Shard::none) {
     keep_all();
     return;
   }
-  keep_own();
+  keep_own(model);
   for (int unit = 0; unit < layout_.units(); ++unit) gathered_.push_back(plan.unit_parts(unit, working_));
   tickets_.assign(gathered_.size(), nothing);
   working_.on_await([this](int unit) { bring(unit); });
@@ -46,7 +47,7 @@ void ShardedWeights::keep_all() {
         {.info = &layout_.parameters()[i], .master = whole_masters_[i], .gradient = {}, .working = working_[i]});
 }
 
-void ShardedWeights::keep_own() {
+void ShardedWeights::keep_own(const Llama& model) {
   const Partition& partition = plan_.partition();
   const std::vector<Run>& runs = partition.runs(plan_.rank());
   for (const Run& run : runs)
@@ -64,15 +65,21 @@ void ShardedWeights::keep_own() {
   own_working_ = Arena("weights", [&](Arena& arena) {
     for (const Run& run : runs) {
       OptimizedParameter& parameter = parameters_[index(run.tensor)];
-      parameter.working = arena.take(working_[index(run.tensor)].dtype, 1, run.count);
+      // Values, whatever the others get of them.
+      const DType type = is_vector(parameter.info->kind) ? DType::f32 : model.precision().operands();
+      parameter.working = arena.take(type, 1, run.count);
       parameter.working_first = 0;
     }
   });
+  codes_ = OwnCodes(model, plan_, parameters_);
   own_.resize(index(layout_.units()));
   for (int unit = 0; unit < layout_.units(); ++unit)
     for (const int bucket : plan_.buckets_of_unit(unit))
-      for (const Run& run : partition.runs(bucket, plan_.rank()))
-        append_pieces(own_[index(unit)], parameters_[index(run.tensor)].working, 0, run.count);
+      for (const Run& run : partition.runs(bucket, plan_.rank())) {
+        const Tensor& codes = codes_.of(run.tensor);
+        const Tensor& sent = codes ? codes : parameters_[index(run.tensor)].working;
+        append_pieces(own_[index(unit)], sent, 0, sent.size());
+      }
 }
 
 void ShardedWeights::fill(const std::function<void(size_t parameter, const Tensor& whole)>& write) {
@@ -91,15 +98,23 @@ void ShardedWeights::fill(const std::function<void(size_t parameter, const Tenso
   round();
 }
 
-void ShardedWeights::round() {
+void ShardedWeights::settle() {
   for (const CommunicationThread::Ticket ticket : tickets_)
-    if (ticket != nothing) thread_.wait(ticket);  // what is being sent must not change
+    if (ticket != nothing) thread_.wait(ticket);
+}
+
+void ShardedWeights::round() {
+  settle();
   refresh_working_copies(stream_, parameters_);
 }
 
 void ShardedWeights::publish() {
   if (plan_.shard() == Shard::none) return;
-  if (plan_.shard() == Shard::parameters) return rotating_.clear();
+  if (plan_.shard() == Shard::parameters) {
+    settle();
+    codes_.follow(parameters_, thread_, working_);
+    return rotating_.clear();
+  }
   for (int unit = 0; unit < layout_.units(); ++unit) gather(unit);
 }
 

@@ -2,7 +2,8 @@
 //
 // With `shard: none` every rank has all of both. From `optimizer` on a rank has the masters of its own runs; after an
 // update the working copies are gathered, in the order of the forward pass and while that goes on. With `parameters`
-// they are not kept either: each unit is gathered before it is used, the next one while this one computes.
+// they are not kept either: each unit is gathered before it is used, the next one while this one computes; as codes,
+// where the plan says so.
 // Not for: gradients (gradient_sum.hpp), updates (optim/).
 #pragma once
 
@@ -13,6 +14,7 @@
 #include "comm/communication_thread.hpp"
 #include "model/llama.hpp"
 #include "optim/optimizer.hpp"
+#include "trainer/own_codes.hpp"
 #include "trainer/rotating_units.hpp"
 #include "trainer/shard_plan.hpp"
 
@@ -23,11 +25,15 @@ class ShardedWeights {
   /// All arguments must outlive the object.
   ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan);
 
-  /// What the model's passes run on; awaiting a unit brings it. All ranks await the same units in the same order.
+  /// What the model's passes run on, values or codes; awaiting a unit brings it. All ranks await the same units in the
+  /// same order.
   const ParameterSet& working() const { return working_; }
 
   /// What this rank updates, without gradients: all parameters, whole or this rank's runs.
   const std::vector<OptimizedParameter>& parameters() const { return parameters_; }
+
+  /// Of a buffer that travels as codes, this rank's rows; none of others, which are whole in working().
+  std::vector<OwnCodes::Rows> coded_rows(int buffer) const { return codes_.rows(parameters_, buffer); }
 
   /// `write` is given the index and the whole f32 matrix, packed, of each parameter of which this rank has masters, and
   /// overwrites it. `publish` comes next.
@@ -43,7 +49,9 @@ class ShardedWeights {
 
  private:
   void keep_all();
-  void keep_own();
+  void keep_own(const Llama& model);
+  /// What is being sent must not change.
+  void settle();
   void bring(int unit);
   void gather(int unit);
 
@@ -54,6 +62,7 @@ class ShardedWeights {
   ParameterSet whole_masters_, working_;
   Arena own_masters_, own_working_;
   std::vector<OptimizedParameter> parameters_;
+  OwnCodes codes_;                                    ///< of what the others get as codes
   std::vector<Parts> gathered_;                       ///< by unit
   std::vector<Pieces> own_;                           ///< by unit: this rank's part where it is kept, if not in place
   std::vector<CommunicationThread::Ticket> tickets_;  ///< by unit: of the last gather

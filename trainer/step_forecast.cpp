@@ -94,22 +94,22 @@ class Step {
     return seconds_of(parts, input_.speed.gathered_bytes_per_second);
   }
 
-  template <class ElementBytes>
-  void add_parts(Sizes& parts, int bucket, ElementBytes&& element_bytes) const {
+  template <class ElementBits>
+  void add_parts(Sizes& parts, int bucket, ElementBits&& element_bits) const {
     for (int rank = 0; rank < ranks(); ++rank)
       for (const Run& run : plan_.partition().runs(bucket, rank))
-        parts[index(rank)] += run.count * element_bytes(layout_.parameters()[index(run.tensor)]);
+        parts[index(rank)] += run.count * element_bits(layout_.parameters()[index(run.tensor)]) / 8;
   }
 
   void begin_sum(int bucket) {
     if (ranks() == 1) return;
     Sizes parts(index(ranks()));
     if (input_.compressed) {
-      add_parts(parts, bucket, [](const ParameterInfo&) { return int64_t{1}; });
+      add_parts(parts, bucket, [](const ParameterInfo&) { return int64_t{8}; });  // so that values are counted
       summed_[index(bucket)] = submit(compressed_sum(std::accumulate(parts.begin(), parts.end(), int64_t{0})));
       return;
     }
-    const int64_t element = input_.wire == Wire::bf16 ? 2 : 4;
+    const int64_t element = input_.wire == Wire::bf16 ? 16 : 32;
     add_parts(parts, bucket, [&](const ParameterInfo&) { return element; });
     double seconds = scatter(parts, forecast_.gradient_bytes);
     if (plan_.shard() == Shard::none) seconds += gather(parts, forecast_.gradient_bytes);
@@ -120,9 +120,20 @@ class Step {
     Sizes parts(index(ranks()));
     for (const int bucket : plan_.buckets_of_unit(unit))
       add_parts(parts, bucket, [&](const ParameterInfo& info) {
-        return static_cast<int64_t>(size_of(is_vector(info.kind) ? DType::f32 : input_.operands));
+        if (const int bits = plan_.code_bits(info.buffer)) return static_cast<int64_t>(bits);
+        return static_cast<int64_t>(8 * size_of(is_vector(info.kind) ? DType::f32 : input_.operands));
       });
     gathered_[index(unit)] = submit(gather(parts, forecast_.weight_bytes));
+  }
+  /// The largest of all ranks for each buffer that travels as codes: to the owners of these numbers, and back.
+  void share_scales() {
+    const int64_t scales = std::ranges::count_if(plan_.code_bits(), [](int bits) { return bits > 0; });
+    if (ranks() == 1 || scales == 0) return;
+    Sizes owned;
+    for (int rank = 0; rank < ranks(); ++rank)
+      owned.push_back((scales * (rank + 1) / ranks() - scales * rank / ranks()) * static_cast<int64_t>(sizeof(float)));
+    const double seconds = scatter(owned, forecast_.weight_bytes) + gather(owned, forecast_.weight_bytes);
+    wait(submit(seconds));
   }
   /// Rounds of distance 1, 2, 4 ...: in each a rank passes on as many ranks' numbers as it has.
   void agree() {
@@ -146,7 +157,10 @@ class Step {
 
   void publish() {
     if (plan_.shard() == Shard::none) return;
-    if (plan_.shard() == Shard::parameters) return rotating_.clear();
+    if (plan_.shard() == Shard::parameters) {
+      share_scales();
+      return rotating_.clear();
+    }
     for (int unit = 0; unit < layout_.units(); ++unit) gather_unit(unit);
   }
   void await_weights(int unit) {

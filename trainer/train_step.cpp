@@ -7,6 +7,7 @@
 #include "optim/gradient_norm.hpp"
 #include "tensor/convert.hpp"
 #include "trainer/stopwatch.hpp"
+#include "trainer/weight_gather.hpp"
 
 namespace nibble {
 namespace {
@@ -50,7 +51,8 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       model_(model),
       world_(world),
       options_(options),
-      plan_(model.layout(), options.shard, world.rank(), world.size(), options.micro_batches, options.lanes),
+      plan_(model.layout(), options.shard, world.rank(), world.size(), options.micro_batches, options.lanes,
+            options.gather_codes ? code_bits(model.layout(), model.precision()) : CodeBits()),
       weights_(stream, model, world.thread(), plan_),
       exchange_(make_exchange(world.thread(), exchange_plan(plan_, model.layout(), stream.isa()))),
       previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),

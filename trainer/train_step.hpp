@@ -43,7 +43,8 @@ struct TrainStepOptions {
   int64_t micro_batches = 1;  ///< of one step, of all ranks
   int64_t lanes = 4;
   Shard shard = Shard::none;
-  double clip = 0;  ///< largest gradient norm; 0: no clipping
+  bool gather_codes = false;  ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
+  double clip = 0;            ///< largest gradient norm; 0: no clipping
   ScheduleSettings schedule;
   CageSettings cage{};
 };

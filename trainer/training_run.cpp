@@ -29,6 +29,7 @@
 #include "trainer/run_parts.hpp"
 #include "trainer/settings_output.hpp"
 #include "trainer/version.hpp"
+#include "trainer/weight_gather.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
@@ -340,8 +341,9 @@ void TrainingRun::describe() const {
                                  run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
   progress_->message("memory   " + memory_text(memory_, "\n         "));
   if (world_.size() > 1)
-    progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}", world_.size(),
-                                   std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard));
+    progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}{}", world_.size(),
+                                   std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard,
+                                   gathers_codes(settings_) ? ", weights gathered as codes" : ""));
   if (world_.size() > 1 || settings_.gradients.virtual_ranks > 0)
     progress_->message("exchange " + parts_.step->exchange());
   if (link_.per_byte > 0)

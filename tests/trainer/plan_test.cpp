@@ -42,6 +42,18 @@ TEST_F(PlanTest, FollowsRanksAndShards) {
   EXPECT_GT(four["seconds"]["communication"], 0.0);
 }
 
+TEST_F(PlanTest, FollowsTheGatherOfWeights) {
+  const std::string sharded = "--ranks 4 --set shard=parameters --set precision.recipe=halo1-int8 ";
+  const nlohmann::json working = answer(sharded), codes = answer(sharded + "--set weights.gather=codes");
+  EXPECT_EQ(codes["bytes_sent"]["gradients"], working["bytes_sent"]["gradients"]);
+  EXPECT_LT(codes["bytes_sent"]["weights"], working["bytes_sent"]["weights"]);
+  EXPECT_LT(codes["memory"]["rows"]["weights"], working["memory"]["rows"]["weights"]);
+  EXPECT_GT(codes["memory"]["rows"]["weights as codes"], 0);
+  const Ended whole = plan("--ranks 4 --set precision.recipe=halo1-int8 --set weights.gather=codes");
+  EXPECT_EQ(whole.code, 2);
+  expect_said(whole, "only sharded parameters are gathered as codes");
+}
+
 TEST_F(PlanTest, NamesTheFirstSettingsThatFit) {
   const nlohmann::json all = answer("--ranks 2");
   ASSERT_GE(all["smaller"].size(), 3u);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <thread>
 
 #include "comm/local_world.hpp"
@@ -39,6 +40,9 @@ struct Case {
   Recompute recompute = Recompute::none;
   int64_t width = 128;      ///< with a recipe
   bool bf16_among = false;  ///< one block and one projection of another multiply bf16
+  bool gather_codes = false;
+  double cage = 0;   ///< its strength
+  float weight = 0;  ///< if it is no number, one of the weights
 };
 
 /// What a run computed: losses, norms, and at last every master, moment and working weight.
@@ -112,8 +116,10 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
         {.micro_batches = how.micro_batches,
          .lanes = how.lanes,
          .shard = how.shard,
+         .gather_codes = how.gather_codes,
          .clip = 0.5,
-         .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps}},
+         .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps},
+         .cage = {.strength = how.cage, .silence = 0, .steps = steps}},
         weight_decay_mask(model.layout().parameters(), default_no_decay),
         [](std::vector<OptimizedParameter> parameters) {
           return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
@@ -125,6 +131,8 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
         });
     begin_weights(stream, model, step, batch_of(0, 2, config.context), [&](size_t parameter, const Tensor& whole) {
       initialize_parameter(stream, config, model.layout(), parameter, 3, 0.2, whole);
+      if (!std::isfinite(how.weight) && model.layout().parameters()[parameter].name.ends_with("1.mlp.up_proj.weight"))
+        whole.as<float>()[whole.size() - 1] = how.weight;
     });
     for (int64_t s = 0; s < steps; ++s) {
       const StepResult result = step.run(s, batch_of(s, 2 * how.micro_batches, config.context));
@@ -207,6 +215,32 @@ TEST(RankBits, BlocksOfSeveralRecipesAreComputedAgain) {
   EXPECT_EQ(run(how), kept);
 }
 
+// What a rank makes of its own rows under the scale of all is what a layer makes of the whole weight; codes and values
+// take turns in the same memory.
+TEST(RankBits, WeightsMayBeGatheredAsCodes) {
+  for (const char* recipe : {"halo0-fp8", "halo1-int8", "halo2-int8", "halo1-fp6", "fp8", "fp8-delayed"})
+    for (const int64_t width : {128, 96}) {
+      Case how{.micro_batches = 4,
+               .recipe = recipe,
+               .width = width,
+               .bf16_among = width == 96,
+               .cage = std::string_view(recipe) == "halo1-int8" ? 10.0 : 0.0};
+      const Numbers alone = run(how);
+      EXPECT_LT(alone.losses.back(), alone.losses.front()) << recipe;
+      how.shard = Shard::parameters;
+      for (const int ranks : {1, 2, 4})
+        for (const bool codes : {false, true}) {
+          how.ranks = ranks;
+          how.gather_codes = codes;
+          how.recompute = ranks == 2 ? Recompute::block : Recompute::none;
+          const Numbers numbers = run(how);
+          EXPECT_EQ(numbers.losses, alone.losses) << recipe << width << codes << ", " << name(how);
+          EXPECT_EQ(numbers.norms, alone.norms) << recipe << width << codes << ", " << name(how);
+          EXPECT_EQ(numbers.state, alone.state) << recipe << width << codes << ", " << name(how);
+        }
+    }
+}
+
 // The negative control: with two lanes instead of four the same values are added in another order.
 TEST(RankBits, AnotherTreeChangesThem) {
   const Numbers four = run({.ranks = 2, .lanes = 4}), two = run({.ranks = 2, .lanes = 2});
@@ -236,6 +270,20 @@ TEST(RankBits, WhatIsNotFiniteOnOneRankIsRefusedByAll) {
       }
 }
 
+// A weight of one rank that is no number leaves no scale to share.
+TEST(RankBits, WhatIsNotFiniteInAWeightIsRefusedByAll) {
+  for (const float weight : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+    for (const char* recipe : {"halo1-int8", "fp8"}) {
+      const Numbers numbers = run({.ranks = 2,
+                                   .shard = Shard::parameters,
+                                   .micro_batches = 4,
+                                   .recipe = recipe,
+                                   .gather_codes = true,
+                                   .weight = weight});
+      EXPECT_EQ(numbers.refused, (std::vector{true, true, true})) << recipe << weight;
+    }
+}
+
 TEST(RankBits, WorkThatTheRanksDoNotDivideIsRefused) {
   const ParameterLayout layout(
       {.vocabulary = 40, .width = 48, .layers = 1, .heads = 4, .kv_heads = 2, .head_dim = 12, .ffn = 80});
@@ -251,38 +299,40 @@ TEST(RankBits, WorkThatTheRanksDoNotDivideIsRefused) {
                [&] { plan(4, 6, 4); });
 }
 
-// Each element has one owner, cuts lie on blocks, and the blocks are numbered through.
+// Each element has one owner, cuts lie on blocks, and where asked between rows, and the blocks are numbered through.
 TEST(RankBits, AllIsOwnedOnce) {
-  const std::vector<int64_t> sizes = {10000, 5, 4096, 50000, 0, 12289};
+  const std::vector<int64_t> sizes = {10000, 5, 4096, 49920, 0, 12289}, rows = {80, 1, 64, 96, 1, 1};
   const std::vector<std::vector<int>> buckets = {{5, 3}, {1}, {4, 0, 2}};
-  for (const int ranks : {1, 2, 3, 4, 8, 32}) {
-    const Partition partition(sizes, buckets, ranks);
-    std::vector<std::vector<int>> owners;
-    for (const int64_t size : sizes) owners.emplace_back(static_cast<size_t>(size), -1);
-    std::vector<int64_t> blocks;
-    for (int rank = 0; rank < ranks; ++rank) {
-      int64_t in_buckets = 0, in_all = 0;
-      for (int bucket = 0; bucket < partition.buckets(); ++bucket)
-        for (const nibble::Run& run : partition.runs(bucket, rank)) in_buckets += run.count;
-      for (const nibble::Run& run : partition.runs(rank)) {
-        in_all += run.count;
-        EXPECT_EQ(run.first % block_elements, 0);
-        for (int64_t i = run.first; i < run.first + run.count; ++i) {
-          int& owner = owners[static_cast<size_t>(run.tensor)][static_cast<size_t>(i)];
-          EXPECT_EQ(owner, -1);
-          owner = rank;
+  for (const bool whole_rows : {false, true})
+    for (const int ranks : {1, 2, 3, 4, 8, 32}) {
+      const Partition partition(sizes, buckets, ranks, whole_rows ? rows : std::vector<int64_t>());
+      std::vector<std::vector<int>> owners;
+      for (const int64_t size : sizes) owners.emplace_back(static_cast<size_t>(size), -1);
+      std::vector<int64_t> blocks;
+      for (int rank = 0; rank < ranks; ++rank) {
+        int64_t in_buckets = 0, in_all = 0;
+        for (int bucket = 0; bucket < partition.buckets(); ++bucket)
+          for (const nibble::Run& run : partition.runs(bucket, rank)) in_buckets += run.count;
+        for (const nibble::Run& run : partition.runs(rank)) {
+          in_all += run.count;
+          EXPECT_EQ(run.first % block_elements, 0);
+          EXPECT_EQ(run.first % (whole_rows ? rows[static_cast<size_t>(run.tensor)] : 1), 0);
+          for (int64_t i = run.first; i < run.first + run.count; ++i) {
+            int& owner = owners[static_cast<size_t>(run.tensor)][static_cast<size_t>(i)];
+            EXPECT_EQ(owner, -1);
+            owner = rank;
+          }
         }
+        EXPECT_EQ(in_buckets, in_all);
+        const std::vector<int64_t> own = partition.blocks_of(rank);
+        blocks.insert(blocks.end(), own.begin(), own.end());
       }
-      EXPECT_EQ(in_buckets, in_all);
-      const std::vector<int64_t> own = partition.blocks_of(rank);
-      blocks.insert(blocks.end(), own.begin(), own.end());
+      for (const std::vector<int>& tensor : owners)
+        for (const int owner : tensor) EXPECT_GE(owner, 0);
+      std::ranges::sort(blocks);
+      ASSERT_EQ(std::ssize(blocks), partition.blocks());
+      for (int64_t i = 0; i < std::ssize(blocks); ++i) EXPECT_EQ(blocks[static_cast<size_t>(i)], i);
     }
-    for (const std::vector<int>& tensor : owners)
-      for (const int owner : tensor) EXPECT_GE(owner, 0);
-    std::ranges::sort(blocks);
-    ASSERT_EQ(std::ssize(blocks), partition.blocks());
-    for (int64_t i = 0; i < std::ssize(blocks); ++i) EXPECT_EQ(blocks[static_cast<size_t>(i)], i);
-  }
 }
 
 }  // namespace

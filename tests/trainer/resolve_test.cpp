@@ -102,6 +102,30 @@ TEST(Resolve, ValidationAndCheckpoints) {
   expect_contradiction({"never written"}, [](Settings& s) { s.run.checkpoint = {.keep_every = 1000}; });
 }
 
+TEST(Resolve, GatheredCodes) {
+  const auto codes = [](auto&& change) {
+    return [change](Settings& s) {
+      s.shard = "parameters";
+      s.precision.recipe = "halo2-int8";
+      s.weights.gather = "codes";
+      change(s);
+    };
+  };
+  Settings settings = good();
+  codes([](Settings&) {})(settings);
+  EXPECT_NO_THROW(validate(settings));
+  for (const char* shard : {"none", "optimizer", "gradients"})
+    expect_contradiction({"only sharded parameters", "weights.gather", std::string("shard: ") + shard},
+                         codes([shard](Settings& s) { s.shard = shard; }));
+  for (const char* recipe : {"bf16", "fp8-row", "quest-w8a8", "lsq-w8a8", "mxfp8", "quartet2"})
+    expect_contradiction({"no layer", recipe, "fp8, fp8-delayed, halo0-int8", "weights.gather=working"},
+                         codes([recipe](Settings& s) { s.precision.recipe = recipe; }));
+  expect_contradiction({"no layer", "halo2-int8"}, codes([](Settings& s) { s.precision.keep_bf16.last = 6; }));
+  expect_contradiction({"no layer"},
+                       codes([](Settings& s) { s.precision.overrides = {{.phase = "last 10%", .recipe = "fp8"}}; }));
+  expect_contradiction({"run.operands.every: 5"}, codes([](Settings& s) { s.run.operands.every = 5; }));
+}
+
 TEST(Resolve, Schedule) {
   expect_contradiction({"the warm-up is longer than the run", "1001"},
                        [](Settings& s) { s.schedule.warmup = StepsOrShare::steps(1001); });

@@ -84,6 +84,29 @@ TEST_F(RunMemoryTest, FollowsTheSettings) {
   EXPECT_EQ(foresee(settings(), file + mebibyte).table.at("program and libraries"), program + mebibyte);
 }
 
+TEST_F(RunMemoryTest, WeightsGatheredAsCodesByHand) {
+  const std::vector<std::string> sharded = {"shard=parameters", "precision.recipe=halo1-fp6",
+                                            "precision.keep_bf16.last=1", "weights.gather=codes"};
+  const MemoryTable codes = foresee(settings(sharded)).table;
+  // One rank owns all rows of the first block's codes: 6 bits an element, and at most a cache line for each of seven
+  // matrices.
+  constexpr size_t coded = (144 * 48 + 48 * 48 + 160 * 48 + 48 * 80) * 6 / 8;
+  EXPECT_GE(codes.at("weights as codes"), coded);
+  EXPECT_LE(codes.at("weights as codes"), coded + 7 * alignment);
+  // In turn with the others: rows of 36 and 60 bytes of codes take a cache line each. The second block is bf16.
+  const size_t norms = 4 * 5 * 48, block = (144 + 48 + 160) * 128 + 48 * 192, in_turn = 300 * 128 + block;
+  const size_t own = 2 * (2 * 300 * 48 + 2 * (144 * 48 + 48 * 48 + 160 * 48 + 48 * 80)) + norms;
+  EXPECT_GE(codes.at("weights"), own + in_turn + (144 + 48 + 160 + 48) * 64 + norms);
+  EXPECT_LE(codes.at("weights"), own + in_turn + (144 + 48 + 160 + 48) * 64 + norms + 64 * alignment);
+
+  const MemoryTable before = held_memory();
+  TrainingRun run(settings(sharded), {});
+  EXPECT_EQ(run.run(), TrainingRun::Outcome::finished);
+  const MemoryTable held = held_memory_since(before);
+  for (const char* row : {"weights", "weights as codes", "activations", "master weights"})
+    EXPECT_EQ(held.at(row), codes.at(row)) << row;
+}
+
 TEST_F(RunMemoryTest, IsWhatARunHolds) {
   for (const char* recompute : {"none", "block"}) {
     const MemoryTable before = held_memory();

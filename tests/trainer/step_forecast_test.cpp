@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "optim/weight_decay.hpp"
 #include "tests/trainer/expect_error.hpp"
 #include "trainer/train_step.hpp"
+#include "trainer/weight_gather.hpp"
 
 namespace nibble {
 namespace {
@@ -28,11 +30,12 @@ struct Case {
   bool tied = false;
   Wire wire = Wire::f32;
   const char* recipe = "bf16";
+  bool gather_codes = false;
 };
 
 std::string name(const Case& how) {
-  return fmt::format("{} ranks, shard {}, {} micro-batches, tied {}, wire {}", how.ranks, static_cast<int>(how.shard),
-                     how.micro_batches, how.tied, static_cast<int>(how.wire));
+  return fmt::format("{} ranks, shard {}, {} micro-batches, tied {}, wire {}, recipe {}", how.ranks,
+                     static_cast<int>(how.shard), how.micro_batches, how.tied, static_cast<int>(how.wire), how.recipe);
 }
 
 ModelConfig shape(bool tied) {
@@ -80,7 +83,11 @@ std::vector<Sent> bytes_sent(const Case& how) {
       const std::unique_ptr<World> world = make_local_world(std::move(communicators[rank]));
       TrainStep step(
           stream, model, *world,
-          {.micro_batches = how.micro_batches, .lanes = 4, .shard = how.shard, .schedule = {.steps = steps}},
+          {.micro_batches = how.micro_batches,
+           .lanes = 4,
+           .shard = how.shard,
+           .gather_codes = how.gather_codes,
+           .schedule = {.steps = steps}},
           weight_decay_mask(model.layout().parameters(), default_no_decay),
           [](std::vector<OptimizedParameter> parameters) {
             return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
@@ -105,7 +112,8 @@ std::vector<Sent> bytes_sent(const Case& how) {
 
 StepForecast forecast(const Case& how, int rank, const ForecastInput& input) {
   const ParameterLayout layout(input.config);
-  return forecast_step(layout, ShardPlan(layout, how.shard, rank, how.ranks, how.micro_batches, 4), input);
+  const CodeBits bits = how.gather_codes ? code_bits(layout, find_recipe(how.recipe)) : CodeBits();
+  return forecast_step(layout, ShardPlan(layout, how.shard, rank, how.ranks, how.micro_batches, 4, bits), input);
 }
 
 ForecastInput input_of(const Case& how) {
@@ -130,6 +138,28 @@ TEST(StepForecast, EveryByteIsOneThatTheStepSends) {
               EXPECT_LE(reported, steps * step.bytes() + step.weight_bytes) << name(how) << ", rank " << rank;
             }
           }
+}
+
+TEST(StepForecast, CodesOfWeightsAreCountedInBitsAndTheirScalesToo) {
+  for (const char* recipe : {"halo1-int8", "halo1-fp6"})
+    for (const int ranks : {2, 4}) {
+      Case how{.ranks = ranks, .shard = Shard::parameters, .micro_batches = 4, .recipe = recipe, .gather_codes = true};
+      const std::vector<Sent> codes = bytes_sent(how);
+      int64_t saved = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const StepForecast step = forecast(how, rank, input_of(how));
+        EXPECT_EQ(step.bytes(), codes[static_cast<size_t>(rank)].in_last_step) << name(how) << ", rank " << rank;
+        saved -= step.weight_bytes;
+      }
+      how.gather_codes = false;
+      for (int rank = 0; rank < ranks; ++rank) saved += forecast(how, rank, input_of(how)).weight_bytes;
+      // A pass gathers two of the four blocks, since the other two are still there from the pass before; the first pass
+      // after an update all of them. All ranks together send what is gathered once for each rank but one.
+      const int64_t elements = (96 + 48 + 160) * 48 + 48 * 80, gathers = 2 * 2 * (4 / ranks) + 2,
+                    saved_bits = std::string_view(recipe) == "halo1-fp6" ? 10 : 8,
+                    scales = 16 * int64_t{sizeof(float)} * 2;
+      EXPECT_EQ(saved, (ranks - 1) * (gathers * elements * saved_bits / 8 - scales)) << name(how);
+    }
 }
 
 // Of 4 layers with 4 projections each: the inputs, and the errors of both gradients.
