@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "quant/quantizers.hpp"
 #include "tests/quant/linear_operator.hpp"
@@ -91,6 +90,24 @@ TEST(WeightCodes, GiveTheBitsOfTheWeightItself) {
         EXPECT_NE(run_linear(*linear, operands, coded, DType::bf16, DType::bf16, codes).dx.values, expected.dx.values)
             << recipe.name;
       }
+}
+
+TEST(WeightCodes, ServeAllPhases) {
+  Stream stream(2);
+  const std::vector<Precision::Phase> phases = {{0, find_recipe("halo1-int8")}, {2, find_recipe("halo2-int8")}};
+  const LinearOperands operands(64, 96, 64);
+  const auto linear = make_linear(phases, operands.spec);
+  const OwnedTensor w = tensor_of(operands.w, DType::bf16);
+  for (const int64_t step : {1, 2}) {
+    LinearCall call{.step = step, .pass = Pass::training};
+    const OwnedTensor codes = encode(stream, *linear, w, 8, 16, call.weight_factor);
+    const LinearResults expected =
+                            run_linear(phases[static_cast<size_t>(step - 1)].recipe, operands, call, DType::bf16),
+                        results = run_linear(*linear, operands, call, DType::bf16, DType::bf16, codes);
+    EXPECT_EQ(results.y.values, expected.y.values) << step;
+    EXPECT_EQ(results.dx.values, expected.dx.values) << step;
+    EXPECT_EQ(results.dw.values, expected.dw.values) << step;
+  }
 }
 
 TEST(WeightCodes, AreRefusedByRecipesThatHaveNone) {
