@@ -10,14 +10,15 @@
 #include <vector>
 
 #include "comm/bucket_codec.hpp"
+#include "comm/code_message.hpp"
 #include "comm/collectives.hpp"
-#include "comm/exchange.hpp"
+#include "comm/segment_pipeline.hpp"
 
 namespace nibble {
 
 /// Parts are as in collectives.hpp: parts[r] are the f32 pieces of the vector that rank r owns. Buckets begin anew with
 /// each part and are numbered through all of them from source.first_bucket on; a source's rank is this one.
-class QuantizedAllReduce {
+class QuantizedAllReduce final : private SegmentPipeline {
  public:
   /// Throws as BucketCodec.
   explicit QuantizedAllReduce(const Codec& codec, Isa isa = Isa::avx2) : codec_(codec, isa) {}
@@ -32,14 +33,38 @@ class QuantizedAllReduce {
   void contribution(const Parts& parts, const CodeSource& source, std::span<float> own);
 
  private:
-  bool can_encode(const Parts& parts) const;
-  bool gather_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source);
-  bool scatter_contributions(Communicator& communicator, const Parts& parts, const CodeSource& source, bool encodable);
-  bool gather_sums(Communicator& communicator, const Parts& parts, const CodeSource& source, bool encodable);
+  struct Segment {
+    std::span<float> values;
+    CodeSource source;  ///< of its first bucket
+  };
+  struct Part {
+    std::span<float> values;
+    std::vector<Segment> segments;
+  };
+
+  /// Fills parts_.
+  void prepare(const Parts& parts, const CodeSource& source);
+  bool can_encode() const;
+  const Segment& at(int part, size_t segment) const { return parts_[static_cast<size_t>(part)].segments[segment]; }
+  /// `from`: who sends it.
+  CodeTerms terms_of(const Segment& segment, int from) const;
+
+  size_t segments(int part) const override { return parts_[static_cast<size_t>(part)].segments.size(); }
+  size_t bytes_of_codes(int part, size_t segment) const override;
+  size_t bytes_of_sum(int part, size_t segment) const override { return bytes_of_codes(part, segment); }
+  void encode(int part, size_t segment, std::span<std::byte> message) override;
+  void add(int part, size_t segment, const Messages& messages) override;
+  void keep_sum(int, size_t) override {}  // it lies where the values were
+  void encode_sum(int part, size_t segment, std::span<std::byte> message) override;
+  void decode_sum(int part, size_t segment, std::span<const std::byte> message) override;
 
   BucketCodec codec_;
-  std::vector<std::vector<std::byte>> outgoing_, incoming_;  ///< messages by rank
-  std::vector<float> values_, sum_;
+  int rank_ = 0, ranks_ = 1;
+  std::vector<Part> parts_;
+  std::vector<std::vector<float>> copies_;  ///< by part: of its values where they lie in pieces
+  bool encodable_ = true;                   ///< this rank's values
+  bool everybodys_ = true;                  ///< those of all messages so far
+  bool added_ = true;                       ///< those of the segment that was added last
 };
 
 }  // namespace nibble

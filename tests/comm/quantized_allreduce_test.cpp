@@ -188,21 +188,20 @@ TEST_P(QuantizedSum, SendsTheBytesOfTheFormula) {
       const auto range_bytes = [&](int owner) {
         return 4 * static_cast<uint64_t>(total_buckets * (owner + 1) / ranks() - total_buckets * owner / ranks());
       };
+      const auto code_bytes = [&](int r) {
+        return correlated ? packed_bytes(codec.padded(part(r)), codec.bits) : codec.bytes_of(part(r));
+      };
+      const size_t sum_bytes =
+          correlated ? packed_bytes(codec.padded(part(rank)), CorrelatedCodec(codec, ranks()).count_bits())
+                     : codec.bytes_of(part(rank));
       for (int r = 0; r < ranks(); ++r) {
-        if (correlated) {
-          // Ranges to each owner and, around the ring, each part's but the next rank's; codes to each owner, and the
-          // own counts to all others.
-          if (r != rank) expected += range_bytes(r) + message(packed_bytes(codec.padded(part(r)), codec.bits));
-          if (r != (rank + 1) % ranks()) expected += range_bytes(r);
-          const int count_bits = CorrelatedCodec(codec, ranks()).count_bits();
-          if (r != rank) expected += message(packed_bytes(codec.padded(part(rank)), count_bits));
-        } else {
-          // To each owner its part; around the ring each part but the next rank's.
-          if (r != rank) expected += message(codec.bytes_of(part(r)));
-          if (r != (rank + 1) % ranks()) expected += message(codec.bytes_of(part(r)));
-        }
+        // Codes to each owner, and the own sum to all others; before that ranges to each owner and, around the ring,
+        // each part's but the next rank's.
+        if (r != rank) expected += message(code_bytes(r)) + message(sum_bytes);
+        if (correlated && r != rank) expected += range_bytes(r);
+        if (correlated && r != (rank + 1) % ranks()) expected += range_bytes(r);
       }
-      if (ranks() == 2 && !correlated) expected = message(codec.bytes_of(part(0)) + codec.bytes_of(part(1)));
+      if (ranks() == 2 && !correlated) expected = message(codec.bytes_of(part(0))) + message(codec.bytes_of(part(1)));
       if (ranks() == 1) expected = 0;
       EXPECT_EQ(sent[static_cast<size_t>(rank)], expected) << name << " rank " << rank;
     }

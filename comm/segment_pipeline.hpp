@@ -1,0 +1,53 @@
+// Sums of codes, segment after segment: while the messages of some travel, others are encoded, added and decoded.
+//
+// A vector is cut into the ranks' parts, a part into segments of whole buckets. Codes go to a part's owner, who adds
+// them and sends the sum; or to everybody, who adds them for himself.
+// Not for: what messages hold (quantized_allreduce.hpp, correlated_allreduce.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/bucket_sum.hpp"
+#include "comm/communicator.hpp"
+
+namespace nibble {
+
+/// Values of a segment: messages of one bit are so long that their latency does not count, and so short that TCP takes
+/// them without a handshake; what is computed of a segment stays in a core's second-level cache.
+inline constexpr int64_t segment_values = int64_t{1} << 18;
+
+class SegmentPipeline {
+ public:
+  virtual ~SegmentPipeline() = default;
+
+ protected:
+  using Message = std::vector<std::byte>;
+  using Messages = std::vector<Message>;  ///< by rank
+
+  /// Ranks call these with the same parts. Every segment of every part is encoded before it is added.
+  void sum_at_owners(Communicator& communicator, SumGoes goes);
+  void sum_everywhere(Communicator& communicator);
+
+  virtual size_t segments(int part) const = 0;
+  virtual size_t bytes_of_codes(int part, size_t segment) const = 0;
+  virtual size_t bytes_of_sum(int part, size_t segment) const = 0;
+  /// This rank's codes. Messages have their size already.
+  virtual void encode(int part, size_t segment, std::span<std::byte> message) = 0;
+  /// The sum of all ranks' codes; what becomes of it says the next call of one of the three below.
+  virtual void add(int part, size_t segment, const Messages& messages) = 0;
+  virtual void keep_sum(int part, size_t segment) = 0;
+  virtual void encode_sum(int part, size_t segment, std::span<std::byte> message) = 0;
+  /// An owner's message, the own one too.
+  virtual void decode_sum(int part, size_t segment, std::span<const std::byte> message) = 0;
+
+ private:
+  void start_codes(Communicator& communicator, size_t segment);
+  void start_sums(Communicator& communicator, size_t segment);
+
+  std::vector<Messages> codes_, outgoing_, sums_;  ///< of segments that are under way, in turns
+};
+
+}  // namespace nibble
