@@ -5,7 +5,7 @@
 namespace nibble {
 namespace {
 
-/// Segments that are under way where everybody adds, and where owners do.
+/// Segments whose codes are under way where everybody adds, and where owners do.
 constexpr size_t window = 4, turns = 2;
 
 size_t index(int i) { return static_cast<size_t>(i); }
@@ -18,28 +18,34 @@ void make_room(std::vector<std::vector<std::vector<std::byte>>>& messages, size_
 
 }  // namespace
 
-// In step s the codes of segment s leave, those of s - 1 are added and their sum leaves, and the sums of s - 2 are
-// taken: transfers end in the order in which they began.
+// In step t the codes of segment t leave and those of t - 1 are added. Sums go around the ring: in step t that of t - 1
+// leaves its owner, those of earlier segments are passed on. A rank thus hears of sums from one other at a time, which
+// spares slow links from answers that all come at once. Transfers end in the order in which they began.
 void SegmentPipeline::sum_at_owners(Communicator& communicator, SumGoes goes) {
   const int ranks = communicator.size(), rank = communicator.rank();
   size_t most = 0;
   for (int part = 0; part < ranks; ++part) most = std::max(most, segments(part));
-  for (std::vector<Messages>* messages : {&codes_, &outgoing_, &sums_}) make_room(*messages, turns, ranks);
-  for (size_t step = 0; step < most + turns; ++step) {
+  for (std::vector<Messages>* messages : {&codes_, &outgoing_}) make_room(*messages, turns, ranks);
+  make_room(sums_, index(ranks), ranks);
+  const size_t steps = goes == SumGoes::to_all ? most + index(ranks) : most + 1;
+  for (size_t step = 0; step < steps; ++step) {
     if (step < most) start_codes(communicator, step);
     if (step >= 1 && step <= most) {
-      const size_t arrived = step - 1;
       for (int distance = 1; distance < ranks; ++distance) communicator.finish();
-      if (arrived < segments(rank)) add(rank, arrived, codes_[arrived % turns]);
-      if (goes == SumGoes::to_all) start_sums(communicator, arrived);
-      else if (arrived < segments(rank)) keep_sum(rank, arrived);
+      if (step - 1 < segments(rank)) {
+        add(rank, step - 1, codes_[(step - 1) % turns]);
+        if (goes == SumGoes::to_owner) {
+          keep_sum(rank, step - 1);
+        } else {
+          Message& own = sum_message(rank, step - 1);
+          encode_sum(rank, step - 1, own);
+          decode_sum(rank, step - 1, own);
+        }
+      }
     }
-    if (step >= turns && goes == SumGoes::to_all) {
-      const size_t arrived = step - turns;
-      communicator.finish();
-      for (int part = 0; part < ranks; ++part)
-        if (arrived < segments(part)) decode_sum(part, arrived, sums_[arrived % turns][index(part)]);
-    }
+    if (goes == SumGoes::to_owner) continue;
+    if (step >= 2) take_sums(communicator, step - 1);
+    if (step >= 1 && step + 1 < steps) pass_sums(communicator, step);
   }
 }
 
@@ -62,20 +68,38 @@ void SegmentPipeline::start_codes(Communicator& communicator, size_t segment) {
   encoded(rank, incoming[index(rank)]);
 }
 
-void SegmentPipeline::start_sums(Communicator& communicator, size_t segment) {
+SegmentPipeline::Message& SegmentPipeline::sum_message(int part, size_t segment) {
+  Message& message = sums_[segment % sums_.size()][index(part)];
+  message.resize(bytes_of_sum(part, segment));
+  return message;
+}
+
+template <class Visit>
+void SegmentPipeline::for_each_passed(int rank, int ranks, size_t step, Visit&& visit) {
+  for (int round = 0; round + 1 < ranks && index(round) + 1 <= step; ++round)
+    visit((rank + ranks - round) % ranks, step - 1 - index(round));
+}
+
+void SegmentPipeline::pass_sums(Communicator& communicator, size_t step) {
   const int ranks = communicator.size(), rank = communicator.rank();
-  Messages& messages = sums_[segment % turns];
-  for (int part = 0; part < ranks; ++part)
-    messages[index(part)].resize(segment < segments(part) ? bytes_of_sum(part, segment) : 0);
-  if (segment < segments(rank)) encode_sum(rank, segment, messages[index(rank)]);
+  const int left = (rank + ranks - 1) % ranks, right = (rank + 1) % ranks;
   std::vector<Communicator::Send> sends;
   std::vector<Communicator::Receive> receives;
-  for (int distance = 1; distance < ranks; ++distance) {
-    const int to = (rank + distance) % ranks, from = (rank + ranks - distance) % ranks;
-    sends.push_back({to, messages[index(rank)]});
-    receives.push_back({from, messages[index(from)]});
-  }
+  for_each_passed(rank, ranks, step, [&](int part, size_t segment) {
+    if (segment < segments(part)) sends.push_back({right, sum_message(part, segment)});
+  });
+  for_each_passed(left, ranks, step, [&](int part, size_t segment) {
+    if (segment < segments(part)) receives.push_back({left, sum_message(part, segment)});
+  });
   communicator.start(sends, receives);
+}
+
+void SegmentPipeline::take_sums(Communicator& communicator, size_t step) {
+  const int ranks = communicator.size(), left = (communicator.rank() + ranks - 1) % ranks;
+  communicator.finish();
+  for_each_passed(left, ranks, step, [&](int part, size_t segment) {
+    if (segment < segments(part)) decode_sum(part, segment, sum_message(part, segment));
+  });
 }
 
 void SegmentPipeline::sum_everywhere(Communicator& communicator) {

@@ -45,7 +45,12 @@ class SegmentPipeline {
 
  private:
   void start_codes(Communicator& communicator, size_t segment);
-  void start_sums(Communicator& communicator, size_t segment);
+  /// visit(part, segment) for each sum that `rank` passes to the right in a step, segments that there are not, too.
+  template <class Visit>
+  void for_each_passed(int rank, int ranks, size_t step, Visit&& visit);
+  void pass_sums(Communicator& communicator, size_t step);
+  void take_sums(Communicator& communicator, size_t step);
+  Message& sum_message(int part, size_t segment);
 
   std::vector<Messages> codes_, outgoing_, sums_;  ///< of segments that are under way, in turns
 };

@@ -142,6 +142,28 @@ TEST_P(QuantizedSum, OfIntegersIsTheSameWhoeverCounts) {
   }
 }
 
+/// More segments than are under way at a time, of parts that have not as many of them.
+TEST(QuantizedSumOfSegments, IsTheSameOnAllRanksAndWhoeverCounts) {
+  constexpr int ranks = 3;
+  constexpr int64_t count = 3 * ranks * segment_values + segment_values / 2;
+  for (const char* name : {"maxmin-4", "correlated-1"}) {
+    const Codec codec = codec_named(name, 1024, "test");
+    const std::vector<std::vector<float>> all = results(codec, count, ranks, SumGoes::to_all, Way::owners_count);
+    for (const std::vector<float>& sum : all) ASSERT_EQ(sum, all[0]) << name;
+    EXPECT_LT(error(all[0], count, ranks), largest_error(codec)) << name;
+    const std::vector<std::vector<float>> owned = results(codec, count, ranks, SumGoes::to_owner);
+    std::vector<float> joined;
+    for (int64_t owner = 0; owner < ranks; ++owner) {
+      const auto held = owned[static_cast<size_t>(owner)].begin();
+      joined.insert(joined.end(), held + count * owner / ranks, held + count * (owner + 1) / ranks);
+    }
+    EXPECT_LT(error(joined, count, ranks), largest_error(codec)) << name;
+    if (codec.rounding != Codec::Rounding::correlated) continue;
+    EXPECT_EQ(joined, all[0]);
+    EXPECT_EQ(results(codec, count, ranks, SumGoes::to_all, Way::everybody_counts)[0], all[0]);
+  }
+}
+
 /// What owners hold is decoded from the ranks' messages, added in their order; other parts stay.
 TEST_P(QuantizedSum, OfOwnersIsTheSumOfWhatTheCodesStandFor) {
   const Codec codec = codec_named("maxmin-4", 64, "test");
@@ -191,15 +213,14 @@ TEST_P(QuantizedSum, SendsTheBytesOfTheFormula) {
       const auto code_bytes = [&](int r) {
         return correlated ? packed_bytes(codec.padded(part(r)), codec.bits) : codec.bytes_of(part(r));
       };
-      const size_t sum_bytes =
-          correlated ? packed_bytes(codec.padded(part(rank)), CorrelatedCodec(codec, ranks()).count_bits())
-                     : codec.bytes_of(part(rank));
+      const auto sum_bytes = [&](int r) {
+        return correlated ? packed_bytes(codec.padded(part(r)), CorrelatedCodec(codec, ranks()).count_bits())
+                          : codec.bytes_of(part(r));
+      };
       for (int r = 0; r < ranks(); ++r) {
-        // Codes to each owner, and the own sum to all others; before that ranges to each owner and, around the ring,
-        // each part's but the next rank's.
-        if (r != rank) expected += message(code_bytes(r)) + message(sum_bytes);
-        if (correlated && r != rank) expected += range_bytes(r);
-        if (correlated && r != (rank + 1) % ranks()) expected += range_bytes(r);
+        // Codes to each owner and, around the ring, each part's sum but the next rank's; before that ranges likewise.
+        if (r != rank) expected += message(code_bytes(r)) + (correlated ? range_bytes(r) : 0);
+        if (r != (rank + 1) % ranks()) expected += message(sum_bytes(r)) + (correlated ? range_bytes(r) : 0);
       }
       if (ranks() == 2 && !correlated) expected = message(codec.bytes_of(part(0))) + message(codec.bytes_of(part(1)));
       if (ranks() == 1) expected = 0;
