@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "comm/bit_stream.hpp"
+#include "comm/message_header.hpp"
 #include "tensor/dtype.hpp"
-#include "tensor/error.hpp"
 
 namespace nibble {
 namespace {
@@ -70,15 +70,6 @@ void write_packed_indices(const SparseStream& stream, int per_bucket, std::span<
   BitWriter indices(bytes);
   for (const SparseEntry& entry : stream.entries()) indices.put(entry.index % bucket_elements, index_bits);
   indices.finish();
-}
-
-[[noreturn]] void refuse_bytes(const char* what, const std::string& where, std::string seen, std::string allowed) {
-  throw Error({.kind = ErrorKind::communication,
-               .what = what,
-               .where = where,
-               .seen = std::move(seen),
-               .allowed = std::move(allowed),
-               .next = "start all ranks with the same program, settings and data"});
 }
 
 /// Reads one stream out of bytes of which only the number is known to be right.
@@ -144,7 +135,7 @@ class StreamReader {
   }
 
   [[noreturn]] void refuse(const char* what, std::string seen, std::string allowed = {}) const {
-    refuse_bytes(what, where_, std::move(seen), std::move(allowed));
+    refuse_message(what, where_, std::move(seen), std::move(allowed));
   }
 
   SparseForm form_;
@@ -165,8 +156,8 @@ void check_counts(const SparseForm& form, int64_t length, int64_t count, const s
            count == entries_of_buckets(length, form.per_bucket);
   };
   if (!fits())
-    refuse_bytes("a stream cannot have so many entries", where,
-                 fmt::format("{} entries, {} in each bucket, of {} elements", count, form.per_bucket, length), "");
+    refuse_message("a stream cannot have so many entries", where,
+                   fmt::format("{} entries, {} in each bucket, of {} elements", count, form.per_bucket, length));
 }
 
 SparseForm shortest_form(const SparseStream& stream, Wire values) {
