@@ -22,7 +22,8 @@ std::vector<float> gradient_of_model(const std::string& model, const std::string
                  .what = "the model has fewer parameters than the vector elements",
                  .where = "--elements, " + loaded.source.path.string(),
                  .seen = std::to_string(elements),
-                 .allowed = "at most " + std::to_string(loaded.config.parameters())});
+                 .allowed = "at most " + std::to_string(loaded.config.parameters()),
+                 .next = "lower --elements, or name a larger model"});
   Stream stream(1);
   const Loader loader(tokens, window_options(loaded, 0, 1));
   const Batch batch = loader.batch(rank * windows_of_rank, windows_of_rank);
