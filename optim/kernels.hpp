@@ -66,4 +66,13 @@ void round_masters(Stream& stream, std::span<const OptimizedParameter> parameter
 void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std::span<const TensorBlock> blocks,
                           std::span<double> sums);
 
+/// to[i, j] = factor from[i, j], or factor from[j, i] where it is to be transposed; f32.
+void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose, const Tensor& to);
+
+/// copy = x, then x = factor x; x f32, copy f32 or bf16 (rounded to nearest).
+void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, float factor);
+
+/// to = a + factor b; a and b f32, to f32 or bf16.
+void add_scaled(Stream& stream, const Tensor& a, const Tensor& b, float factor, const Tensor& to);
+
 }  // namespace nibble

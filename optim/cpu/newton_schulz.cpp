@@ -1,0 +1,66 @@
+#include <algorithm>
+
+#include "optim/kernels.hpp"
+#include "tensor/simd.hpp"
+
+namespace nibble {
+namespace {
+
+/// Rows of a range that is worth a thread: about 16 KiB.
+int64_t grain_of(int64_t cols) { return std::max<int64_t>(1, block_elements / std::max<int64_t>(cols, 1)); }
+
+/// Calls body(T()) with the element type of `tensor`.
+template <class Body>
+void with_type(const Tensor& tensor, Body&& body) {
+  if (tensor.dtype == DType::bf16) body(bf16());
+  else body(float());
+}
+
+}  // namespace
+
+void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose, const Tensor& to) {
+  if (!transpose) {
+    parallel_for(stream, from.rows, grain_of(from.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        simd::for_each_group(from.cols, [&](int64_t j, int64_t count) {
+          simd::store_n(to.row<float>(i) + j, simd::load_n(from.row<float>(i) + j, count) * factor, count);
+        });
+    });
+    return;
+  }
+  constexpr int64_t line = 16;  // elements of a cache line, so that each line that is read is used whole
+  parallel_for(stream, to.rows, line, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += line)
+      for (int64_t i = 0; i < from.rows; ++i)
+        for (int64_t j = first; j < std::min(first + line, end); ++j)
+          to.row<float>(j)[i] = from.row<float>(i)[j] * factor;
+  });
+}
+
+void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, float factor) {
+  with_type(copy, [&]<class T>(T) {
+    parallel_for(stream, x.rows, grain_of(x.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        simd::for_each_group(x.cols, [&](int64_t j, int64_t count) {
+          const simd::f32x value = simd::load_n(x.row<float>(i) + j, count);
+          simd::store_n(copy.row<T>(i) + j, value, count);
+          simd::store_n(x.row<float>(i) + j, value * factor, count);
+        });
+    });
+  });
+}
+
+void add_scaled(Stream& stream, const Tensor& a, const Tensor& b, float factor, const Tensor& to) {
+  with_type(to, [&]<class T>(T) {
+    parallel_for(stream, a.rows, grain_of(a.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        simd::for_each_group(a.cols, [&](int64_t j, int64_t count) {
+          const simd::f32x sum =
+              simd::load_n(a.row<float>(i) + j, count) + simd::load_n(b.row<float>(i) + j, count) * factor;
+          simd::store_n(to.row<T>(i) + j, sum, count);
+        });
+    });
+  });
+}
+
+}  // namespace nibble

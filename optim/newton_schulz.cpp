@@ -1,0 +1,150 @@
+#include "optim/newton_schulz.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+
+#include "optim/gradient_norm.hpp"
+#include "optim/kernels.hpp"
+#include "tensor/error.hpp"
+#include "tensor/gemm.hpp"
+#include "tensor/profile.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr Quintic classic[] = {{3.4445, -4.7750, 2.0315}};
+constexpr Quintic tuned[] = {{4.0848, -6.8946, 2.9270},
+                             {3.9505, -6.3029, 2.6377},
+                             {3.7418, -5.5913, 2.3037},
+                             {2.8769, -3.1427, 1.2046},
+                             {2.8366, -3.0525, 1.2012}};
+/// For singular values from 1e-3 on, with a safety of 2 % (so the norm is divided by 1.02) and a cushion of 2.
+constexpr Quintic polar_express[] = {{8.156554524902461, -22.48329292557795, 15.878769915207462},
+                                     {4.042929935166739, -2.808917465908714, 0.5000178451051316},
+                                     {3.8916678022926607, -2.772484153217685, 0.5060648178503393},
+                                     {3.285753657755655, -2.3681294933425376, 0.46449024233003106},
+                                     {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}};
+
+std::span<const Quintic> table_of(NewtonSchulzTable table) {
+  switch (table) {
+    case NewtonSchulzTable::classic:
+      return classic;
+    case NewtonSchulzTable::tuned:
+      return tuned;
+    case NewtonSchulzTable::polar_express:
+      return polar_express;
+  }
+  return {};
+}
+
+/// Rows and columns of a product that one thread computes: fixed, so that no number of threads cuts it otherwise, and
+/// so large that packing its operands does not count.
+constexpr int64_t tile = 256;
+
+Tensor tile_of(const Tensor& x, int64_t row, int64_t col) {
+  const int64_t rows = std::min(tile, x.rows - row), cols = std::min(tile, x.cols - col);
+  return x.slice_rows(row, rows).slice_cols(col, cols);
+}
+
+/// c = a aᵀ, which is symmetric: tiles below the diagonal are computed, those above are their mirror images.
+void square_product(Stream& stream, const Tensor& a, const Tensor& c) {
+  const int64_t count = (c.rows + tile - 1) / tile;
+  parallel_tasks(stream, count * (count + 1) / 2, [&](int64_t task, int64_t) {
+    int64_t i = 0;
+    for (; task > i; ++i) task -= i + 1;
+    const int64_t row = i * tile, col = task * tile;
+    const Tensor result = tile_of(c, row, col);
+    gemm_in_task(stream, a.slice_rows(row, result.rows), Transpose::no, a.slice_rows(col, result.cols), Transpose::yes,
+                 result);
+    if (row == col) return;
+    const Tensor mirror = tile_of(c, col, row);
+    for (int64_t r = 0; r < mirror.rows; ++r)
+      for (int64_t k = 0; k < mirror.cols; ++k) mirror.row<float>(r)[k] = result.row<float>(k)[r];
+  });
+}
+
+/// c += a b
+void add_product(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c) {
+  const int64_t across = (c.cols + tile - 1) / tile, down = (c.rows + tile - 1) / tile;
+  parallel_tasks(stream, across * down, [&](int64_t task, int64_t) {
+    const int64_t row = task / across * tile, col = task % across * tile;
+    const Tensor result = tile_of(c, row, col);
+    gemm_in_task(stream, a.slice_rows(row, result.rows), Transpose::no, b.slice_cols(col, result.cols), Transpose::no,
+                 result, result);
+  });
+}
+
+Tensor shaped(const Tensor& memory, int64_t rows, int64_t cols) {
+  return {memory.dtype, memory.data, rows, cols, padded_stride(memory.dtype, cols)};
+}
+
+}  // namespace
+
+std::vector<Quintic> newton_schulz_polynomials(NewtonSchulzTable table, int64_t steps) {
+  const std::span<const Quintic> known = table_of(table);
+  std::vector<Quintic> polynomials;
+  for (int64_t step = 0; step < steps; ++step)
+    polynomials.push_back(known[static_cast<size_t>(std::min(step, std::ssize(known) - 1))]);
+  return polynomials;
+}
+
+double newton_schulz_divisor(NewtonSchulzTable table, double norm) {
+  return table == NewtonSchulzTable::polar_express ? 1.02 * norm + 1e-6 : norm + 1e-7;
+}
+
+double newton_schulz_operations(int64_t rows, int64_t cols, int64_t steps) {
+  const auto m = static_cast<double>(std::min(rows, cols)), n = static_cast<double>(std::max(rows, cols));
+  return static_cast<double>(steps) * (m * m * n + m * m * m + 2 * m * m * n);  // of A and A² one half
+}
+
+NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes)
+    : settings_(settings), polynomials_(newton_schulz_polynomials(settings.table, settings.steps)) {
+  if (settings.steps < 1)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "Newton-Schulz without steps orthogonalises nothing",
+                 .where = "optimizer.muon.steps",
+                 .seen = fmt::format("{}", settings.steps),
+                 .allowed = "at least 1"});
+  const auto largest = [&](DType type, auto&& cols_of) {
+    int64_t elements = 0;
+    for (const auto& [rows, cols] : shapes)
+      elements = std::max(elements, std::min(rows, cols) * padded_stride(type, cols_of(rows, cols)));
+    return elements;
+  };
+  constexpr auto wide = [](int64_t rows, int64_t cols) { return std::max(rows, cols); };
+  constexpr auto narrow = [](int64_t rows, int64_t cols) { return std::min(rows, cols); };
+  memory_ = Arena("orthogonalisation", [&](Arena& arena) {
+    const DType type = settings.operands;
+    x_ = arena.take(DType::f32, 1, largest(DType::f32, wide));
+    operand_ = arena.take(type, 1, largest(type, wide));
+    square_ = arena.take(DType::f32, 1, largest(DType::f32, narrow));
+    fourth_ = arena.take(DType::f32, 1, largest(DType::f32, narrow));
+    factor_ = arena.take(type, 1, largest(type, narrow));
+  });
+}
+
+void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix) {
+  assert(matrix.dtype == DType::f32 && matrix.contiguous());
+  const KernelTimer timer(stream, "newton_schulz", static_cast<double>(2 * matrix.bytes()),
+                          newton_schulz_operations(matrix.rows, matrix.cols, settings_.steps));
+  const bool tall = matrix.rows > matrix.cols;
+  const int64_t m = std::min(matrix.rows, matrix.cols), n = std::max(matrix.rows, matrix.cols);
+  const Tensor x = shaped(x_, m, n), operand = shaped(operand_, m, n), square = shaped(square_, m, m),
+               fourth = shaped(fourth_, m, m), factor = shaped(factor_, m, m);
+  const double norm = gradient_norm(gradient_square_sums(stream, {&matrix, 1}));
+  const auto scale = static_cast<float>(1 / newton_schulz_divisor(settings_.table, norm));
+  scale_into(stream, matrix, scale, tall, x);
+  for (const auto& [a, b, c] : polynomials_) {
+    convert_and_scale(stream, x, operand, static_cast<float>(a));
+    square_product(stream, operand, square);
+    convert_and_scale(stream, square, factor, static_cast<float>(b));
+    square_product(stream, factor, fourth);
+    add_scaled(stream, square, fourth, static_cast<float>(c), factor);
+    add_product(stream, factor, operand, x);
+  }
+  scale_into(stream, x, 1.0f, tall, matrix);
+}
+
+}  // namespace nibble

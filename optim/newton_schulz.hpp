@@ -1,0 +1,66 @@
+// Newton-Schulz iterations: a matrix becomes nearly its orthogonal polar factor, by products of matrices alone.
+//
+// Each step applies an odd polynomial p(x) = a x + b x^3 + c x^5 to all singular values at once:
+//   A = X Xᵀ;   X <- a X + (b A + c A²) X
+// Tables of coefficients trade how far small singular values are lifted against how near to 1 all of them end.
+// Not for: what is orthogonalised, and how long the step is (muon.hpp).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tensor/stream.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+enum class NewtonSchulzTable {
+  classic,        ///< (3.4445, -4.775, 2.0315) in each step: Jordan et al., "Muon", 2024
+  tuned,          ///< five polynomials, as in Microsoft's Dion (Ahn et al., arXiv 2504.05295)
+  polar_express,  ///< of which each is the best after those before: Amsel et al., arXiv 2505.16932
+};
+
+struct NewtonSchulzSettings {
+  NewtonSchulzTable table = NewtonSchulzTable::classic;
+  int64_t steps = 5;
+  DType operands = DType::bf16;  ///< of the products, or f32; sums are f32
+};
+
+/// p(x) = a x + b x^3 + c x^5
+struct Quintic {
+  double a, b, c;
+};
+
+/// The first `steps` polynomials of a table; where it has fewer, its last one again.
+std::vector<Quintic> newton_schulz_polynomials(NewtonSchulzTable table, int64_t steps);
+
+/// What a matrix of this Frobenius norm is divided by before the first step.
+double newton_schulz_divisor(NewtonSchulzTable table, double norm);
+
+/// Multiplications and additions for a matrix [rows, cols].
+double newton_schulz_operations(int64_t rows, int64_t cols, int64_t steps);
+
+/// Owns what the iteration works in.
+class NewtonSchulz {
+ public:
+  struct Shape {
+    int64_t rows, cols;
+  };
+
+  /// `shapes`: of all matrices to come, for which memory is taken. Throws Error{configuration} for no steps.
+  NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes);
+
+  /// Replaces `matrix` (f32 [rows, cols], packed): singular values s become p(... p(s / divisor)), the singular vectors
+  /// stay. A matrix of zeros stays zero. Tall ones are transposed meanwhile, so that A is the smaller product.
+  /// Gives the same bits with any number of threads.
+  void operator()(Stream& stream, const Tensor& matrix);
+
+ private:
+  NewtonSchulzSettings settings_;
+  std::vector<Quintic> polynomials_;
+  Arena memory_;
+  Tensor x_, operand_, square_, fourth_, factor_;  ///< each as large as the largest matrix needs it
+};
+
+}  // namespace nibble
