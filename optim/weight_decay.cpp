@@ -1,63 +1,15 @@
 #include "optim/weight_decay.hpp"
 
-#include <algorithm>
-#include <numeric>
-#include <utility>
-
-#include "tensor/error.hpp"
+#include "optim/name_patterns.hpp"
 
 namespace nibble {
-namespace {
-
-std::string nearest_names(const std::string& pattern, const std::vector<ParameterInfo>& parameters) {
-  std::vector<std::pair<int, size_t>> ranking;
-  for (size_t i = 0; i < parameters.size(); ++i) ranking.emplace_back(pattern_distance(pattern, parameters[i].name), i);
-  std::sort(ranking.begin(), ranking.end());
-  std::string names;
-  for (size_t i = 0; i < std::min<size_t>(3, ranking.size()); ++i)
-    names += (i == 0 ? "" : ", ") + parameters[ranking[i].second].name;
-  return names;
-}
-
-}  // namespace
-
-int pattern_distance(std::string_view pattern, std::string_view name) {
-  // Levenshtein's table, one row at a time: row[j] = the distance from the pattern so far to the first j characters.
-  std::vector<int> row(name.size() + 1);
-  std::iota(row.begin(), row.end(), 0);
-  for (const char expected : pattern) {
-    const bool any = expected == '*';
-    int diagonal = row[0];
-    if (!any) ++row[0];
-    for (size_t j = 1; j <= name.size(); ++j) {
-      const int above = row[j];
-      row[j] = any ? std::min(above, row[j - 1])
-                   : std::min({above + 1, row[j - 1] + 1, diagonal + (expected == name[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row.back();
-}
 
 std::vector<bool> weight_decay_mask(const std::vector<ParameterInfo>& parameters,
                                     const std::vector<std::string>& no_decay) {
   std::vector<bool> mask(parameters.size(), true);
   for (size_t i = 0; i < parameters.size(); ++i) mask[i] = parameters[i].kind != ParameterKind::step;
-  for (const std::string& pattern : no_decay) {
-    bool found = false;
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      if (!matches(pattern, parameters[i].name)) continue;
-      mask[i] = false;
-      found = true;
-    }
-    if (!found)
-      throw Error({.kind = ErrorKind::configuration,
-                   .what = "a pattern matches no parameter of this model",
-                   .where = "optimizer.no_decay",
-                   .seen = pattern,
-                   .allowed = "names of parameters, * for any characters",
-                   .next = "nearest names: " + nearest_names(pattern, parameters)});
-  }
+  for (const std::string& pattern : no_decay)
+    for (const size_t i : matching(pattern, parameters, "optimizer.no_decay")) mask[i] = false;
   return mask;
 }
 
