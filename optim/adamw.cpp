@@ -48,21 +48,24 @@ AdamW::AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& se
   });
 }
 
-void AdamW::step(Stream& stream, const StepContext& context) {
-  assert(context.step >= 1 && std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
+AdamWFactors adamw_factors(const AdamWSettings& settings, const StepContext& context) {
   const double t = static_cast<double>(context.step);
-  const double bias_correction1 = 1 - std::pow(settings_.beta1, t), bias_correction2 = 1 - std::pow(settings_.beta2, t);
-  const AdamWFactors factors{
+  const double bias_correction1 = 1 - std::pow(settings.beta1, t), bias_correction2 = 1 - std::pow(settings.beta2, t);
+  return {
       .gradient_scale = static_cast<float>(context.gradient_scale),
-      .decay = static_cast<float>(1 - context.learning_rate * settings_.weight_decay),
-      .one_minus_beta1 = static_cast<float>(1 - settings_.beta1),
-      .beta2 = static_cast<float>(settings_.beta2),
-      .one_minus_beta2 = static_cast<float>(1 - settings_.beta2),
+      .decay = static_cast<float>(1 - context.learning_rate * settings.weight_decay),
+      .one_minus_beta1 = static_cast<float>(1 - settings.beta1),
+      .beta2 = static_cast<float>(settings.beta2),
+      .one_minus_beta2 = static_cast<float>(1 - settings.beta2),
       .step_size = static_cast<float>(context.learning_rate / bias_correction1),
       .sqrt_bias_correction2 = static_cast<float>(std::sqrt(bias_correction2)),
-      .epsilon = static_cast<float>(settings_.epsilon),
+      .epsilon = static_cast<float>(settings.epsilon),
   };
-  adamw_update(stream, parameters_, moments_, blocks_, factors);
+}
+
+void AdamW::step(Stream& stream, const StepContext& context) {
+  assert(context.step >= 1 && std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
+  adamw_update(stream, parameters_, moments_, blocks_, adamw_factors(settings_, context));
 }
 
 void AdamW::state(StateList& list) {

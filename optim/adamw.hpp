@@ -20,6 +20,9 @@ struct AdamWSettings {
   double weight_decay = 0.1;  ///< for parameters with `decay`
 };
 
+/// What `settings` make of one step.
+AdamWFactors adamw_factors(const AdamWSettings& settings, const StepContext& context);
+
 class AdamW final : public Optimizer {
  public:
   /// Allocates both moments, zero. Throws Error{configuration} for a beta outside [0, 1), an epsilon <= 0 (an element

@@ -59,6 +59,23 @@ struct SgdFactors {
 void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const Tensor> momenta,
                 std::span<const TensorBlock> blocks, const SgdFactors& factors);
 
+/// The moments of one parameter of AdEMAMix, f32, packed.
+struct MixedMoments {
+  Tensor first, slow, second;
+};
+
+/// The factors of one AdEMAMix step, computed in double and rounded once.
+struct AdEMAMixFactors {
+  AdamWFactors adamw;
+  float one_minus_beta3;
+  float slow_size;  ///< learning_rate * alpha
+};
+
+/// One AdEMAMix update of every block; one pass over memory.
+void ademamix_update(Stream& stream, std::span<const OptimizedParameter> parameters,
+                     std::span<const MixedMoments> moments, std::span<const TensorBlock> blocks,
+                     const AdEMAMixFactors& factors);
+
 /// Each master, rounded to nearest, into its working copy.
 void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const TensorBlock> blocks);
 

@@ -1,0 +1,94 @@
+#include "optim/ademamix.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <utility>
+
+#include "optim/adamw.hpp"
+#include "tensor/error.hpp"
+
+namespace nibble {
+namespace {
+
+[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "a constant of AdEMAMix is out of range",
+               .where = fmt::format("optimizer.{}", key),
+               .seen = fmt::format("{}", seen),
+               .allowed = allowed,
+               .next = "usual values: beta1 0.9, beta2 0.999, beta3 0.9999, alpha 8"});
+}
+
+void validate(const AdEMAMixSettings& settings) {
+  // Written so that NaN is refused too.
+  const auto check_memory = [](const char* key, double beta) {
+    if (!(beta >= 0 && beta < 1)) refuse(key, beta, "at least 0, below 1");
+  };
+  check_memory("beta1", settings.beta1);
+  check_memory("beta2", settings.beta2);
+  check_memory("ademamix.beta3", settings.beta3);
+  if (!(settings.alpha >= 0 && std::isfinite(settings.alpha)))
+    refuse("ademamix.alpha", settings.alpha, "0 or a positive number");
+  if (!(static_cast<float>(settings.epsilon) > 0 && std::isfinite(settings.epsilon)))
+    refuse("epsilon", settings.epsilon, "a positive number that float32 holds");
+  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
+    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+}
+
+double warmed_up(const AdEMAMixSettings& settings, int64_t step) {
+  return settings.warmup > 0 ? std::min(1.0, static_cast<double>(step) / static_cast<double>(settings.warmup)) : 1;
+}
+
+}  // namespace
+
+double ademamix_alpha(const AdEMAMixSettings& settings, int64_t step) {
+  return settings.alpha * warmed_up(settings, step);
+}
+
+double ademamix_beta3(const AdEMAMixSettings& settings, int64_t step) {
+  const double part = warmed_up(settings, step);
+  if (part == 1) return settings.beta3;
+  // Steps after which a memory has lost half, less one; with the 1e-8 of the authors' code, which bounds that of 0.
+  const auto half_life = [](double beta) { return std::log(0.5) / std::log(beta + 1e-8) - 1; };
+  return std::pow(0.5, 1 / (1 + (1 - part) * half_life(settings.beta1) + part * half_life(settings.beta3)));
+}
+
+AdEMAMix::AdEMAMix(std::vector<OptimizedParameter> parameters, const AdEMAMixSettings& settings)
+    : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
+  validate(settings_);
+  memory_ = Arena("optimizer moments", [this](Arena& arena) {
+    moments_.clear();
+    auto take = [&arena](const Tensor& like) {
+      return Tensor(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
+    };
+    for (const OptimizedParameter& parameter : parameters_) {
+      const Tensor first = take(parameter.master), slow = take(parameter.master), second = take(parameter.master);
+      moments_.push_back({first, slow, second});
+    }
+  });
+}
+
+void AdEMAMix::step(Stream& stream, const StepContext& context) {
+  assert(context.step >= 1 && std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
+  ademamix_update(stream, parameters_, moments_, blocks_,
+                  {.adamw = adamw_factors({.beta1 = settings_.beta1,
+                                           .beta2 = settings_.beta2,
+                                           .epsilon = settings_.epsilon,
+                                           .weight_decay = settings_.weight_decay},
+                                          context),
+                   .one_minus_beta3 = static_cast<float>(1 - ademamix_beta3(settings_, context.step)),
+                   .slow_size = static_cast<float>(context.learning_rate * ademamix_alpha(settings_, context.step))});
+}
+
+void AdEMAMix::state(StateList& list) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    add_state(list, "optimizer/first_moment", parameters_[i], moments_[i].first);
+    add_state(list, "optimizer/slow_moment", parameters_[i], moments_[i].slow);
+    add_state(list, "optimizer/second_moment", parameters_[i], moments_[i].second);
+  }
+}
+
+}  // namespace nibble
