@@ -59,6 +59,20 @@ struct SgdFactors {
 void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const Tensor> momenta,
                 std::span<const TensorBlock> blocks, const SgdFactors& factors);
 
+struct MomentumFactors {
+  float gradient_scale;
+  float momentum;
+  bool nesterov;
+};
+
+/// momentum = factor momentum + scale gradient; direction = that, or with Nesterov's look ahead scale gradient + factor
+/// momentum. f32, packed, of one size.
+void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momentum, const Tensor& direction,
+                     const MomentumFactors& factors);
+
+/// matrix[i, j] *= factors[i]; f32.
+void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors);
+
 /// The moments of one parameter of AdEMAMix, f32, packed.
 struct MixedMoments {
   Tensor first, slow, second;

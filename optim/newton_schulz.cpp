@@ -125,6 +125,15 @@ NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const
   });
 }
 
+size_t NewtonSchulz::gemm_scratch_bytes(const Stream& stream, const NewtonSchulzSettings& settings,
+                                        std::span<const Shape> shapes) {
+  int64_t longest = 0;
+  for (const auto& [rows, cols] : shapes) longest = std::max({longest, rows, cols});
+  return longest == 0
+             ? 0
+             : nibble::gemm_scratch_bytes(stream, settings.operands, tile * longest, tile * longest, tile * tile);
+}
+
 void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix) {
   assert(matrix.dtype == DType::f32 && matrix.contiguous());
   const KernelTimer timer(stream, "newton_schulz", static_cast<double>(2 * matrix.bytes()),

@@ -51,6 +51,10 @@ class NewtonSchulz {
   /// `shapes`: of all matrices to come, for which memory is taken. Throws Error{configuration} for no steps.
   NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes);
 
+  /// What its products take beside the memory that it owns (tensor/gemm.hpp).
+  static size_t gemm_scratch_bytes(const Stream& stream, const NewtonSchulzSettings& settings,
+                                   std::span<const Shape> shapes);
+
   /// Replaces `matrix` (f32 [rows, cols], packed): singular values s become p(... p(s / divisor)), the singular vectors
   /// stay. A matrix of zeros stays zero. Tall ones are transposed meanwhile, so that A is the smaller product.
   /// Gives the same bits with any number of threads.

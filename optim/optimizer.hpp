@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/communication_thread.hpp"
+#include "comm/partition.hpp"
 #include "model/parameters.hpp"
 #include "tensor/state.hpp"
 #include "tensor/stream.hpp"
@@ -27,6 +29,13 @@ struct OptimizedParameter {
   bool owned = false;         ///< a run that no other rank has, an empty one maybe; else all ranks have the whole
   int64_t first = 0;          ///< element of the logical matrix with which the run begins
   int64_t working_first = 0;  ///< the same element, counted in `working`
+  int number = 0;             ///< of the parameter in the model's layout, and of the tensor in ParameterShares
+};
+
+/// How ranks share the parameters, for optimizers that need more of one than their own run.
+struct ParameterShares {
+  CommunicationThread* thread = nullptr;  ///< none: this rank is alone
+  const Partition* partition = nullptr;   ///< whose runs the ranks have; none: each has all
 };
 
 /// Rounds every master into its working copy: after initialisation, after loading. Steps do it themselves.

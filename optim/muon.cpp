@@ -1,0 +1,143 @@
+#include "optim/muon.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <utility>
+
+#include "tensor/error.hpp"
+
+namespace nibble {
+namespace {
+
+[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "a constant of Muon is out of range",
+               .where = fmt::format("optimizer.{}", key),
+               .seen = fmt::format("{}", seen),
+               .allowed = allowed});
+}
+
+MuonSettings valid(const MuonSettings& settings) {
+  // Written so that NaN is refused too.
+  if (!(settings.momentum >= 0 && settings.momentum < 1))
+    refuse("muon.momentum", settings.momentum, "0 <= momentum < 1");
+  if (settings.row_beta2 && !(*settings.row_beta2 >= 0 && *settings.row_beta2 < 1))
+    refuse("beta2", *settings.row_beta2, "0 <= beta2 < 1");
+  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
+    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  return settings;
+}
+
+std::vector<double> work_of(std::span<const OptimizedParameter> matrices) {
+  std::vector<double> work;
+  for (const OptimizedParameter& matrix : matrices) work.push_back(orthogonalisation_work(*matrix.info));
+  return work;
+}
+
+/// Of those that this rank orthogonalises.
+std::vector<NewtonSchulz::Shape> shapes_of(std::span<const OptimizedParameter> matrices, const WholeMatrices& whole) {
+  std::vector<NewtonSchulz::Shape> shapes;
+  for (size_t i = 0; i < matrices.size(); ++i)
+    if (whole.owns(i)) shapes.push_back({matrices[i].info->rows, matrices[i].info->cols});
+  return shapes;
+}
+
+}  // namespace
+
+double muon_scale(MuonScale scale, int64_t rows, int64_t cols) {
+  const auto height = static_cast<double>(rows), width = static_cast<double>(cols);
+  switch (scale) {
+    case MuonScale::original:
+      return std::sqrt(std::max(1.0, height / width));
+    case MuonScale::spectral:
+      return std::sqrt(height / width);
+    case MuonScale::moonlight:
+      return 0.2 * std::sqrt(std::max(height, width));
+  }
+  return 1;
+}
+
+Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& settings, const ParameterShares& shares)
+    : parameters_(std::move(matrices)),
+      settings_(valid(settings)),
+      whole_(parameters_, work_of(parameters_), shares),
+      newton_schulz_(settings.newton_schulz, shapes_of(parameters_, whole_)) {
+  for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
+  memory_ = Arena("optimizer moments", [this](Arena& arena) {
+    momenta_.clear();
+    rows_.clear();
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const Tensor& like = parameters_[i].master;
+      momenta_.emplace_back(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
+      if (!settings_.row_beta2) continue;
+      rows_.push_back(arena.take(DType::f32, 1, whole_.owns(i) ? parameters_[i].info->rows : 0));
+    }
+  });
+}
+
+void Muon::step(Stream& stream, const StepContext& context) {
+  assert(std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
+  const MomentumFactors momentum{.gradient_scale = static_cast<float>(context.gradient_scale),
+                                 .momentum = static_cast<float>(settings_.momentum),
+                                 .nesterov = settings_.nesterov};
+  whole_.pass({
+      .write =
+          [&](size_t i, const Tensor& part) {
+            momentum_update(stream, parameters_[i].gradient, momenta_[i], part, momentum);
+          },
+      .change =
+          [&](size_t i, const Tensor& whole) {
+            newton_schulz_(stream, whole);
+            if (settings_.row_beta2) normalize_rows(stream, i, whole);
+          },
+      // What is left is plain descent along what came back.
+      .read =
+          [&](size_t i, const Tensor& part) {
+            OptimizedParameter parameter = parameters_[i];
+            parameter.gradient = part;
+            const double scale = muon_scale(settings_.scale, parameter.info->rows, parameter.info->cols);
+            sgd_update(stream, {&parameter, 1}, {}, blocks_[i],
+                       {.gradient_scale = 1,
+                        .decay = static_cast<float>(1 - context.learning_rate * settings_.weight_decay),
+                        .momentum = 0,
+                        .learning_rate = static_cast<float>(context.learning_rate * scale)});
+          },
+  });
+}
+
+void Muon::normalize_rows(Stream& stream, size_t matrix, const Tensor& whole) {
+  std::vector<TensorBlock> rows;
+  for (int64_t i = 0; i < whole.rows; ++i) rows.push_back({.tensor = 0, .first = i * whole.cols, .count = whole.cols});
+  std::vector<double> squares(rows.size());
+  gradient_square_sums(stream, {&whole, 1}, rows, squares);
+  float* const moments = rows_[matrix].as<float>();
+  const double beta2 = *settings_.row_beta2;
+  double before = 0, after = 0;
+  std::vector<double> factors;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    const double mean = squares[i] / static_cast<double>(whole.cols);
+    moments[i] = static_cast<float>(beta2 * static_cast<double>(moments[i]) + (1 - beta2) * mean);
+    factors.push_back(1 / (std::sqrt(static_cast<double>(moments[i])) + 1e-8));
+    before += squares[i];
+    after += squares[i] * factors.back() * factors.back();
+  }
+  if (after == 0) return;  // a matrix of zeros
+  const double kept = std::sqrt(before / after);
+  std::vector<float> rounded;
+  for (const double factor : factors) rounded.push_back(static_cast<float>(factor * kept));
+  scale_rows(stream, whole, rounded);
+}
+
+void Muon::state(StateList& list) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    add_state(list, "optimizer/momentum", parameters_[i], momenta_[i]);
+    if (settings_.row_beta2)
+      list.add_run("optimizer/row_second_moment/" + parameters_[i].info->name, rows_[i], parameters_[i].info->rows, 1,
+                   0);
+  }
+}
+
+}  // namespace nibble
