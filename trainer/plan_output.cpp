@@ -32,11 +32,15 @@ std::string wire_text(const RunPlan& plan) {
       "a step of rank 0 sends\n"
       "  gradients      {:>12}\n"
       "  weights        {:>12}\n"
+      "{}"
       "  control        {:>12}  losses, block sums, statistics\n"
       "  together       {:>12}  {} messages\n"
       "  links          {}{}\n",
-      bytes_text(step.gradient_bytes), bytes_text(step.weight_bytes), bytes_text(step.control_bytes),
-      bytes_text(step.bytes()), step.messages, name(plan.speed_is),
+      bytes_text(step.gradient_bytes), bytes_text(step.weight_bytes),
+      step.matrix_bytes > 0
+          ? fmt::format("  matrices       {:>12}  to be orthogonalised, and back\n", bytes_text(step.matrix_bytes))
+          : "",
+      bytes_text(step.control_bytes), bytes_text(step.bytes()), step.messages, name(plan.speed_is),
       plan.speed.summed_bytes_per_second > 0
           ? fmt::format(": sums {:.1f} MB/s, gathers {:.1f} MB/s, {:.0f} us a message",
                         plan.speed.summed_bytes_per_second * 1e-6, plan.speed.gathered_bytes_per_second * 1e-6,
@@ -145,6 +149,7 @@ nlohmann::ordered_json plan_json(const RunPlan& plan) {
       {"bytes_sent",
        {{"gradients", step.gradient_bytes},
         {"weights", step.weight_bytes},
+        {"matrices", step.matrix_bytes},
         {"control", step.control_bytes},
         {"step", step.bytes()},
         {"messages", step.messages}}},

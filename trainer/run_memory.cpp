@@ -11,6 +11,7 @@
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/resolve.hpp"
 
 namespace nibble {
@@ -92,7 +93,9 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
   if (world.size() > 1) memory.table["communication"] = collective_staging_bytes(world.size());
-  memory.table["GEMM scratch"] = parts.model->gemm_scratch_bytes();
+  memory.table["GEMM scratch"] =
+      parts.model->gemm_scratch_bytes() +
+      optimizer_gemm_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
   return memory;
 }
 

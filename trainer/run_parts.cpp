@@ -7,14 +7,13 @@
 #include <map>
 
 #include "comm/collectives.hpp"
-#include "optim/adamw.hpp"
-#include "optim/sgd.hpp"
 #include "optim/weight_decay.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/weight_gather.hpp"
@@ -48,16 +47,6 @@ ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {
           .final_fraction = from.final,
           .cooldown = from.name == "wsd" ? from.decay.of(steps) : 0,
           .cooldown_shape = from.decay_shape == "linear" ? CooldownShape::linear : CooldownShape::one_minus_sqrt};
-}
-
-std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
-                                          std::vector<OptimizedParameter> parameters) {
-  if (settings.name == "sgd")
-    return std::make_unique<Sgd>(std::move(parameters), SgdSettings{settings.momentum, settings.weight_decay});
-  return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{.beta1 = settings.beta1,
-                                                                      .beta2 = settings.beta2,
-                                                                      .epsilon = settings.epsilon,
-                                                                      .weight_decay = settings.weight_decay});
 }
 
 Shard shard_of(const Settings& settings) {
@@ -97,8 +86,8 @@ RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, 
                                 .silence = settings.precision.cage.silence,
                                 .steps = steps}},
       weight_decay_mask(parts.model->layout().parameters(), settings.optimizer.no_decay),
-      [&settings](std::vector<OptimizedParameter> parameters) {
-        return make_optimizer(settings.optimizer, std::move(parameters));
+      [&settings, steps](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
+        return make_optimizer(settings.optimizer, steps, parameters, shares);
       },
       make_exchange);
   return parts;

@@ -10,7 +10,6 @@
 
 #include "data/loader.hpp"
 #include "model/llama.hpp"
-#include "optim/optimizer.hpp"
 #include "optim/schedule.hpp"
 #include "trainer/checkpoint_saver.hpp"
 #include "trainer/run_directory.hpp"
@@ -29,8 +28,6 @@ Wire wire_of(const Settings& settings);
 std::vector<int> host_numbers(const World& world);
 /// `steps` of the whole run.
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps);
-std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings,
-                                          std::vector<OptimizedParameter> parameters);
 
 /// Where a run stands, besides the state of its parts.
 struct RunCounters {

@@ -8,10 +8,12 @@
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
 #include "data/token_data.hpp"
+#include "optim/muon.hpp"
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/machine_facts.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/rank_agreement.hpp"
@@ -66,7 +68,9 @@ Settings burst_settings(Settings settings, const ModelConfig& config, int64_t mi
 }
 
 struct ComputeSeconds {
-  double turn = 0, optimizer = 0;
+  double turn = 0;
+  double optimizer = 0;          ///< norm and update of all parameters, without
+  double orthogonalisation = 0;  ///< of all matrices
   std::string trouble{};
 };
 
@@ -75,21 +79,25 @@ ComputeSeconds measure_compute(World& world, const Settings& settings, const Mod
   constexpr int64_t steps = 3;
   // With a second micro-batch, which is added to the first, if the run has one.
   const int64_t micro_batches = std::min<int64_t>(turns, 2);
-  std::vector<double> seconds(3);
+  std::vector<double> seconds(4);
   std::string trouble;
   gather_all(world, "");  // together
   try {
     const StepMeasurement burst =
         measure_step(burst_settings(settings, config, micro_batches), steps, !world.is_first());
-    seconds = {burst.forward_backward / static_cast<double>(micro_batches), burst.optimizer, 0};
+    double orthogonalisation = 0;
+    for (const auto& [name, per_step] : burst.kernels)
+      if (name == "newton_schulz") orthogonalisation = per_step.seconds;
+    seconds = {burst.forward_backward / static_cast<double>(micro_batches),
+               std::max(burst.optimizer - orthogonalisation, 0.0), orthogonalisation, 0};
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::resource) throw;
     trouble = error.detail().what + ": " + error.detail().seen;
-    seconds[2] = 1;
+    seconds.back() = 1;
   }
   seconds = largest_of_all(world, seconds);
-  if (seconds[2] > 0) return {.trouble = trouble.empty() ? "another rank has no memory for it" : trouble};
-  return {.turn = seconds[0], .optimizer = seconds[1]};
+  if (seconds.back() > 0) return {.trouble = trouble.empty() ? "another rank has no memory for it" : trouble};
+  return {.turn = seconds[0], .optimizer = seconds[1], .orthogonalisation = seconds[2]};
 }
 
 /// Whether no core is left for the communication thread. Ranks that may use all cores of a host share them.
@@ -106,6 +114,21 @@ double share_of(const ShardPlan& plan, int64_t parameters) {
   int64_t own = 0;
   for (const Run& run : plan.partition().runs(plan.rank())) own += run.count;
   return static_cast<double>(own) / static_cast<double>(parameters);
+}
+
+/// Of the work with whole matrices, that of the rank that has most.
+double largest_share(const ParameterLayout& layout, std::span<const int> matrices, int ranks) {
+  std::vector<double> work, of_rank(static_cast<size_t>(ranks));
+  for (const int matrix : matrices)
+    work.push_back(orthogonalisation_work(layout.parameters()[static_cast<size_t>(matrix)]));
+  double all = 0;
+  for (const std::vector<int>& wave : matrix_waves(work, ranks))
+    for (size_t rank = 0; rank < wave.size(); ++rank) {
+      if (wave[rank] < 0) continue;
+      of_rank[rank] += work[static_cast<size_t>(wave[rank])];
+      all += work[static_cast<size_t>(wave[rank])];
+    }
+  return all > 0 ? std::ranges::max(of_rank) / all : 0;
 }
 
 /// Of a vector that fits the caches of no core, as the gradients of a model do not.
@@ -194,17 +217,21 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
     const auto values = static_cast<double>(plan.parameters);
     compressed = {.bytes = own.bytes / values, .processor_seconds = own.processor_seconds / values};
   }
-  plan.step = forecast_step(layout, shards,
-                            {.config = config,
-                             .length = settings.data.sequence,
-                             .recompute = llama.recompute,
-                             .operands = operands_of(settings),
-                             .statistics = plan.memory.statistics,
-                             .wire = wire,
-                             .compressed = compressed,
-                             .turn_seconds = compute.turn,
-                             .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters),
-                             .speed = plan.speed});
+  const std::vector<int> matrices = orthogonalized(settings.optimizer, layout.parameters());
+  plan.step =
+      forecast_step(layout, shards,
+                    {.config = config,
+                     .length = settings.data.sequence,
+                     .recompute = llama.recompute,
+                     .operands = operands_of(settings),
+                     .statistics = plan.memory.statistics,
+                     .wire = wire,
+                     .compressed = compressed,
+                     .matrices = matrices,
+                     .turn_seconds = compute.turn,
+                     .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters) +
+                                          compute.orthogonalisation * largest_share(layout, matrices, options.ranks),
+                     .speed = plan.speed});
   return plan;
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -107,6 +108,35 @@ struct PrecisionSettings {
   bool operator==(const PrecisionSettings&) const = default;
 };
 
+/// Parameters with an optimizer of their own (trainer/make_optimizer.hpp); what is empty is as everywhere.
+struct OptimizerGroup {
+  std::vector<std::string> match{};  ///< patterns of names
+  std::string name{};
+  std::optional<double> learning_rate{}, weight_decay{};
+
+  bool operator==(const OptimizerGroup&) const = default;
+};
+
+/// Of muon and normuon.
+struct OrthogonalSettings {
+  double momentum = 0.95;
+  bool nesterov = true;
+  std::string scale = "moonlight";
+  std::string coefficients = "classic";
+  int64_t steps = 5;
+  std::string products = "bf16";
+
+  bool operator==(const OrthogonalSettings&) const = default;
+};
+
+struct SlowMomentSettings {
+  double beta3 = 0.9999;
+  double alpha = 8;
+  StepsOrShare warmup = StepsOrShare::share(1);
+
+  bool operator==(const SlowMomentSettings&) const = default;
+};
+
 struct OptimizerSettings {
   std::string name = "adamw";
   double learning_rate = 1e-3;
@@ -117,6 +147,9 @@ struct OptimizerSettings {
   double momentum = 0.9;
   double clip = 1;
   std::vector<std::string> no_decay = default_no_decay;
+  std::vector<OptimizerGroup> groups{};
+  OrthogonalSettings muon{};
+  SlowMomentSettings ademamix{};
 
   bool operator==(const OptimizerSettings&) const = default;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "trainer/make_optimizer.hpp"
 #include "trainer/nearest.hpp"
 #include "trainer/presets.hpp"
 
@@ -108,12 +109,13 @@ std::vector<Setting> make_table() {
      "part of the steps before the pull begins", below_one, {}, true},
 
     {"optimizer.name", choice, NIBBLE_MEMBER(optimizer.name),
-     "adamw, or sgd with momentum; both: decoupled decay, times the scheduled learning rate", {}, {"adamw", "sgd"}, true},
+     "adamw, sgd with momentum, ademamix; muon, normuon: of projections, adamw for the rest; all: decoupled decay, times "
+     "the scheduled learning rate", {}, optimizer_names, true},
     {"optimizer.learning_rate", real, NIBBLE_MEMBER(optimizer.learning_rate), "peak learning rate", positive},
     {"optimizer.weight_decay", real, NIBBLE_MEMBER(optimizer.weight_decay),
      "per step: weights times 1 - learning rate x this", not_negative},
     {"optimizer.beta1", real, NIBBLE_MEMBER(optimizer.beta1), "memory of the first moment", below_one},
-    {"optimizer.beta2", real, NIBBLE_MEMBER(optimizer.beta2), "memory of the second moment", below_one},
+    {"optimizer.beta2", real, NIBBLE_MEMBER(optimizer.beta2), "memory of the second moment; normuon: of the rows' squares", below_one},
     {"optimizer.epsilon", real, NIBBLE_MEMBER(optimizer.epsilon),
      "added to the root of the corrected second moment", positive},
     {"optimizer.momentum", real, NIBBLE_MEMBER(optimizer.momentum), "sgd: memory of gradients (0: none)", below_one},
@@ -121,6 +123,26 @@ std::vector<Setting> make_table() {
      "largest global gradient norm (0: no clipping)", not_negative},
     {"optimizer.no_decay", list, NIBBLE_MEMBER(optimizer.no_decay),
      "names of parameters without decay; * stands for any characters (QuEST and Quartet: lm_head.weight too)"},
+    {"optimizer.groups", overrides, NIBBLE_MEMBER(optimizer.groups),
+     "parameters, by patterns of their names, that have an optimizer, a learning rate or a decay of their own", {}, {},
+     true},
+    {"optimizer.muon.momentum", real, NIBBLE_MEMBER(optimizer.muon.momentum), "memory of gradients", below_one},
+    {"optimizer.muon.nesterov", boolean, NIBBLE_MEMBER(optimizer.muon.nesterov),
+     "the gradient counts once more, as after the step to come"},
+    {"optimizer.muon.scale", choice, NIBBLE_MEMBER(optimizer.muon.scale),
+     "times the learning rate; moonlight: 0.2 sqrt(longer side), for adamw's learning rates; original: sqrt(rows / cols), "
+     "at least 1; spectral: sqrt(rows / cols)", {}, {"moonlight", "original", "spectral"}},
+    {"optimizer.muon.coefficients", choice, NIBBLE_MEMBER(optimizer.muon.coefficients),
+     "of Newton-Schulz: singular values end in 0.68 to 1.20, 0.98 to 1.03, 0.86 to 1.14 (of 0.01 of the norm or more)", {},
+     {"classic", "tuned", "polar-express"}},
+    {"optimizer.muon.steps", count, NIBBLE_MEMBER(optimizer.muon.steps), "of Newton-Schulz", {.low = 1, .high = 100}},
+    {"optimizer.muon.products", choice, NIBBLE_MEMBER(optimizer.muon.products),
+     "operands of its products; sums are f32", {}, {"bf16", "f32"}},
+    {"optimizer.ademamix.beta3", real, NIBBLE_MEMBER(optimizer.ademamix.beta3), "memory of the slow moment", below_one},
+    {"optimizer.ademamix.alpha", real, NIBBLE_MEMBER(optimizer.ademamix.alpha),
+     "the slow moment's part of a step", not_negative},
+    {"optimizer.ademamix.warmup", steps_or_share, NIBBLE_MEMBER(optimizer.ademamix.warmup),
+     "steps until alpha and beta3 have their values", any_count},
 
     {"schedule.name", choice, NIBBLE_MEMBER(schedule.name),
      "learning rate over the run; onecycle: QuEST's and Quartet's", {}, {"cosine", "wsd", "onecycle", "constant"}},
@@ -214,6 +236,8 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"precision.keep_bf16", "blocks that are not quantized"},
     {"precision.cage", "CAGE: masters are drawn to their quantized values"},
     {"optimizer", "how gradients change the weights"},
+    {"optimizer.muon", "muon and normuon: momentum and how it is orthogonalised"},
+    {"optimizer.ademamix", "the slow moment"},
     {"schedule", "the learning rate over the run"},
     {"gradients", "their sum over the ranks of mpirun or Slurm"},
     {"weights", "how ranks that keep parts of them share them"},

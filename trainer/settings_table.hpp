@@ -27,7 +27,7 @@ enum class SettingType {
   list,
   steps_or_share,
   recipe,     ///< a name, or a recipe written out, which goes into precision.recipes
-  overrides,  ///< of precision or of exchanges, and recipes: read by structured_settings.hpp
+  overrides,  ///< of precision, exchanges or optimizers, and recipes: read by structured_settings.hpp
   recipes
 };
 
@@ -43,10 +43,11 @@ struct Range {
 };
 
 /// The member of Settings behind a key.
-using SettingMember = std::variant<int64_t& (*)(Settings&), double& (*)(Settings&), bool& (*)(Settings&),
-                                   std::string& (*)(Settings&), std::vector<std::string>& (*)(Settings&),
-                                   StepsOrShare& (*)(Settings&), std::vector<PrecisionOverride>& (*)(Settings&),
-                                   std::vector<GradientOverride>& (*)(Settings&), std::vector<Recipe>& (*)(Settings&)>;
+using SettingMember =
+    std::variant<int64_t& (*)(Settings&), double& (*)(Settings&), bool& (*)(Settings&), std::string& (*)(Settings&),
+                 std::vector<std::string>& (*)(Settings&), StepsOrShare& (*)(Settings&),
+                 std::vector<PrecisionOverride>& (*)(Settings&), std::vector<GradientOverride>& (*)(Settings&),
+                 std::vector<OptimizerGroup>& (*)(Settings&), std::vector<Recipe>& (*)(Settings&)>;
 
 struct Setting {
   std::string key;  ///< "optimizer.learning_rate"

@@ -43,8 +43,11 @@ ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, Communication
 void ShardedWeights::keep_all() {
   whole_masters_ = ParameterSet(layout_, DType::f32, DType::f32, false, "master weights");
   for (size_t i = 0; i < whole_masters_.size(); ++i)
-    parameters_.push_back(
-        {.info = &layout_.parameters()[i], .master = whole_masters_[i], .gradient = {}, .working = working_[i]});
+    parameters_.push_back({.info = &layout_.parameters()[i],
+                           .master = whole_masters_[i],
+                           .gradient = {},
+                           .working = working_[i],
+                           .number = static_cast<int>(i)});
 }
 
 void ShardedWeights::keep_own(const Llama& model) {
@@ -57,7 +60,8 @@ void ShardedWeights::keep_own(const Llama& model) {
                            .working = working_[index(run.tensor)],
                            .owned = true,
                            .first = run.first,
-                           .working_first = run.first});
+                           .working_first = run.first,
+                           .number = run.tensor});
   own_masters_ = Arena("master weights", [&](Arena& arena) {
     for (const Run& run : runs) parameters_[index(run.tensor)].master = arena.take(DType::f32, 1, run.count);
   });

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
+#include "optim/muon.hpp"
 #include "trainer/rotating_units.hpp"
 
 namespace nibble {
@@ -26,6 +28,9 @@ class Step {
         rotating_(layout),
         gathered_(index(layout.units())),
         summed_(index(plan.partition().buckets())) {
+    std::vector<double> work;
+    for (const int matrix : input.matrices) work.push_back(orthogonalisation_work(layout.parameters()[index(matrix)]));
+    waves_ = matrix_waves(work, plan.ranks());
     const ModelConfig& config = input.config;
     const double attention = static_cast<double>(input.length * config.query_width());
     double products = 3 * products_of(layout.head());
@@ -219,6 +224,59 @@ class Step {
     await_gradients(layout_.embedding_unit());
     ready(turn, layout_.embedding());
   }
+  // As WholeMatrices, whose waves are about equally long.
+
+  int64_t bytes_in_run(int matrix, int rank) const {
+    const int parameter = input_.matrices[index(matrix)];
+    return plan_.partition().runs(rank)[index(parameter)].count * static_cast<int64_t>(sizeof(float));
+  }
+  /// What this rank has of the others' matrices of a wave, and what the others have of its own.
+  double bring(const std::vector<int>& wave, bool to_owners) {
+    int64_t sent = 0, received = 0, messages = 0;
+    for (int owner = 0; owner < ranks(); ++owner) {
+      if (wave[index(owner)] < 0) continue;
+      for (int rank = 0; rank < ranks(); ++rank) {
+        const int64_t bytes = rank == owner ? 0 : bytes_in_run(wave[index(owner)], rank);
+        const bool sends = to_owners ? rank == plan_.rank() : owner == plan_.rank();
+        if (sends && bytes > 0) {
+          sent += bytes;
+          ++messages;
+        } else if (to_owners ? owner == plan_.rank() : rank == plan_.rank()) {
+          received += bytes;
+        }
+      }
+    }
+    forecast_.matrix_bytes += sent;
+    forecast_.messages += messages;
+    const double rate = input_.speed.gathered_bytes_per_second;
+    return submit((messages > 0 ? input_.speed.latency : 0) +
+                  (rate > 0 ? static_cast<double>(std::max(sent, received)) / rate : 0));
+  }
+  double share_results(const std::vector<int>& wave) {
+    Sizes parts;
+    for (const int matrix : wave)
+      parts.push_back(matrix < 0 ? 0
+                                 : layout_.parameters()[index(input_.matrices[index(matrix)])].size() *
+                                       static_cast<int64_t>(sizeof(float)));
+    return submit(gather(parts, forecast_.matrix_bytes));
+  }
+  void update() {
+    if (ranks() == 1 || waves_.empty()) {
+      now_ += input_.optimizer_seconds;
+      return;
+    }
+    const bool sharded = plan_.shard() != Shard::none;
+    double arrived = sharded ? bring(waves_.front(), true) : now_, returned = now_;
+    for (size_t wave = 0; wave < waves_.size(); ++wave) {
+      const double arrives = sharded && wave + 1 < waves_.size() ? bring(waves_[wave + 1], true) : now_;
+      wait(arrived);
+      now_ += input_.optimizer_seconds / static_cast<double>(waves_.size());
+      const double returns = sharded ? bring(waves_[wave], false) : share_results(waves_[wave]);
+      wait(std::exchange(returned, returns));
+      arrived = arrives;
+    }
+    wait(returned);
+  }
   void one_step() {
     for (int64_t turn = 0; turn < plan_.turns(); ++turn) {
       forward();
@@ -226,7 +284,7 @@ class Step {
     }
     for (const double finish : summed_) wait(finish);
     agree();
-    now_ += input_.optimizer_seconds;
+    update();
     publish();
   }
 
@@ -234,6 +292,7 @@ class Step {
   const ShardPlan& plan_;
   const ForecastInput& input_;
   RotatingUnits rotating_;
+  std::vector<std::vector<int>> waves_;    ///< of input_.matrices
   double seconds_ = 0;                     ///< of one product of a weight with a micro-batch
   double attention_ = 0;                   ///< of a block, in such products
   double now_ = 0;                         ///< of the thread that computes

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "model/llama.hpp"
 #include "trainer/shard_plan.hpp"
@@ -35,6 +36,7 @@ struct ForecastInput {
   int64_t statistics = 0;  ///< of the linear operators, of which ranks find the largest (Llama::statistics)
   Wire wire = Wire::f32;
   std::optional<ValueCost> compressed{};  ///< sums of gradients are no plain ones of the wire's type
+  std::vector<int> matrices{};            ///< parameters that one rank must have whole for its update (Muon)
   double turn_seconds = 0;                ///< forward and backward pass of one micro-batch
   double optimizer_seconds = 0;           ///< norm and update of what this rank owns
   ExchangeSpeed speed;                    ///< of zeros: messages take no time
@@ -45,6 +47,7 @@ struct StepForecast {
   // Bytes that this rank sends.
   int64_t gradient_bytes = 0;
   int64_t weight_bytes = 0;
+  int64_t matrix_bytes = 0;   ///< directions to the ranks that orthogonalise them, and back
   int64_t control_bytes = 0;  ///< losses, block sums and statistics, from which all ranks decide alike
   int64_t messages = 0;
   // Seconds.
@@ -55,7 +58,7 @@ struct StepForecast {
   double slowed = 0;         ///< by the rest, where it takes a core from threads that compute
   double step() const { return forward_backward + optimizer + exposed + slowed; }
 
-  int64_t bytes() const { return gradient_bytes + weight_bytes + control_bytes; }
+  int64_t bytes() const { return gradient_bytes + weight_bytes + matrix_bytes + control_bytes; }
 };
 
 /// A step in the midst of a run, for the rank of the plan.

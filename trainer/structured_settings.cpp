@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "trainer/gradient_exchange.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/recipe_yaml.hpp"
 #include "trainer/units.hpp"
@@ -19,6 +20,11 @@ template <>
 inline constexpr auto fields<GradientOverride> =
     std::tuple{Field{"layers", &GradientOverride::layers}, Field{"exchange", &GradientOverride::exchange},
                Field{"codec", &GradientOverride::codec}, Field{"density", &GradientOverride::density}};
+
+template <>
+inline constexpr auto fields<OptimizerGroup> = std::tuple{
+    Field{"match", &OptimizerGroup::match}, Field{"name", &OptimizerGroup::name},
+    Field{"learning_rate", &OptimizerGroup::learning_rate}, Field{"weight_decay", &OptimizerGroup::weight_decay}};
 
 namespace {
 
@@ -67,6 +73,18 @@ void check_words(const GradientOverride& rule, const YAML::Node& node, const Pla
     refuse_field(node, place, "an override that changes nothing", "exchange, codec or density");
 }
 
+void check_words(const OptimizerGroup& group, const YAML::Node& node, const PlaceOf& place) {
+  if (group.match.empty()) refuse_field(node, place, "a group without parameters", "match: [PATTERN, ...]");
+  if (!group.name.empty() && std::ranges::find(optimizer_names, group.name) == optimizer_names.end())
+    refuse_word(node["name"], place, "unknown optimizer", optimizer_names);
+  if (group.learning_rate && *group.learning_rate <= 0)
+    refuse_field(node["learning_rate"], place, "no learning rate", "a number above 0");
+  if (group.weight_decay && *group.weight_decay < 0)
+    refuse_field(node["weight_decay"], place, "a negative decay", "0 or a positive number");
+  if (group.name.empty() && !group.learning_rate && !group.weight_decay)
+    refuse_field(node, place, "a group that changes nothing", "name, learning_rate or weight_decay");
+}
+
 template <class Override>
 using OverridesOf = std::vector<Override>& (*)(Settings&);
 
@@ -75,6 +93,8 @@ template <class Use>
 auto with_overrides(const Setting& setting, Settings& settings, Use&& use) {
   if (const auto* of_precision = std::get_if<OverridesOf<PrecisionOverride>>(&setting.member))
     return use((*of_precision)(settings));
+  if (const auto* of_optimizers = std::get_if<OverridesOf<OptimizerGroup>>(&setting.member))
+    return use((*of_optimizers)(settings));
   return use(std::get<OverridesOf<GradientOverride>>(setting.member)(settings));
 }
 

@@ -49,8 +49,9 @@ struct TrainStepOptions {
   CageSettings cage{};
 };
 
-/// Makes the optimizer of a list of parameters.
-using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<OptimizedParameter>)>;
+/// Makes the optimizer of a list of parameters: all of them, or this rank's runs as the shares say.
+using MakeOptimizer =
+    std::function<std::unique_ptr<Optimizer>(std::vector<OptimizedParameter>, const ParameterShares&)>;
 using MakeExchange = std::function<std::unique_ptr<GradientExchange>(CommunicationThread&, const ExchangePlan&)>;
 
 class TrainStep {

@@ -94,6 +94,10 @@ void read_yaml(const YAML::Node& node, const PlaceOf& place, Number& value) {
   if (failure != std::errc() || end != text.data() + text.size() || value - value != 0)
     refuse_field(node, place, "not a number that fits here", allowed);
 }
+template <class Value>
+void read_yaml(const YAML::Node& node, const PlaceOf& place, std::optional<Value>& value) {
+  read_yaml(node, place, value.emplace());
+}
 /// One text, or a list of them.
 inline void read_yaml(const YAML::Node& node, const PlaceOf& place, std::vector<std::string>& values) {
   values.clear();
@@ -124,6 +128,11 @@ inline std::string print_yaml(bool value) { return value ? "true" : "false"; }
 template <class Number>
 requires std::is_arithmetic_v<Number> std::string print_yaml(Number value) {
   return fmt::format("{}", value);  // the shortest text that is read as the same number
+}
+/// Of one that is there: others are left out.
+template <class Value>
+std::string print_yaml(const std::optional<Value>& value) {
+  return print_yaml(*value);
 }
 inline std::string print_yaml(const std::vector<std::string>& values) {
   std::vector<std::string> texts;

@@ -13,12 +13,12 @@
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
-#include "optim/adamw.hpp"
 #include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tensor/random.hpp"
 #include "tests/trainer/expect_error.hpp"
 #include "tests/trainer/scripted_exchange.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/run_parts.hpp"
 
 namespace nibble {
@@ -43,6 +43,8 @@ struct Case {
   bool gather_codes = false;
   double cage = 0;   ///< its strength
   float weight = 0;  ///< if it is no number, one of the weights
+  OptimizerSettings optimizer{};
+  int64_t ffn = 80;  ///< without a recipe
 };
 
 /// What a run computed: losses, norms, and at last every master, moment and working weight.
@@ -94,7 +96,7 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
                        .heads = 4,
                        .kv_heads = 2,
                        .head_dim = 12,
-                       .ffn = 80,
+                       .ffn = how.ffn,
                        .context = short_length,
                        .tied = how.tied};
     if (!how.recipe.empty()) {
@@ -121,8 +123,8 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
          .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps},
          .cage = {.strength = how.cage, .silence = 0, .steps = steps}},
         weight_decay_mask(model.layout().parameters(), default_no_decay),
-        [](std::vector<OptimizedParameter> parameters) {
-          return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
+        [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
+          return make_optimizer(how.optimizer, steps, parameters, shares);
         },
         [&](CommunicationThread& thread, const ExchangePlan& plan) -> std::unique_ptr<GradientExchange> {
           auto dense = make_dense_exchange(thread, how.wire, plan.goes);
@@ -181,6 +183,36 @@ TEST(RankBits, RanksNeedNotBeAPowerOfTwo) {
     for (const Shard shard : levels) {
       const Case how{.ranks = ranks, .shard = shard, .micro_batches = 12, .lanes = 6};
       EXPECT_EQ(run(how), alone) << name(how);
+    }
+}
+
+// Whole matrices of several blocks come from the runs of several ranks, and of fewer and more than there are ranks.
+TEST(RankBits, EveryOptimizerKeepsItsBits) {
+  std::vector<OptimizerSettings> optimizers(6);
+  for (size_t i = 0; i < optimizers.size(); ++i) optimizers[i].learning_rate = 1e-2;
+  optimizers[0].name = "muon";
+  optimizers[1].name = "normuon";
+  optimizers[1].muon = {.scale = "original", .coefficients = "polar-express", .steps = 4, .products = "f32"};
+  optimizers[2].name = "ademamix";
+  optimizers[3].name = "sgd";
+  optimizers[4].name = "muon";
+  optimizers[4].groups = {{.match = {"*self_attn*"}, .name = "sgd", .learning_rate = 1e-3},
+                          {.match = {"*1.mlp.down_proj.weight"}, .name = "normuon", .weight_decay = 0}};
+  optimizers[5].groups = {{.match = {"model.layers.0.mlp.up_proj.weight"}, .name = "muon"}};
+  for (const OptimizerSettings& optimizer : optimizers)
+    for (const DType type : {DType::f32, DType::bf16}) {
+      Case how{.type = type, .optimizer = optimizer, .ffn = 400};
+      const Numbers alone = run(how);
+      EXPECT_LT(alone.losses.back(), alone.losses.front()) << optimizer.name;
+      for (const int ranks : {1, 2, 4})
+        for (const Shard shard : levels) {
+          how.ranks = ranks;
+          how.shard = shard;
+          const Numbers numbers = run(how);
+          EXPECT_EQ(numbers.losses, alone.losses) << optimizer.name << ", " << name(how);
+          EXPECT_EQ(numbers.norms, alone.norms) << optimizer.name << ", " << name(how);
+          EXPECT_EQ(numbers.state, alone.state) << optimizer.name << ", " << name(how);
+        }
     }
 }
 

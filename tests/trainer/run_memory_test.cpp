@@ -107,10 +107,21 @@ TEST_F(RunMemoryTest, WeightsGatheredAsCodesByHand) {
     EXPECT_EQ(held.at(row), codes.at(row)) << row;
 }
 
+TEST_F(RunMemoryTest, MuonByHand) {
+  const MemoryTable table = foresee(settings({"optimizer.name=muon"})).table;
+  constexpr size_t projections = 2 * (144 * 48 + 48 * 48 + 160 * 48 + 48 * 80), others = 2 * 300 * 48 + 5 * 48;
+  EXPECT_EQ(table.at("optimizer moments"), 4 * projections + 8 * others);
+  // The largest matrices are 80 x 48 and 48 x 80: directions of one at a time, and of 48 rows the iteration's own copy
+  // in f32 and bf16, the products of 48 x 48 in f32, twice, and bf16.
+  EXPECT_EQ(table.at("orthogonalisation"), 4 * 80 * 48 + 48 * (4 * 80 + 2 * 96) + 48 * (2 * 4 * 48 + 2 * 64u));
+  EXPECT_GT(table.at("GEMM scratch"), foresee(settings()).table.at("GEMM scratch"));
+}
+
 TEST_F(RunMemoryTest, IsWhatARunHolds) {
-  for (const char* recompute : {"none", "block"}) {
+  for (const char* how : {"model.recompute=none", "model.recompute=block", "optimizer.name=normuon"}) {
+    const std::string recompute = how;
     const MemoryTable before = held_memory();
-    TrainingRun run(settings({std::string("model.recompute=") + recompute, "run.directory=" + path(recompute)}), {});
+    TrainingRun run(settings({recompute, "run.directory=" + path(recompute)}), {});
     MemoryTable held = held_memory_since(before);
     MemoryTable foreseen;
     const nlohmann::json recorded = nlohmann::json::parse(read_file(path(recompute) + "/memory.json", ErrorKind::data));

@@ -59,7 +59,16 @@ Settings everything_changed() {
                  .epsilon = 1e-10,
                  .momentum = 0.5,
                  .clip = 0.1,
-                 .no_decay = {"*norm*", "lm_head, and more", "true"}};
+                 .no_decay = {"*norm*", "lm_head, and more", "true"},
+                 .groups = {{.match = {"*mlp*", "lm_head.weight"}, .learning_rate = 3e-4},
+                            {.match = {"*o_proj*"}, .name = "muon", .learning_rate = 0.02, .weight_decay = 0}},
+                 .muon = {.momentum = 0.9,
+                          .nesterov = false,
+                          .scale = "spectral",
+                          .coefficients = "tuned",
+                          .steps = 3,
+                          .products = "f32"},
+                 .ademamix = {.beta3 = 0.999, .alpha = 5, .warmup = StepsOrShare::steps(200)}};
   s.schedule = {.name = "wsd",
                 .warmup = StepsOrShare::steps(20),
                 .final = 0.07,

@@ -11,9 +11,9 @@
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
-#include "optim/adamw.hpp"
 #include "optim/weight_decay.hpp"
 #include "tests/trainer/expect_error.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/train_step.hpp"
 #include "trainer/weight_gather.hpp"
 
@@ -31,6 +31,8 @@ struct Case {
   Wire wire = Wire::f32;
   const char* recipe = "bf16";
   bool gather_codes = false;
+  std::string optimizer = "adamw";
+  int64_t ffn = 80;
 };
 
 std::string name(const Case& how) {
@@ -38,16 +40,16 @@ std::string name(const Case& how) {
                      static_cast<int>(how.shard), how.micro_batches, how.tied, static_cast<int>(how.wire), how.recipe);
 }
 
-ModelConfig shape(bool tied) {
+ModelConfig shape(const Case& how) {
   return {.vocabulary = 300,  // enough for runs of several blocks
           .width = 48,
           .layers = 4,
           .heads = 4,
           .kv_heads = 2,
           .head_dim = 12,
-          .ffn = 80,
+          .ffn = how.ffn,
           .context = length,
-          .tied = tied};
+          .tied = how.tied};
 }
 
 Batch batch_of(int64_t sequences) {
@@ -78,7 +80,7 @@ std::vector<Sent> bytes_sent(const Case& how) {
   for (size_t rank = 0; rank < bytes.size(); ++rank)
     threads.emplace_back([&, rank] {
       Stream stream(1);
-      const ModelConfig config = shape(how.tied);
+      const ModelConfig config = shape(how);
       Llama model(stream, config, find_recipe(how.recipe), {.sequences = 1, .length = length});
       const std::unique_ptr<World> world = make_local_world(std::move(communicators[rank]));
       TrainStep step(
@@ -89,8 +91,8 @@ std::vector<Sent> bytes_sent(const Case& how) {
            .gather_codes = how.gather_codes,
            .schedule = {.steps = steps}},
           weight_decay_mask(model.layout().parameters(), default_no_decay),
-          [](std::vector<OptimizedParameter> parameters) {
-            return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{});
+          [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
+            return make_optimizer({.name = how.optimizer}, steps, parameters, shares);
           },
           [&](CommunicationThread& thread, const ExchangePlan& plan) {
             return make_dense_exchange(thread, how.wire, plan.goes);
@@ -117,7 +119,7 @@ StepForecast forecast(const Case& how, int rank, const ForecastInput& input) {
 }
 
 ForecastInput input_of(const Case& how) {
-  return {.config = shape(how.tied), .length = length, .wire = how.wire, .speed = {}};
+  return {.config = shape(how), .length = length, .wire = how.wire, .speed = {}};
 }
 
 TEST(StepForecast, EveryByteIsOneThatTheStepSends) {
@@ -172,6 +174,23 @@ TEST(StepForecast, DelayedStatisticsAreSentToo) {
     for (int rank = 0; rank < ranks; ++rank)
       EXPECT_EQ(forecast(how, rank, input).bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how);
   }
+}
+
+TEST(StepForecast, MatricesTravelToWhoOrthogonalisesThem) {
+  for (const int ranks : {2, 4})
+    for (const Shard shard : levels) {
+      const Case how{.ranks = ranks, .shard = shard, .micro_batches = 4, .optimizer = "muon", .ffn = 400};
+      const std::vector<Sent> sent = bytes_sent(how);
+      ForecastInput input = input_of(how);
+      const ParameterLayout layout(shape(how));
+      for (size_t i = 0; i < layout.parameters().size(); ++i)
+        if (layout.parameters()[i].kind == ParameterKind::projection) input.matrices.push_back(static_cast<int>(i));
+      for (int rank = 0; rank < ranks; ++rank) {
+        const StepForecast step = forecast(how, rank, input);
+        EXPECT_EQ(step.bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how) << ", rank " << rank;
+        EXPECT_GT(step.matrix_bytes, 0);
+      }
+    }
 }
 
 TEST(StepForecast, OneRankSendsNothing) {

@@ -48,7 +48,7 @@ Batch next_batch(MarkovTokens& source, int64_t sequences, int64_t length) {
 }
 
 MakeOptimizer adamw() {
-  return [](std::vector<OptimizedParameter> parameters) {
+  return [](std::vector<OptimizedParameter> parameters, const ParameterShares&) {
     return std::make_unique<AdamW>(std::move(parameters),
                                    AdamWSettings{.beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1});
   };

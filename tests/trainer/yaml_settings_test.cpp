@@ -93,6 +93,14 @@ TEST(YamlSettings, WrongTypes) {
   expect_refused("optimizer: {no_decay: norm}\n", {"one value where a list belongs", "[a, b]"});
   expect_refused("optimizer: {no_decay: [[a]]}\n", {"an entry that is no text"});
   expect_refused("optimizer: {no_decay: ['']}\n", {"an empty entry"});
+  const std::string groups = "optimizer: {groups: ";
+  expect_refused(groups + "[{name: muon}]}\n", {"a group without parameters", "match: [PATTERN, ...]"});
+  expect_refused(groups + "[{match: '*mlp*'}]}\n", {"a group that changes nothing"});
+  expect_refused(groups + "[{match: '*mlp*', name: moun}]}\n", {"unknown optimizer", "did you mean 'muon'?"});
+  expect_refused(groups + "[{match: '*mlp*', learning_rate: 0}]}\n", {"no learning rate", "a number above 0"});
+  expect_refused(groups + "[{match: '*mlp*', weight_decay: -1}]}\n", {"a negative decay"});
+  expect_refused(groups + "[{match: '*mlp*', momentum: 1}]}\n", {"unknown part", "learning_rate, weight_decay"});
+  expect_refused("optimizer: {name: moun}\n", {"optimizer.name: unknown choice; did you mean 'muon'?"});
   expect_refused("optimizer: 3\n", {"'optimizer' is a section", "run.yaml:8:12"});
   expect_refused("optimizer: [3]\n", {"'optimizer' is a section"});
   expect_refused("? [a]\n: 1\n", {"a key that is no text"});

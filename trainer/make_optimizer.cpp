@@ -1,0 +1,116 @@
+#include "trainer/make_optimizer.hpp"
+
+#include <map>
+#include <utility>
+
+#include "optim/adamw.hpp"
+#include "optim/ademamix.hpp"
+#include "optim/muon.hpp"
+#include "optim/parameter_groups.hpp"
+#include "optim/sgd.hpp"
+
+namespace nibble {
+namespace {
+
+/// A number for those that no group names and that their optimizer does not orthogonalize.
+constexpr int rest = -1, rest_of_matrices = -2;
+
+std::vector<int> groups_of(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
+  std::vector<GroupRule> rules;
+  for (const OptimizerGroup& group : settings.groups)
+    rules.push_back({group.match, orthogonalizes(group.name.empty() ? settings.name : group.name)});
+  std::vector<int> numbers = assign_groups(parameters, rules);
+  if (!orthogonalizes(settings.name)) return numbers;
+  for (size_t i = 0; i < numbers.size(); ++i)
+    if (numbers[i] == rest && parameters[i].kind != ParameterKind::projection) numbers[i] = rest_of_matrices;
+  return numbers;
+}
+
+OptimizerGroup group_of(const OptimizerSettings& settings, int number) {
+  OptimizerGroup group = number >= 0 ? settings.groups[static_cast<size_t>(number)] : OptimizerGroup{};
+  if (number == rest_of_matrices) group.name = "adamw";
+  if (group.name.empty()) group.name = settings.name;
+  return group;
+}
+
+NewtonSchulzSettings newton_schulz_settings(const OrthogonalSettings& from) {
+  return {.table = from.coefficients == "tuned"           ? NewtonSchulzTable::tuned
+                   : from.coefficients == "polar-express" ? NewtonSchulzTable::polar_express
+                                                          : NewtonSchulzTable::classic,
+          .steps = from.steps,
+          .operands = from.products == "f32" ? DType::f32 : DType::bf16};
+}
+
+MuonSettings muon_settings(const OrthogonalSettings& from, double weight_decay) {
+  return {.momentum = from.momentum,
+          .nesterov = from.nesterov,
+          .scale = from.scale == "original"   ? MuonScale::original
+                   : from.scale == "spectral" ? MuonScale::spectral
+                                              : MuonScale::moonlight,
+          .weight_decay = weight_decay,
+          .newton_schulz = newton_schulz_settings(from)};
+}
+
+std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const OptimizerGroup& group, int64_t steps,
+                                    std::vector<OptimizedParameter> parameters, const ParameterShares& shares) {
+  const double weight_decay = group.weight_decay.value_or(settings.weight_decay);
+  if (group.name == "sgd")
+    return std::make_unique<Sgd>(std::move(parameters), SgdSettings{settings.momentum, weight_decay});
+  if (group.name == "ademamix")
+    return std::make_unique<AdEMAMix>(std::move(parameters),
+                                      AdEMAMixSettings{.beta1 = settings.beta1,
+                                                       .beta2 = settings.beta2,
+                                                       .beta3 = settings.ademamix.beta3,
+                                                       .alpha = settings.ademamix.alpha,
+                                                       .warmup = settings.ademamix.warmup.of(steps),
+                                                       .epsilon = settings.epsilon,
+                                                       .weight_decay = weight_decay});
+  if (orthogonalizes(group.name)) {
+    MuonSettings muon = muon_settings(settings.muon, weight_decay);
+    if (group.name == "normuon") muon.row_beta2 = settings.beta2;
+    return std::make_unique<Muon>(std::move(parameters), muon, shares);
+  }
+  return std::make_unique<AdamW>(
+      std::move(parameters),
+      AdamWSettings{
+          .beta1 = settings.beta1, .beta2 = settings.beta2, .epsilon = settings.epsilon, .weight_decay = weight_decay});
+}
+
+}  // namespace
+
+bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon"; }
+
+std::vector<int> orthogonalized(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
+  const std::vector<int> numbers = groups_of(settings, parameters);
+  std::vector<int> found;
+  for (size_t i = 0; i < numbers.size(); ++i)
+    if (orthogonalizes(group_of(settings, numbers[i]).name)) found.push_back(static_cast<int>(i));
+  return found;
+}
+
+size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
+                                    const std::vector<ParameterInfo>& parameters) {
+  std::vector<NewtonSchulz::Shape> shapes;
+  for (const int i : orthogonalized(settings, parameters))
+    shapes.push_back({parameters[static_cast<size_t>(i)].rows, parameters[static_cast<size_t>(i)].cols});
+  return NewtonSchulz::gemm_scratch_bytes(stream, newton_schulz_settings(settings.muon), shapes);
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,
+                                          const std::vector<OptimizedParameter>& parameters,
+                                          const ParameterShares& shares) {
+  std::vector<ParameterInfo> infos;
+  for (const OptimizedParameter& parameter : parameters) infos.push_back(*parameter.info);
+  const std::vector<int> numbers = groups_of(settings, infos);
+  std::map<int, std::vector<OptimizedParameter>> members;
+  for (size_t i = 0; i < parameters.size(); ++i) members[numbers[i]].push_back(parameters[i]);
+  std::vector<GroupedOptimizer::Group> groups;
+  for (auto& [number, own] : members) {
+    const OptimizerGroup group = group_of(settings, number);
+    groups.push_back({make_one(settings, group, steps, std::move(own), shares),
+                      group.learning_rate.value_or(settings.learning_rate) / settings.learning_rate});
+  }
+  return std::make_unique<GroupedOptimizer>(std::move(groups));
+}
+
+}  // namespace nibble

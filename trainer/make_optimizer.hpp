@@ -1,0 +1,35 @@
+// The optimizers that settings ask for: which there are, and who of them has which parameter.
+//
+// Not for: what they do (optim/).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "optim/optimizer.hpp"
+#include "trainer/settings.hpp"
+
+namespace nibble {
+
+/// What optimizer.name and the names of groups may be.
+inline const std::vector<std::string> optimizer_names = {"adamw", "sgd", "ademamix", "muon", "normuon"};
+
+/// Whether an optimizer of that name orthogonalizes; then what no group names and is no projection goes to adamw.
+bool orthogonalizes(const std::string& name);
+
+/// The parameters that orthogonalizing optimizers have. Throws as assign_groups.
+std::vector<int> orthogonalized(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters);
+
+/// What products of the optimizers take beside their own memory (tensor/gemm.hpp).
+size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
+                                    const std::vector<ParameterInfo>& parameters);
+
+/// `parameters`: all of the model, or this rank's runs of all of them. `steps` of the whole run. Throws as
+/// assign_groups and as the optimizers do.
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,
+                                          const std::vector<OptimizedParameter>& parameters,
+                                          const ParameterShares& shares);
+
+}  // namespace nibble
