@@ -70,6 +70,9 @@ struct MomentumFactors {
 void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momentum, const Tensor& direction,
                      const MomentumFactors& factors);
 
+/// gradient = g + factor (g - last), last = g, where g = scale gradient; f32, packed, of one size.
+void extrapolate(Stream& stream, const Tensor& last, const Tensor& gradient, float scale, float factor);
+
 /// matrix[i, j] *= factors[i]; f32.
 void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors);
 

@@ -31,20 +31,6 @@ MuonSettings valid(const MuonSettings& settings) {
   return settings;
 }
 
-std::vector<double> work_of(std::span<const OptimizedParameter> matrices) {
-  std::vector<double> work;
-  for (const OptimizedParameter& matrix : matrices) work.push_back(orthogonalisation_work(*matrix.info));
-  return work;
-}
-
-/// Of those that this rank orthogonalises.
-std::vector<NewtonSchulz::Shape> shapes_of(std::span<const OptimizedParameter> matrices, const WholeMatrices& whole) {
-  std::vector<NewtonSchulz::Shape> shapes;
-  for (size_t i = 0; i < matrices.size(); ++i)
-    if (whole.owns(i)) shapes.push_back({matrices[i].info->rows, matrices[i].info->cols});
-  return shapes;
-}
-
 }  // namespace
 
 double muon_scale(MuonScale scale, int64_t rows, int64_t cols) {
@@ -60,11 +46,41 @@ double muon_scale(MuonScale scale, int64_t rows, int64_t cols) {
   return 1;
 }
 
+double orthogonalisation_work(const ParameterInfo& matrix) {
+  return newton_schulz_operations(matrix.rows, matrix.cols, 1);
+}
+
+std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices) {
+  std::vector<double> work;
+  for (const OptimizedParameter& matrix : matrices) work.push_back(orthogonalisation_work(*matrix.info));
+  return work;
+}
+
+std::vector<NewtonSchulz::Shape> orthogonalised_here(std::span<const OptimizedParameter> matrices,
+                                                     const WholeMatrices& whole) {
+  std::vector<NewtonSchulz::Shape> shapes;
+  for (size_t i = 0; i < matrices.size(); ++i)
+    if (whole.owns(i)) shapes.push_back({matrices[i].info->rows, matrices[i].info->cols});
+  return shapes;
+}
+
+// With what came back as the gradient it is a step of plain descent.
+void descend(Stream& stream, OptimizedParameter parameter, std::span<const TensorBlock> blocks, const Tensor& direction,
+             MuonScale scale, double weight_decay, double learning_rate) {
+  parameter.gradient = direction;
+  const double factor = muon_scale(scale, parameter.info->rows, parameter.info->cols);
+  sgd_update(stream, {&parameter, 1}, {}, blocks,
+             {.gradient_scale = 1,
+              .decay = static_cast<float>(1 - learning_rate * weight_decay),
+              .momentum = 0,
+              .learning_rate = static_cast<float>(learning_rate * factor)});
+}
+
 Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& settings, const ParameterShares& shares)
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
-      whole_(parameters_, work_of(parameters_), shares),
-      newton_schulz_(settings.newton_schulz, shapes_of(parameters_, whole_)) {
+      whole_(parameters_, orthogonalisation_work(parameters_), shares),
+      newton_schulz_(settings.newton_schulz, orthogonalised_here(parameters_, whole_)) {
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     momenta_.clear();
@@ -93,17 +109,10 @@ void Muon::step(Stream& stream, const StepContext& context) {
             newton_schulz_(stream, whole);
             if (settings_.row_beta2) normalize_rows(stream, i, whole);
           },
-      // What is left is plain descent along what came back.
       .read =
           [&](size_t i, const Tensor& part) {
-            OptimizedParameter parameter = parameters_[i];
-            parameter.gradient = part;
-            const double scale = muon_scale(settings_.scale, parameter.info->rows, parameter.info->cols);
-            sgd_update(stream, {&parameter, 1}, {}, blocks_[i],
-                       {.gradient_scale = 1,
-                        .decay = static_cast<float>(1 - context.learning_rate * settings_.weight_decay),
-                        .momentum = 0,
-                        .learning_rate = static_cast<float>(context.learning_rate * scale)});
+            descend(stream, parameters_[i], blocks_[i], part, settings_.scale, settings_.weight_decay,
+                    context.learning_rate);
           },
   });
 }

@@ -37,10 +37,19 @@ struct MuonSettings {
   NewtonSchulzSettings newton_schulz{};
 };
 
+// What optimizers that orthogonalise have in common.
+
 /// By what matrices are shared among the ranks (matrix_waves).
-inline double orthogonalisation_work(const ParameterInfo& matrix) {
-  return newton_schulz_operations(matrix.rows, matrix.cols, 1);
-}
+double orthogonalisation_work(const ParameterInfo& matrix);
+std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices);
+
+/// The shapes of those that this rank orthogonalises.
+std::vector<NewtonSchulz::Shape> orthogonalised_here(std::span<const OptimizedParameter> matrices,
+                                                     const WholeMatrices& whole);
+
+/// w *= 1 - lr wd, if it decays;   w -= lr scale direction: of this rank's part of a parameter, the direction too.
+void descend(Stream& stream, OptimizedParameter parameter, std::span<const TensorBlock> blocks, const Tensor& direction,
+             MuonScale scale, double weight_decay, double learning_rate);
 
 class Muon final : public Optimizer {
  public:

@@ -5,6 +5,7 @@
 
 #include "optim/adamw.hpp"
 #include "optim/ademamix.hpp"
+#include "optim/mars_m.hpp"
 #include "optim/muon.hpp"
 #include "optim/parameter_groups.hpp"
 #include "optim/sgd.hpp"
@@ -65,6 +66,15 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
                                                        .warmup = settings.ademamix.warmup.of(steps),
                                                        .epsilon = settings.epsilon,
                                                        .weight_decay = weight_decay});
+  if (group.name == "mars-m") {
+    const MuonSettings muon = muon_settings(settings.muon, weight_decay);
+    return std::make_unique<MarsM>(std::move(parameters),
+                                   MarsMSettings{.momentum = muon.momentum,
+                                                 .scale = muon.scale,
+                                                 .weight_decay = muon.weight_decay,
+                                                 .newton_schulz = muon.newton_schulz},
+                                   shares);
+  }
   if (orthogonalizes(group.name)) {
     MuonSettings muon = muon_settings(settings.muon, weight_decay);
     if (group.name == "normuon") muon.row_beta2 = settings.beta2;
@@ -78,7 +88,7 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
 
 }  // namespace
 
-bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon"; }
+bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
 
 std::vector<int> orthogonalized(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
   const std::vector<int> numbers = groups_of(settings, parameters);

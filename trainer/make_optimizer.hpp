@@ -14,7 +14,7 @@
 namespace nibble {
 
 /// What optimizer.name and the names of groups may be.
-inline const std::vector<std::string> optimizer_names = {"adamw", "sgd", "ademamix", "muon", "normuon"};
+inline const std::vector<std::string> optimizer_names = {"adamw", "sgd", "ademamix", "muon", "normuon", "mars-m"};
 
 /// Whether an optimizer of that name orthogonalizes; then what no group names and is no projection goes to adamw.
 bool orthogonalizes(const std::string& name);

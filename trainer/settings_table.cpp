@@ -109,8 +109,8 @@ std::vector<Setting> make_table() {
      "part of the steps before the pull begins", below_one, {}, true},
 
     {"optimizer.name", choice, NIBBLE_MEMBER(optimizer.name),
-     "adamw, sgd with momentum, ademamix; muon, normuon: of projections, adamw for the rest; all: decoupled decay, times "
-     "the scheduled learning rate", {}, optimizer_names, true},
+     "adamw, sgd with momentum, ademamix; muon, normuon, mars-m: of projections, adamw for the rest; all: decoupled decay, "
+     "times the scheduled learning rate", {}, optimizer_names, true},
     {"optimizer.learning_rate", real, NIBBLE_MEMBER(optimizer.learning_rate), "peak learning rate", positive},
     {"optimizer.weight_decay", real, NIBBLE_MEMBER(optimizer.weight_decay),
      "per step: weights times 1 - learning rate x this", not_negative},
@@ -128,7 +128,7 @@ std::vector<Setting> make_table() {
      true},
     {"optimizer.muon.momentum", real, NIBBLE_MEMBER(optimizer.muon.momentum), "memory of gradients", below_one},
     {"optimizer.muon.nesterov", boolean, NIBBLE_MEMBER(optimizer.muon.nesterov),
-     "the gradient counts once more, as after the step to come"},
+     "the gradient counts once more, as after the step to come; not in mars-m"},
     {"optimizer.muon.scale", choice, NIBBLE_MEMBER(optimizer.muon.scale),
      "times the learning rate; moonlight: 0.2 sqrt(longer side), for adamw's learning rates; original: sqrt(rows / cols), "
      "at least 1; spectral: sqrt(rows / cols)", {}, {"moonlight", "original", "spectral"}},
@@ -236,7 +236,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"precision.keep_bf16", "blocks that are not quantized"},
     {"precision.cage", "CAGE: masters are drawn to their quantized values"},
     {"optimizer", "how gradients change the weights"},
-    {"optimizer.muon", "muon and normuon: momentum and how it is orthogonalised"},
+    {"optimizer.muon", "muon, normuon, mars-m: momentum and how it is orthogonalised"},
     {"optimizer.ademamix", "the slow moment"},
     {"schedule", "the learning rate over the run"},
     {"gradients", "their sum over the ranks of mpirun or Slurm"},

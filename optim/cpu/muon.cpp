@@ -20,6 +20,20 @@ void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momen
   });
 }
 
+void extrapolate(Stream& stream, const Tensor& last, const Tensor& gradient, float scale, float factor) {
+  const KernelTimer timer(stream, "extrapolate", {last, last, gradient, gradient});
+  float *const before = last.as<float>(), *const now = gradient.as<float>();
+  parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
+    simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
+      const int64_t i = begin + j;
+      const simd::f32x g = simd::load_n(now + i, count) * scale;
+      const simd::f32x ahead = g + (g - simd::load_n(before + i, count)) * factor;
+      simd::store_n(before + i, g, count);
+      simd::store_n(now + i, ahead, count);
+    });
+  });
+}
+
 void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors) {
   const KernelTimer timer(stream, "scale_rows", {matrix, matrix});
   parallel_for(stream, matrix.rows, 1, [&](int64_t begin, int64_t end) {

@@ -188,7 +188,7 @@ TEST(RankBits, RanksNeedNotBeAPowerOfTwo) {
 
 // Whole matrices of several blocks come from the runs of several ranks, and of fewer and more than there are ranks.
 TEST(RankBits, EveryOptimizerKeepsItsBits) {
-  std::vector<OptimizerSettings> optimizers(6);
+  std::vector<OptimizerSettings> optimizers(7);
   for (size_t i = 0; i < optimizers.size(); ++i) optimizers[i].learning_rate = 1e-2;
   optimizers[0].name = "muon";
   optimizers[1].name = "normuon";
@@ -199,6 +199,7 @@ TEST(RankBits, EveryOptimizerKeepsItsBits) {
   optimizers[4].groups = {{.match = {"*self_attn*"}, .name = "sgd", .learning_rate = 1e-3},
                           {.match = {"*1.mlp.down_proj.weight"}, .name = "normuon", .weight_decay = 0}};
   optimizers[5].groups = {{.match = {"model.layers.0.mlp.up_proj.weight"}, .name = "muon"}};
+  optimizers[6].name = "mars-m";
   for (const OptimizerSettings& optimizer : optimizers)
     for (const DType type : {DType::f32, DType::bf16}) {
       Case how{.type = type, .optimizer = optimizer, .ffn = 400};

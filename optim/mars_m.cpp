@@ -1,0 +1,88 @@
+#include "optim/mars_m.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <utility>
+
+#include "optim/gradient_norm.hpp"
+#include "tensor/error.hpp"
+
+namespace nibble {
+namespace {
+
+[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "a constant of MARS-M is out of range",
+               .where = fmt::format("optimizer.{}", key),
+               .seen = fmt::format("{}", seen),
+               .allowed = allowed});
+}
+
+MarsMSettings valid(const MarsMSettings& settings) {
+  // Written so that NaN is refused too.
+  if (!(settings.momentum >= 0 && settings.momentum < 1))
+    refuse("muon.momentum", settings.momentum, "0 <= momentum < 1");
+  if (!(settings.gamma >= 0 && std::isfinite(settings.gamma)))
+    refuse("gamma", settings.gamma, "0 or a positive number");
+  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
+    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  return settings;
+}
+
+}  // namespace
+
+MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& settings, const ParameterShares& shares)
+    : parameters_(std::move(matrices)),
+      settings_(valid(settings)),
+      states_(parameters_.size()),
+      whole_(parameters_, orthogonalisation_work(parameters_), shares),
+      newton_schulz_(settings.newton_schulz, orthogonalised_here(parameters_, whole_)) {
+  for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
+  memory_ = Arena("optimizer moments", [this](Arena& arena) {
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const int64_t size = whole_.owns(i) ? parameters_[i].info->size() : 0;
+      states_[i] = {arena.take(DType::f32, 1, size), arena.take(DType::f32, 1, size)};
+    }
+  });
+}
+
+void MarsM::step(Stream& stream, const StepContext& context) {
+  assert(std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
+  const double momentum = settings_.momentum;
+  whole_.pass({
+      .write =
+          [&](size_t i, const Tensor& part) {
+            std::copy_n(parameters_[i].gradient.as<float>(), part.size(), part.as<float>());
+          },
+      .change =
+          [&](size_t i, const Tensor& whole) {
+            const Tensor row(whole.as<float>(), 1, whole.size());
+            extrapolate(stream, states_[i].last_gradient, row, static_cast<float>(context.gradient_scale),
+                        static_cast<float>(settings_.gamma * momentum / (1 - momentum)));
+            const double norm = gradient_norm(gradient_square_sums(stream, {&row, 1}));
+            momentum_update(stream, row, states_[i].momentum, row,
+                            {.gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
+                             .momentum = static_cast<float>(momentum),
+                             .nesterov = false});
+            newton_schulz_(stream, whole);
+          },
+      .read =
+          [&](size_t i, const Tensor& part) {
+            descend(stream, parameters_[i], blocks_[i], part, settings_.scale, settings_.weight_decay,
+                    context.learning_rate);
+          },
+  });
+}
+
+void MarsM::state(StateList& list) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterInfo& info = *parameters_[i].info;
+    list.add_run("optimizer/momentum/" + info.name, states_[i].momentum, info.rows, info.cols, 0);
+    list.add_run("optimizer/last_gradient/" + info.name, states_[i].last_gradient, info.rows, info.cols, 0);
+  }
+}
+
+}  // namespace nibble
