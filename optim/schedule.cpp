@@ -70,15 +70,18 @@ void validate(const ScheduleSettings& settings) {
   require(settings.final_fraction >= 0 && settings.final_fraction <= 1,
           "the final learning rate is no part of the peak", "schedule.final",
           fmt::format("{}", settings.final_fraction), "0% to 100%", "10% is usual");
-  require(settings.warmup >= 0 && settings.warmup <= settings.steps, "the warm-up does not fit into the run",
+  require(settings.warmup >= 0 && settings.warmup <= settings.steps, "the warm-up is longer than the run",
           "schedule.warmup", fmt::format("{} steps", settings.warmup), fmt::format("0 to {} steps", settings.steps),
           "give a share of the run: warmup: 10%");
   if (settings.kind != ScheduleKind::wsd) return;
-  require(settings.cooldown >= 0 && settings.cooldown <= settings.steps - settings.warmup,
-          "warm-up and cooldown do not fit into the run", "schedule.cooldown",
-          fmt::format("{} steps", settings.cooldown),
-          fmt::format("0 to {} steps, after a warm-up of {}", settings.steps - settings.warmup, settings.warmup),
-          "give a share of the run: cooldown: 20%");
+  require(settings.cooldown >= 0 && settings.cooldown <= settings.steps, "the decay is longer than the run",
+          "schedule.decay", fmt::format("{} steps", settings.cooldown), fmt::format("0 to {} steps", settings.steps),
+          "give a share of the run: decay: 20%");
+  require(settings.warmup + settings.cooldown <= settings.steps, "warm-up and decay overlap",
+          "schedule.warmup, schedule.decay",
+          fmt::format("warm-up {} + decay {} of {} steps", settings.warmup, settings.cooldown, settings.steps),
+          fmt::format("together at most {} steps", settings.steps),
+          "lower them, or give them as shares of the run: 10%");
 }
 
 double learning_rate(const ScheduleSettings& settings, int64_t step) {

@@ -5,12 +5,15 @@
 #include <cmath>
 #include <initializer_list>
 #include <limits>
+#include <ranges>
+#include <string_view>
 #include <vector>
 
 #include "tensor/error.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
+#include "trainer/run_parts.hpp"
 #include "trainer/settings_table.hpp"
 #include "trainer/weight_gather.hpp"
 
@@ -38,11 +41,17 @@ class Contradictions {
                  .next = next});
   }
 
-  /// The same error, with where the setting was given at which its place begins.
+  /// The same error, with where each setting was given at which one of its places begins.
   [[noreturn]] void refuse(const Error& error) const {
     ErrorDetail detail = error.detail();
-    for (const auto& [key, origin] : origins_)
-      if (error.detail().where.starts_with(key)) detail.where = fmt::format("{} ({})", error.detail().where, origin);
+    detail.where.clear();
+    for (const auto part : std::views::split(error.detail().where, std::string_view(", "))) {
+      const std::string place(part.begin(), part.end());
+      if (!detail.where.empty()) detail.where += ", ";
+      detail.where += place;
+      for (const auto& [key, origin] : origins_)
+        if (place.starts_with(key)) detail.where += fmt::format(" ({})", origin);
+    }
     throw Error(detail);
   }
 
@@ -153,14 +162,11 @@ void check_checkpoints(const Settings& s, const Contradictions& found) {
 }
 
 void check_schedule(const Settings& s, int64_t steps, const Contradictions& found) {
-  if (s.schedule.name == "constant" && s.schedule.warmup.of(steps) == 0) return;
-  const int64_t warmup = s.schedule.warmup.of(steps);
-  const int64_t decay = s.schedule.name == "wsd" ? s.schedule.decay.of(steps) : 0;
-  if (warmup + decay <= steps) return;
-  found.refuse(decay > 0 ? "warm-up and decay take more steps than there are" : "the warm-up is longer than the run",
-               {"schedule.warmup", "schedule.decay"},
-               fmt::format("warm-up {} + decay {} of {} steps", warmup, decay, steps),
-               fmt::format("together at most {} steps", steps), "lower them, or give them as shares: 10%");
+  try {
+    validate(schedule_settings(s, steps));
+  } catch (const Error& error) {
+    found.refuse(error);
+  }
 }
 
 /// So that a count of tokens stays a count.

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
 #include <utility>
 
 #include "tensor/error.hpp"
@@ -76,6 +79,30 @@ TEST(Schedule, ConstantKeepsThePeakAfterWarmup) {
   for (const int64_t step : {3, 4, 50, 99}) EXPECT_EQ(learning_rate(settings, step), 3);
 }
 
+// data/schedules.json: torch's and transformers' own. transformers' warm-ups begin elsewhere and are left out.
+TEST(Schedule, DecaysAsTorchAndTransformersDo) {
+  std::ifstream file(std::string(NIBBLE_TEST_DATA) + "/optim/data/schedules.json");
+  const nlohmann::json theirs = nlohmann::json::parse(file);
+  const ScheduleSettings settings{.peak = 1,
+                                  .steps = theirs["steps"],
+                                  .warmup = theirs["warmup"],
+                                  .final_fraction = theirs["final"],
+                                  .cooldown = theirs["decay"]};
+  const auto expect_same = [&](const char* name, ScheduleKind kind, CooldownShape shape = CooldownShape::linear) {
+    ScheduleSettings ours = settings;
+    ours.kind = kind;
+    ours.cooldown_shape = shape;
+    for (int64_t step = kind == ScheduleKind::onecycle ? 0 : ours.warmup; step < ours.steps; ++step)
+      EXPECT_NEAR(learning_rate(ours, step), theirs[name][static_cast<size_t>(step)].get<double>(), 1e-14)
+          << name << " " << step;
+  };
+  expect_same("onecycle", ScheduleKind::onecycle);
+  expect_same("cosine", ScheduleKind::cosine);
+  expect_same("wsd_linear", ScheduleKind::wsd, CooldownShape::linear);
+  expect_same("wsd_sqrt", ScheduleKind::wsd, CooldownShape::one_minus_sqrt);
+  expect_same("constant", ScheduleKind::constant);
+}
+
 TEST(Schedule, IsPositiveAndFiniteAtTheEdges) {
   for (const ScheduleKind kind :
        {ScheduleKind::constant, ScheduleKind::cosine, ScheduleKind::wsd, ScheduleKind::onecycle})
@@ -121,7 +148,11 @@ TEST(Schedule, RefusesContradictions) {
   expect_refused(bad, "schedule.warmup");
   bad = good;
   bad.cooldown = 21;
-  expect_refused(bad, "schedule.cooldown");
+  expect_refused(bad, "schedule.warmup, schedule.decay");
+  bad.cooldown = 101;
+  expect_refused(bad, "schedule.decay");
+  bad.cooldown = -1;
+  expect_refused(bad, "schedule.decay");
   bad.kind = ScheduleKind::cosine;  // has no cooldown, whatever the field says
   EXPECT_NO_THROW(validate(bad));
 }

@@ -127,11 +127,21 @@ TEST(Resolve, GatheredCodes) {
 }
 
 TEST(Resolve, Schedule) {
-  expect_contradiction({"the warm-up is longer than the run", "1001"},
+  const auto wsd = [](StepsOrShare warmup, StepsOrShare decay) {
+    return [=](Settings& s) { s.schedule = {.name = "wsd", .warmup = warmup, .decay = decay}; };
+  };
+  expect_contradiction({"the warm-up is longer than the run", "schedule.warmup", "1001 steps", "0 to 1000", "10%"},
                        [](Settings& s) { s.schedule.warmup = StepsOrShare::steps(1001); });
-  expect_contradiction({"warm-up and decay take more steps", "warm-up 100 + decay 901 of 1000"}, [](Settings& s) {
-    s.schedule = {.name = "wsd", .warmup = StepsOrShare::share(0.1), .decay = StepsOrShare::steps(901)};
-  });
+  expect_contradiction({"the decay is longer than the run", "schedule.decay", "1001 steps", "0 to 1000", "20%"},
+                       wsd(StepsOrShare::steps(0), StepsOrShare::steps(1001)));
+  expect_contradiction({"warm-up and decay overlap", "warm-up 100 + decay 901 of 1000 steps", "at most 1000"},
+                       wsd(StepsOrShare::share(0.1), StepsOrShare::steps(901)));
+  Settings overlapping = good();
+  wsd(StepsOrShare::steps(500), StepsOrShare::steps(501))(overlapping);
+  expect_error(
+      ErrorKind::configuration, {"schedule.warmup (run.yaml:3:10), schedule.decay (--set schedule.decay=501)"}, [&] {
+        validate(overlapping, {{"schedule.warmup", "run.yaml:3:10"}, {"schedule.decay", "--set schedule.decay=501"}});
+      });
   Settings cosine = good();  // the decay belongs to wsd alone
   cosine.schedule.decay = StepsOrShare::steps(901);
   EXPECT_NO_THROW(validate(cosine));
