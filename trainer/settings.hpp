@@ -226,6 +226,7 @@ struct RunSettings {
   int64_t seed = 1;
   int64_t threads = 0;
   std::string directory{};
+  std::string branch{};
   CheckpointSettings checkpoint{};
   OperandSettings operands{};
   double progress = 10;  ///< seconds

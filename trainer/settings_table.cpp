@@ -202,6 +202,9 @@ std::vector<Setting> make_table() {
     {"run.seed", count, NIBBLE_MEMBER(run.seed), "key of all random numbers", any_count, {}, true},
     {"run.threads", count, NIBBLE_MEMBER(run.threads), "threads (0: all cores)", {.low = 0, .high = 4096}},
     {"run.directory", path, NIBBLE_MEMBER(run.directory), "where results are written"},
+    {"run.branch", path, NIBBLE_MEMBER(run.branch),
+     "run or checkpoint whose state this run begins with, under its own schedule; steps count from the trunk's first "
+     "(empty: none)"},
     {"run.progress", duration, NIBBLE_MEMBER(run.progress),
      "time between progress lines where the output is no terminal", not_negative},
     {"run.max_refused", count, NIBBLE_MEMBER(run.max_refused),

@@ -14,6 +14,7 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
+#include "trainer/branch.hpp"
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/checkpoint_tuning.hpp"
 #include "trainer/directory.hpp"
@@ -85,9 +86,10 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
     StateList list = state();
     load_checkpoint(*checkpoint, list);
     parts_.step->masters_changed();
-    saved_step_ = counters_.step;
-    progress_->message(
-        fmt::format("resuming from {}: step {} of {}", checkpoint->path.string(), counters_.step, total_steps_));
+    if (!is_trunk(*checkpoint)) saved_step_ = counters_.step;
+    progress_->message(fmt::format("{} from {}: step {} of {}", is_trunk(*checkpoint) ? "branching" : "resuming",
+                                   checkpoint->path.string(), counters_.step, total_steps_));
+    if (is_trunk(*checkpoint)) judge_branch(checkpoint->header());
   }
   begin_directory(checkpoint.has_value());
   CheckpointSaverOptions saving = saver_options(world_, settings_);
@@ -158,6 +160,11 @@ std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
                  .what = "the run's directory already holds checkpoints",
                  .where = run.string(),
                  .next = "add --resume to go on, or choose another run.directory"});
+  if (!newest && !settings_.run.branch.empty()) {
+    ModelSource trunk = find_trunk(settings_.run.branch);
+    pass_over(trunk.refused);
+    newest = std::move(trunk.checkpoint);
+  }
   gather_all(world_, newest ? newest->path.string() : "");
   return newest;
 }
@@ -167,16 +174,32 @@ std::optional<VerifiedCheckpoint> TrainingRun::newest_checkpoint() {
   if (exists(run, ErrorKind::resource)) hold_directory();
   std::vector<RefusedCheckpoint> refused;
   std::optional<VerifiedCheckpoint> newest = newest_valid_checkpoint(run, refused);
-  for (const RefusedCheckpoint& bad : refused)
-    progress_->message(fmt::format("passing over {}: {}", bad.path.string(), bad.reason));
+  pass_over(refused);
   if (!newest && !refused.empty())
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "none of the run's checkpoints is whole",
                  .where = run.string(),
                  .seen = fmt::format("{} damaged", refused.size()),
                  .next = "restore one from a copy, or start again in another run.directory"});
-  if (!newest) progress_->message(fmt::format("no checkpoint in {}: starting at step 0", run.string()));
+  if (!newest) progress_->message(fmt::format("no checkpoint in {}: starting anew", run.string()));
   return newest;
+}
+
+void TrainingRun::pass_over(const std::vector<RefusedCheckpoint>& refused) const {
+  for (const RefusedCheckpoint& bad : refused)
+    progress_->message(fmt::format("passing over {}: {}", bad.path.string(), bad.reason));
+}
+
+bool TrainingRun::is_trunk(const VerifiedCheckpoint& checkpoint) const {
+  return checkpoint.path.parent_path() != checkpoint_path(settings_.run.directory, 0).parent_path();
+}
+
+void TrainingRun::judge_branch(const CheckpointHeader& trunk) const {
+  const BranchingRates rates =
+      branching_rates(trunk, parse_settings(trunk.config_text, "the trunk's manifest"), settings_, total_steps_);
+  progress_->message(fmt::format("{}learning rate of step {}: {:.3g}, as the trunk would have gone on {:.3g}",
+                                 rates.jump() ? "warning: it jumps at the branch: " : "", trunk.step + 1, rates.branch,
+                                 rates.trunk));
 }
 
 void TrainingRun::hold_directory() {
@@ -196,7 +219,8 @@ void TrainingRun::refuse_another_run(const CheckpointHeader& header) {
                    .where = difference.key,
                    .seen = difference.now,
                    .allowed = difference.then,
-                   .next = "restore it, or start another run with model.from=" + settings_.run.directory});
+                   .next = "restore it, or start another run with model.from=" +
+                           (settings_.run.branch.empty() ? settings_.run.directory : settings_.run.branch)});
     progress_->message(fmt::format("{}: {} before, {} now", difference.key, difference.then, difference.now));
   }
   const nlohmann::json now = data_identity();
@@ -206,7 +230,7 @@ void TrainingRun::refuse_another_run(const CheckpointHeader& header) {
                  .where = settings_.data.train,
                  .seen = now["train"].dump(),
                  .allowed = header.data.value("train", nlohmann::json()).dump(),
-                 .next = "resume with the file that the run was started with"});
+                 .next = "go on with the file that the run was started with"});
   if (header.data != now) progress_->message("data.validation: other tokens than before");
   retuned_ = check_tuning(header.tuning, tuning_, options_.retune) || header.retuned;
 }
@@ -232,6 +256,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   require_sound(stream_, recipes_of(settings_.precision),
                 {config.width, config.query_width(), config.ffn, settings_.batch.micro * settings_.data.sequence});
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
+  if (checkpoint && is_trunk(*checkpoint)) require_own_steps(checkpoint->header(), total_steps_);
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
   AvailableMemory most = options_.memory();
   most.bytes /= static_cast<size_t>(world_.local_size());  // the ranks of a host share it

@@ -43,7 +43,7 @@ class TrainingRun {
   /// Opens the data, builds the model, and starts or resumes the run's directory. Every rank does the same; the
   /// first alone writes the directory and speaks.
   /// Throws Error: configuration (contradictions, ranks that differ, a directory that holds a run already, another
-  /// identity than the checkpoint's), data, checkpoint, resource.
+  /// identity than the checkpoint's, a branch without steps of its own), data, checkpoint, resource.
   TrainingRun(const Settings& settings, const TrainingRunOptions& options);
   ~TrainingRun();
 
@@ -62,9 +62,15 @@ class TrainingRun {
   void know_links(const std::optional<VerifiedCheckpoint>& checkpoint);
   /// Says, once each, what a user should know of how the exchange does.
   void judge_exchange(const StepResult& result);
-  /// The newest checkpoint of the run's directory, if this run resumes and there is one.
+  /// The newest checkpoint of the run's directory, if this run resumes and there is one; else its trunk's, if it is a
+  /// branch.
   std::optional<VerifiedCheckpoint> find_checkpoint();
   std::optional<VerifiedCheckpoint> newest_checkpoint();
+  void pass_over(const std::vector<RefusedCheckpoint>& refused) const;
+  /// Whether the checkpoint is another run's, from which this one branches.
+  bool is_trunk(const VerifiedCheckpoint& checkpoint) const;
+  /// Says how the learning rate goes on.
+  void judge_branch(const CheckpointHeader& trunk) const;
   void build(const std::optional<VerifiedCheckpoint>& checkpoint);
   void refuse_another_run(const CheckpointHeader& header);
   void begin_directory(bool resumed);

@@ -94,6 +94,7 @@ Settings everything_changed() {
   s.run = {.seed = 7,
            .threads = 2,
            .directory = "true",
+           .branch = "runs/trunk",
            .checkpoint = {.every = 5, .interval = 1800, .keep = 2, .keep_every = 20, .background = false},
            .operands = {.every = 3},
            .progress = 2.5,
