@@ -338,7 +338,8 @@ void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, con
 
 double Llama::loss(const ParameterSet& weights, const MicroBatch& batch, int64_t step) {
   run_blocks(weights, batch, {.step = step});
-  return head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, nullptr);
+  return head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, nullptr)
+      .cross_entropy;
 }
 
 void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits) {
@@ -346,13 +347,13 @@ void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const T
   gemm(stream_, normed_final_, Transpose::no, weights.buffer(layout_.head()), Transpose::yes, logits);
 }
 
-double Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
-                                 const ParameterSet& gradients) {
+LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
+                                   const ParameterSet& gradients) {
   run_blocks(weights, batch, options.call);
   gradients.await(layout_.head_unit());
   const Tensor& dhead = gradients.buffer(layout_.head());
-  const LossGradients loss_gradients{options.loss_scale, dnormed_, dhead};
-  const double loss =
+  const LossGradients loss_gradients{{options.loss_scale, options.z_loss}, dnormed_, dhead};
+  const LossSums loss =
       head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, &loss_gradients);
   if (options.ready && !config_.tied) options.ready(layout_.head());
 

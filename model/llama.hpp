@@ -50,6 +50,7 @@ using ResidualGradient = std::function<void(int64_t layer, const Tensor& gradien
 struct BackwardOptions {
   LinearCall call{};
   float loss_scale = 1;  ///< each token's loss is multiplied with it: 1 / (counted tokens of the step)
+  float z_loss = 0;      ///< coefficient of z-loss in what the gradients are of (TokenObjective)
   GradientReady ready{};
   ResidualGradient residual{};
 };
@@ -77,9 +78,10 @@ class Llama {
   /// The sum of the losses in nats, with the recipes of `step`.
   double loss(const ParameterSet& weights, const MicroBatch& batch, int64_t step = last_step);
 
-  /// The sum of the losses in nats, and the gradients of loss_scale times it, which overwrite `gradients`.
-  double loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
-                            const ParameterSet& gradients);
+  /// The sums of the losses, and the gradients of loss_scale (cross-entropy + z_loss lse^2), which overwrite
+  /// `gradients`.
+  LossSums loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
+                              const ParameterSet& gradients);
 
   /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models.
   void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits);

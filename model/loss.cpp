@@ -24,18 +24,20 @@ LossScratch::LossScratch(Arena& arena, int64_t tokens, int64_t vocabulary, DType
     dlogits = type == DType::f32
                   ? logits
                   : arena.take(type, tokens_in(group_bytes, int64_t(size_of(type)) * vocabulary, tokens), vocabulary);
-  losses = arena.take(DType::f32, 1, tokens);
+  losses = arena.take(DType::f32, 2, tokens);
 }
 
-double head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
-                 const LossScratch& scratch, const LossGradients* gradients) {
-  const std::span<float> losses(scratch.losses.as<float>(), targets.size());
+LossSums head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
+                   const LossScratch& scratch, const LossGradients* gradients) {
+  const std::span<float> losses(scratch.losses.row<float>(0), targets.size());
+  const std::span<float> log_sum_exps(scratch.losses.row<float>(1), targets.size());
   const auto chunk_loss = [&](int64_t first, int64_t count, const Tensor& dlogits) {
     const Tensor logits = scratch.logits.slice_rows(0, count);
     const auto begin = static_cast<size_t>(first), size = static_cast<size_t>(count);
     gemm(stream, x.slice_rows(first, count), Transpose::no, head, Transpose::yes, logits);
-    softmax_cross_entropy(stream, logits, targets.subspan(begin, size), gradients ? gradients->scale : 0.0f,
-                          losses.subspan(begin, size), dlogits);
+    softmax_cross_entropy(stream, logits, targets.subspan(begin, size),
+                          gradients ? gradients->objective : TokenObjective(), losses.subspan(begin, size),
+                          log_sum_exps.subspan(begin, size), dlogits);
   };
   const int64_t chunk = scratch.logits.rows, group = gradients ? scratch.dlogits.rows : x.rows;
   for (int64_t start = 0; start < x.rows; start += group) {
@@ -50,9 +52,10 @@ double head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<
     gemm(stream, dlogits, Transpose::yes, x.slice_rows(start, end - start), Transpose::no, gradients->dhead,
          start == 0 ? Tensor() : gradients->dhead);
   }
-  double sum = 0;
-  for (const float loss : losses) sum += loss;
-  return sum;
+  LossSums sums;
+  for (const float loss : losses) sums.cross_entropy += loss;
+  for (const double lse : log_sum_exps) sums.squared_log_sum_exp += lse * lse;
+  return sums;
 }
 
 }  // namespace nibble

@@ -47,8 +47,10 @@ class Computation {
         .residual = [this](int64_t layer, const Tensor& gradient) {
           convert(stream_, gradient, gradient_.residual[static_cast<size_t>(layer)]);
         }};
-    loss_ = model_.loss_and_gradients(weights_, {batch_.inputs, batch_.targets, batch_.document_starts}, backward,
-                                      gradient_.parameters) /
+    loss_ = model_
+                .loss_and_gradients(weights_, {batch_.inputs, batch_.targets, batch_.document_starts}, backward,
+                                    gradient_.parameters)
+                .cross_entropy /
             counted;
     model_.discard();  // every draw quantizes by its own statistics
     if (!std::isfinite(loss_)) refuse("the loss is not finite", fmt::format("{}", loss_));

@@ -12,6 +12,7 @@ const std::vector<MetricColumn>& metric_columns() {
       {"loss_tokens", "progress/loss_tokens"},
       {"epoch", "progress/epoch"},
       {"loss", "loss/train"},
+      {"z_loss", "loss/z_loss"},
       {"learning_rate", "optimizer/learning_rate"},
       {"gradient_norm", "optimizer/gradient_norm"},
       {"refused", "optimizer/refused"},

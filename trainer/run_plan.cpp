@@ -224,6 +224,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
                      .length = settings.data.sequence,
                      .recompute = llama.recompute,
                      .operands = operands_of(settings),
+                     .z_loss = settings.loss.z_loss > 0,
                      .statistics = plan.memory.statistics,
                      .wire = wire,
                      .compressed = compressed,

@@ -199,6 +199,12 @@ struct LearningRateSettings {
   bool operator==(const LearningRateSettings&) const = default;
 };
 
+struct LossSettings {
+  double z_loss = 0;
+
+  bool operator==(const LossSettings&) const = default;
+};
+
 struct ValidationSettings {
   int64_t every = 0;
   int64_t tokens = 0;
@@ -248,6 +254,7 @@ struct Settings {
   PrecisionSettings precision{};
   OptimizerSettings optimizer{};
   LearningRateSettings schedule{};
+  LossSettings loss{};
   GradientSettings gradients{};
   WeightSettings weights{};
   std::string shard = "none";

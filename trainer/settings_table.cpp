@@ -153,6 +153,10 @@ std::vector<Setting> make_table() {
     {"schedule.decay_shape", choice, NIBBLE_MEMBER(schedule.decay_shape),
      "wsd: linear, or sqrt: 1 - sqrt(x), a fast drop with a long tail", {}, {"linear", "sqrt"}},
 
+    {"loss.z_loss", real, NIBBLE_MEMBER(loss.z_loss),
+     "what is learned adds this times (log sum exp of a token's logits)^2, which keeps logits from drifting; the loss "
+     "that is shown does not (PaLM: 1e-4)", not_negative},
+
     {"gradients.exchange", choice, NIBBLE_MEMBER(gradients.exchange),
      "how ranks sum their gradients; dense: every value; sparcml: the largest; quantized: codes; marina, ef21: of what "
      "has changed; lattice: of how far ranks are apart", {},
@@ -242,6 +246,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"optimizer.muon", "muon, normuon, mars-m: momentum and how it is orthogonalised"},
     {"optimizer.ademamix", "the slow moment"},
     {"schedule", "the learning rate over the run"},
+    {"loss", "what is learned beside the cross-entropy"},
     {"gradients", "their sum over the ranks of mpirun or Slurm"},
     {"weights", "how ranks that keep parts of them share them"},
     {"validation", "the loss on text that is not trained on"},

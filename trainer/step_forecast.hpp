@@ -33,6 +33,7 @@ struct ForecastInput {
   int64_t length = 0;  ///< tokens of a sequence
   Recompute recompute = Recompute::none;
   DType operands = DType::bf16;
+  bool z_loss = false;     ///< the ranks tell each other its term of each micro-batch too
   int64_t statistics = 0;  ///< of the linear operators, of which ranks find the largest (Llama::statistics)
   Wire wire = Wire::f32;
   std::optional<ValueCost> compressed{};  ///< sums of gradients are no plain ones of the wire's type

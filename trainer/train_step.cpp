@@ -97,10 +97,10 @@ void TrainStep::keep_point() {
     convert(stream_, weights().buffer(buffer), previous_.buffer(buffer));
 }
 
-std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
-                                                 const ParameterSet& weights, OperandObserver* observer) {
+std::vector<LossSums> TrainStep::run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
+                                                   const ParameterSet& weights, OperandObserver* observer) {
   const auto tokens = static_cast<size_t>(model_.tokens());
-  std::vector<double> losses;
+  std::vector<LossSums> losses;
   const int64_t batches = batches_of(batch);
   for (int64_t turn = 0; turn < plan_.turns() * batches; ++turn) {
     const int64_t number = plan_.micro_batch(plan_.rank(), turn, batches);
@@ -114,6 +114,7 @@ std::vector<double> TrainStep::run_micro_batches(int64_t step, const Batch& batc
                                             .pass = Pass::training,
                                             .observer = number == 0 ? observer : nullptr},
                                    .loss_scale = static_cast<float>(loss_scale),
+                                   .z_loss = static_cast<float>(options_.z_loss),
                                    .ready = [&](int buffer) { gradients_.take(turn, buffer); }};
     losses.push_back(model_.loss_and_gradients(weights, micro_batch, backward, gradients_.memory(turn)));
   }
@@ -124,10 +125,15 @@ int64_t TrainStep::batches_of(const Batch& batch) const {
   return std::ssize(batch.inputs) / (plan_.micro_batches() * model_.tokens());
 }
 
-void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, StepResult& result) {
+void TrainStep::agree(const std::vector<LossSums>& losses, double counted_tokens, StepResult& result) {
   const auto turns = std::ssize(losses);
   const int64_t batches = turns / plan_.turns();
-  std::vector<double> mine = losses;
+  const int64_t terms = options_.z_loss > 0 ? 2 : 1;
+  std::vector<double> mine;
+  for (const LossSums& loss : losses) {
+    mine.push_back(loss.cross_entropy);
+    if (terms == 2) mine.push_back(loss.squared_log_sum_exp);
+  }
   const std::vector<double> squares = gradient_square_sums(stream_, gradients_.own());
   mine.insert(mine.end(), squares.begin(), squares.end());
   const std::vector<float*> statistics = model_.statistics();
@@ -135,20 +141,24 @@ void TrainStep::agree(const std::vector<double>& losses, double counted_tokens, 
   std::vector<int64_t> counts;
   int64_t total = 0;
   for (const std::vector<int64_t>& blocks : blocks_)
-    total += counts.emplace_back(turns + std::ssize(blocks) + std::ssize(statistics));
+    total += counts.emplace_back(terms * turns + std::ssize(blocks) + std::ssize(statistics));
   std::vector<double> all(static_cast<size_t>(total));
   world_.thread().run([&](Communicator& ranks) { gather_all(ranks, mine, counts, all); });
 
-  std::vector<double> loss_of(static_cast<size_t>(plan_.micro_batches() * batches));
+  std::vector<double> loss_of(static_cast<size_t>(plan_.micro_batches() * batches)), square_lse_of(loss_of.size());
   std::vector<double> square_of(static_cast<size_t>(plan_.partition().blocks()));
   auto next = all.begin();
   for (int rank = 0; rank < plan_.ranks(); ++rank) {
-    for (int64_t turn = 0; turn < turns; ++turn)
-      loss_of[static_cast<size_t>(plan_.micro_batch(rank, turn, batches))] = *next++;
+    for (int64_t turn = 0; turn < turns; ++turn) {
+      const auto micro_batch = static_cast<size_t>(plan_.micro_batch(rank, turn, batches));
+      loss_of[micro_batch] = *next++;
+      if (terms == 2) square_lse_of[micro_batch] = *next++;
+    }
     for (const int64_t block : blocks_[static_cast<size_t>(rank)]) square_of[static_cast<size_t>(block)] = *next++;
     for (float* statistic : statistics) *statistic = std::max(*statistic, static_cast<float>(*next++));
   }
   result.loss = sum_in_lanes(loss_of, plan_.lanes()) / counted_tokens;  // 0 / 0 where no token counts
+  result.z_loss = options_.z_loss * sum_in_lanes(square_lse_of, plan_.lanes()) / counted_tokens;
   result.gradient_norm = gradient_norm(square_of);
   result.refused = !(std::isfinite(result.loss) && std::isfinite(result.gradient_norm));
 }
@@ -171,7 +181,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
   const auto counted = static_cast<double>(batch.loss_tokens);
   const double loss_scale = counted > 0 ? 1 / counted : 0;
   run_earlier_points(step, batch, loss_scale);
-  const std::vector<double> losses = run_micro_batches(step, batch, loss_scale, weights(), observer);
+  const std::vector<LossSums> losses = run_micro_batches(step, batch, loss_scale, weights(), observer);
   result.seconds.forward_backward = lap();
 
   world_.at(step, "gradient exchange");

@@ -30,7 +30,8 @@ struct StepSeconds {
 };
 
 struct StepResult {
-  double loss = 0;  ///< nats, mean over the step's counted tokens
+  double loss = 0;    ///< cross-entropy in nats, mean over the step's counted tokens
+  double z_loss = 0;  ///< what z-loss adds to it in the objective; 0 where there is none
   double gradient_norm = 0;
   double learning_rate = 0;
   bool refused = false;    ///< loss or gradient was not finite, or no token counted: nothing changed
@@ -45,6 +46,7 @@ struct TrainStepOptions {
   Shard shard = Shard::none;
   bool gather_codes = false;  ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
   double clip = 0;            ///< largest gradient norm; 0: no clipping
+  double z_loss = 0;          ///< coefficient of z-loss (TokenObjective); 0: none
   ScheduleSettings schedule;
   CageSettings cage{};
 };
@@ -86,17 +88,16 @@ class TrainStep {
   void state(StateList& list);
 
  private:
-  /// The losses of this rank's micro-batches at `weights`, in nats; each token's gradient is multiplied with
-  /// `loss_scale`.
-  std::vector<double> run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
-                                        const ParameterSet& weights, OperandObserver* observer);
+  /// The losses of this rank's micro-batches at `weights`; each token's gradient is multiplied with `loss_scale`.
+  std::vector<LossSums> run_micro_batches(int64_t step, const Batch& batch, double loss_scale,
+                                          const ParameterSet& weights, OperandObserver* observer);
   /// The gradients at the points before the current weights, for exchanges that compare them.
   void run_earlier_points(int64_t step, const Batch& batch, double loss_scale);
   /// The current weights become the previous ones.
   void keep_point();
   int64_t batches_of(const Batch& batch) const;
-  /// Fills in loss and gradient norm, the same on every rank, and the model's statistics, the largest of all ranks.
-  void agree(const std::vector<double>& losses, double counted_tokens, StepResult& result);
+  /// Fills in losses and gradient norm, the same on every rank, and the model's statistics, the largest of all ranks.
+  void agree(const std::vector<LossSums>& losses, double counted_tokens, StepResult& result);
 
   Stream& stream_;
   Llama& model_;

@@ -507,6 +507,7 @@ void TrainingRun::train_one_step() {
                    {"bytes_sent", result.bytes_sent},
                    {"peak_resident_bytes", static_cast<int64_t>(resident_memory().peak)},
                    {"retuned", retuned_}};
+  if (settings_.loss.z_loss > 0) row.emplace_back("z_loss", result.z_loss);
   if (evaluation) add_validation(row, *evaluation);
   add_exchange(row, result.exchange);
   if (metrics_) metrics_->write(row);

@@ -30,44 +30,55 @@ float exp_sum(const float* row, int64_t n, float maximum) {
   return simd::sum(sums);
 }
 
-/// (softmax - onehot) scale, where the softmax is exp(logits - maximum) / total. dlogits may be the logits.
+/// (softmax pull - onehot) scale, where the softmax is exp(logits - maximum) / total. dlogits may be the logits.
 /// The exponentials are computed a second time: writing and reading them would take longer.
 template <class T>
-void gradient_row(const float* logits, int32_t target, float maximum, float total, float scale, int64_t vocabulary,
-                  T* dlogits) {
-  const float at_target = (simd::exp(splat(logits[target] - maximum))[0] / total - 1.0f) * scale;
-  const float factor = scale / total;
+void gradient_row(const float* logits, int32_t target, float maximum, float total, float pull, float scale,
+                  int64_t vocabulary, T* dlogits) {
+  const float at_target = (simd::exp(splat(logits[target] - maximum))[0] / total * pull - 1.0f) * scale;
+  const float factor = pull * scale / total;
   for_each_group(vocabulary, [&](int64_t i, int64_t count) {
     store_n(dlogits + i, simd::exp(load_n(logits + i, count) - maximum) * factor, count);
   });
   dlogits[target] = T(at_target);
 }
 
-/// One token: its loss, and its gradient if `dlogits` is not null.
+struct TokenLoss {
+  float loss = 0, log_sum_exp = 0;
+};
+
+/// One token, and its gradient if `dlogits` is not null.
 template <class T>
-float token_loss(const float* logits, int32_t target, float scale, int64_t vocabulary, T* dlogits) {
+TokenLoss token_loss(const float* logits, int32_t target, const TokenObjective& objective, int64_t vocabulary,
+                     T* dlogits) {
   if (target < 0) {
     if (dlogits) std::fill_n(dlogits, vocabulary, T(0.0f));
-    return 0;
+    return {};
   }
   const float maximum = max_of(logits, vocabulary), total = exp_sum(logits, vocabulary, maximum);
-  const float loss = maximum + std::log(total) - logits[target];
-  if (dlogits) gradient_row(logits, target, maximum, total, scale, vocabulary, dlogits);
-  return loss;
+  const float log_sum_exp = maximum + std::log(total), loss = log_sum_exp - logits[target];
+  const float pull = 1.0f + 2.0f * objective.z * log_sum_exp;
+  if (dlogits) gradient_row(logits, target, maximum, total, pull, objective.scale, vocabulary, dlogits);
+  return {loss, log_sum_exp};
 }
 
 }  // namespace
 
-void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const int32_t> targets, float scale,
-                           std::span<float> losses, const Tensor& dlogits) {
+void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const int32_t> targets,
+                           const TokenObjective& objective, std::span<float> losses, std::span<float> log_sum_exps,
+                           const Tensor& dlogits) {
   const KernelTimer timer(stream, "softmax_cross_entropy", {logits, dlogits});
   const int64_t vocabulary = logits.cols;
   with_operand_type(dlogits ? dlogits.dtype : DType::f32, [&](auto type) {
     using T = decltype(type);
     parallel_for(stream, logits.rows, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        losses[static_cast<size_t>(t)] = token_loss(logits.row<float>(t), targets[static_cast<size_t>(t)], scale,
-                                                    vocabulary, dlogits ? dlogits.row<T>(t) : nullptr);
+      for (int64_t t = begin; t < end; ++t) {
+        const auto at = static_cast<size_t>(t);
+        const TokenLoss token =
+            token_loss(logits.row<float>(t), targets[at], objective, vocabulary, dlogits ? dlogits.row<T>(t) : nullptr);
+        losses[at] = token.loss;
+        log_sum_exps[at] = token.log_sum_exp;
+      }
     });
   });
 }

@@ -64,8 +64,8 @@ std::string results(Stream& stream, DType type) {
   keep(dtable);
 
   const OwnedTensor logits = normal(stream, DType::f32, tokens, width, 8), dlogits(type, tokens, width);
-  std::vector<float> losses(tokens);
-  softmax_cross_entropy(stream, logits, ids, 0.01f, losses, dlogits);
+  std::vector<float> losses(tokens), log_sum_exps(tokens);
+  softmax_cross_entropy(stream, logits, ids, {.scale = 0.01f, .z = 0.001f}, losses, log_sum_exps, dlogits);
   keep(dlogits);
   bytes.append(reinterpret_cast<const char*>(losses.data()), losses.size() * sizeof(float));
 

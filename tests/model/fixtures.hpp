@@ -79,7 +79,7 @@ struct ReferenceLlama {
   float loss_scale() const { return 1.0f / static_cast<float>(inputs.size()); }
   /// Mean loss in nats; fills `gradients`.
   double run() {
-    return model.loss_and_gradients(weights, batch(), {.loss_scale = loss_scale()}, gradients) /
+    return model.loss_and_gradients(weights, batch(), {.loss_scale = loss_scale()}, gradients).cross_entropy /
            static_cast<double>(inputs.size());
   }
 

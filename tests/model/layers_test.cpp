@@ -252,8 +252,9 @@ TEST_F(Layers, CrossEntropyWithTheHead) {
   const Arena arena("scratch",
                     [&](Arena& memory) { scratch = LossScratch(memory, hidden.rows, weight.rows, DType::f32, true); });
   const OwnedTensor dhidden = like(hidden), dweight = like(weight);
-  const LossGradients gradients{0.1f, dhidden, dweight};
-  EXPECT_NEAR(head_loss(stream, hidden, weight, targets, scratch, &gradients) / 10, 6.9022129689979534, 2e-6);
+  const LossGradients gradients{{.scale = 0.1f}, dhidden, dweight};
+  EXPECT_NEAR(head_loss(stream, hidden, weight, targets, scratch, &gradients).cross_entropy / 10, 6.9022129689979534,
+              2e-6);
   EXPECT_LT(relative_error(dhidden, f["cross_entropy.dhidden"]), fp32_tolerance);
   EXPECT_LT(relative_error(dweight, f["cross_entropy.dweight"]), fp32_tolerance);
 }
@@ -274,8 +275,8 @@ TEST_F(Layers, CrossEntropyInChunks) {
                     [&](Arena& memory) { scratch = LossScratch(memory, tokens, vocabulary, DType::f32, true); });
   ASSERT_LT(scratch.logits.rows, tokens / 2);
   const OwnedTensor dhidden = like(hidden), dweight = like(weight);
-  const LossGradients gradients{1.0f, dhidden, dweight};
-  const double loss = head_loss(stream, hidden, weight, targets, scratch, &gradients);
+  const LossGradients gradients{{.scale = 1}, dhidden, dweight};
+  const double loss = head_loss(stream, hidden, weight, targets, scratch, &gradients).cross_entropy;
   double expected = 0;
   std::vector<double> expected_dweight(width);
   for (int64_t t = 0; t < tokens; ++t) {
@@ -317,9 +318,10 @@ TEST_F(Layers, CrossEntropyIsTheSameInAnyChunksAndGroups) {
     cut.logits = scratch.logits.slice_rows(0, chunk);
     cut.dlogits = scratch.dlogits.slice_rows(0, group);
     Result result{0, OwnedTensor(DType::bf16, tokens, width), OwnedTensor(DType::f32, vocabulary, width)};
-    const LossGradients gradients{0.5f, result.dx, result.dhead};
+    const LossGradients gradients{{.scale = 0.5f, .z = 0.01f}, result.dx, result.dhead};
     result.loss = head_loss(stream, both.view().slice_rows(0, tokens), both.view().slice_rows(tokens, vocabulary),
-                            targets, cut, &gradients);
+                            targets, cut, &gradients)
+                      .cross_entropy;
     return result;
   };
   const Result whole = run(tokens, tokens);
@@ -336,18 +338,19 @@ TEST_F(Layers, CrossEntropyIsTheSameInAnyChunksAndGroups) {
 }
 
 TEST_F(Layers, CrossEntropyKnownAnswers) {  // reference 6.4
-  float logits[] = {2, 1, 0.1f}, losses[1], gradient[3];
+  float logits[] = {2, 1, 0.1f}, losses[1], lse[1], gradient[3];
   const int32_t target[] = {0};
-  softmax_cross_entropy(stream, Tensor(logits, 1, 3), target, 1, losses, Tensor(gradient, 1, 3));
+  softmax_cross_entropy(stream, Tensor(logits, 1, 3), target, {.scale = 1}, losses, lse, Tensor(gradient, 1, 3));
   EXPECT_NEAR(losses[0], 0.417030016, 0x1p-22);  // one unit in the last place of log sum exp = 2.417
   const float expected[] = {-0.3409989f, 0.2424330f, 0.0985659f};
   for (int i = 0; i < 3; ++i) EXPECT_NEAR(gradient[i], expected[i], 2e-7);
+  EXPECT_NEAR(lse[0], 2.417030016, 0x1p-22);
   std::vector<float> uniform(32000, 3.0f);
-  softmax_cross_entropy(stream, Tensor(uniform.data(), 1, 32000), target, 1, losses, {});
+  softmax_cross_entropy(stream, Tensor(uniform.data(), 1, 32000), target, {.scale = 1}, losses, lse, {});
   EXPECT_NEAR(losses[0], 10.373491182, 2e-6);
   EXPECT_EQ(logits[2], 0.1f) << "logits are not written to";
   logits[1] = NAN;
-  softmax_cross_entropy(stream, Tensor(logits, 1, 3), target, 1, losses, {});
+  softmax_cross_entropy(stream, Tensor(logits, 1, 3), target, {.scale = 1}, losses, lse, {});
   EXPECT_TRUE(std::isnan(losses[0])) << "a NaN among the logits must reach the loss";
 }
 

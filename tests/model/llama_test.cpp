@@ -11,7 +11,7 @@
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/random.hpp"
-#include "tests/model/fixtures.hpp"
+#include "tests/model/finite_differences.hpp"
 
 namespace nibble {
 namespace {
@@ -119,8 +119,10 @@ TEST_P(Reference, RotatingMemoryChangesNoBit) {
       if (layout.unit_of(buffer) == unit) convert(llama.stream, llama.weights.buffer(buffer), weights.buffer(buffer));
   });
   const auto ready = [&](int buffer) { convert(llama.stream, gradients.buffer(buffer), kept.buffer(buffer)); };
-  const double rotating = llama.model.loss_and_gradients(weights, llama.batch(),
-                                                         {.loss_scale = llama.loss_scale(), .ready = ready}, gradients);
+  const double rotating =
+      llama.model
+          .loss_and_gradients(weights, llama.batch(), {.loss_scale = llama.loss_scale(), .ready = ready}, gradients)
+          .cross_entropy;
   EXPECT_EQ(rotating / static_cast<double>(llama.inputs.size()), loss);
   for (size_t i = 0; i < kept.size(); ++i) EXPECT_EQ(relative_error(kept[i], llama.gradients[i]), 0) << i;
 }
@@ -153,41 +155,18 @@ TEST_P(Reference, ThreadsChangeRoundingOnly) {
   Llama model(alone, llama.config, find_recipe("fp32"), {.sequences = llama.batch_file["tokens"].rows, .length = 32});
   const ParameterSet gradients = model.make_gradients();
   const double loss_alone =
-      model.loss_and_gradients(llama.weights, llama.batch(), {.loss_scale = llama.loss_scale()}, gradients) /
+      model.loss_and_gradients(llama.weights, llama.batch(), {.loss_scale = llama.loss_scale()}, gradients)
+          .cross_entropy /
       static_cast<double>(llama.inputs.size());
   EXPECT_NEAR(loss_alone, loss, 1e-6);  // oneDNN may cut its sums differently
   for (size_t i = 0; i < gradients.size(); ++i) EXPECT_LT(relative_error(gradients[i], llama.gradients[i]), 1e-5);
 }
 
-// A direction in the space of all weights: the loss's slope along it is the inner product with the gradient.
 TEST(LlamaGradient, AgreesWithFiniteDifferencesInEveryParameter) {
   ReferenceLlama llama("gqa-tied");
   llama.run();
-  const std::vector<ParameterInfo>& parameters = llama.model.layout().parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const RandomStream random(11, Purpose::sampling, 0, static_cast<uint32_t>(i));
-    const OwnedTensor direction(DType::f32, parameters[i].rows, parameters[i].cols);
-    double slope = 0, norm = 0;
-    for (int64_t e = 0; e < parameters[i].size(); ++e) {
-      // Along the gradient mostly, so that the slope is well above the rounding of a loss in fp32.
-      const float g = llama.gradients[i].row<float>(e / parameters[i].cols)[e % parameters[i].cols];
-      const float d = g * (1.0f + random.normal_pair(static_cast<uint64_t>(e))[0]);
-      direction.view().as<float>()[e] = d;
-      slope += static_cast<double>(d) * g;
-      norm += static_cast<double>(d) * d;
-    }
-    const auto loss_at = [&](double step) {
-      for (int64_t e = 0; e < parameters[i].size(); ++e)
-        llama.weights[i].row<float>(e / parameters[i].cols)[e % parameters[i].cols] =
-            llama.masters[i].row<float>(e / parameters[i].cols)[e % parameters[i].cols] +
-            static_cast<float>(step) * direction.view().as<float>()[e];
-      return llama.model.loss(llama.weights, llama.batch()) / static_cast<double>(llama.inputs.size());
-    };
-    const double step = 0.02 / std::sqrt(norm);
-    const double difference = (loss_at(step) - loss_at(-step)) / (2 * step);
-    loss_at(0);
-    EXPECT_NEAR(difference, slope, 0.01 * std::abs(slope)) << parameters[i].name;
-  }
+  test::expect_finite_differences(
+      llama, [&] { return llama.model.loss(llama.weights, llama.batch()) / static_cast<double>(llama.inputs.size()); });
 }
 
 // Two documents in one window, apart by document_starts, lose and pull like each in a window of its own.
@@ -196,17 +175,23 @@ TEST_P(Reference, DocumentsInOneWindowDoNotSeeEachOther) {
   std::vector<int32_t> starts(64, 0), first_targets = apart.targets, second_inputs = apart.inputs,
                                       second_targets = apart.targets;
   for (size_t i = 12; i < 32; ++i) starts[i] = 12;  // the first sequence holds documents of 12 and 20 tokens
-  const double loss = together.model.loss_and_gradients(together.weights, {together.inputs, together.targets, starts},
-                                                        {.loss_scale = together.loss_scale()}, together.gradients);
+  const double loss = together.model
+                          .loss_and_gradients(together.weights, {together.inputs, together.targets, starts},
+                                              {.loss_scale = together.loss_scale()}, together.gradients)
+                          .cross_entropy;
   // The same loss in two passes: all but the second document, then that one moved to the front of a window.
   for (size_t i = 12; i < 32; ++i) first_targets[i] = -1;
   for (size_t i = 0; i < 64; ++i) second_targets[i] = -1;
   for (size_t i = 0; i < 20; ++i) second_inputs[i] = apart.inputs[12 + i], second_targets[i] = apart.targets[12 + i];
-  double sum = apart.model.loss_and_gradients(apart.weights, {apart.inputs, first_targets, {}},
-                                              {.loss_scale = apart.loss_scale()}, apart.gradients);
+  double sum = apart.model
+                   .loss_and_gradients(apart.weights, {apart.inputs, first_targets, {}},
+                                       {.loss_scale = apart.loss_scale()}, apart.gradients)
+                   .cross_entropy;
   const ParameterSet second = apart.model.make_gradients();
-  sum += apart.model.loss_and_gradients(apart.weights, {second_inputs, second_targets, {}},
-                                        {.loss_scale = apart.loss_scale()}, second);
+  sum += apart.model
+             .loss_and_gradients(apart.weights, {second_inputs, second_targets, {}}, {.loss_scale = apart.loss_scale()},
+                                 second)
+             .cross_entropy;
   for (size_t i = 0; i < second.size(); ++i) add(apart.stream, second[i], apart.gradients[i]);
   EXPECT_NEAR(loss, sum, 1e-4);
   for (size_t i = 0; i < apart.gradients.size(); ++i)

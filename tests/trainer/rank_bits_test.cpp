@@ -41,7 +41,8 @@ struct Case {
   int64_t width = 128;      ///< with a recipe
   bool bf16_among = false;  ///< one block and one projection of another multiply bf16
   bool gather_codes = false;
-  double cage = 0;   ///< its strength
+  double cage = 0;  ///< its strength
+  double z_loss = 0;
   float weight = 0;  ///< if it is no number, one of the weights
   OptimizerSettings optimizer{};
   int64_t ffn = 80;  ///< without a recipe
@@ -49,7 +50,7 @@ struct Case {
 
 /// What a run computed: losses, norms, and at last every master, moment and working weight.
 struct Numbers {
-  std::vector<double> losses, norms;
+  std::vector<double> losses, z_losses, norms;
   std::map<std::string, std::vector<float>> state;
   std::vector<bool> refused;
 
@@ -120,6 +121,7 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
          .shard = how.shard,
          .gather_codes = how.gather_codes,
          .clip = 0.5,
+         .z_loss = how.z_loss,
          .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps},
          .cage = {.strength = how.cage, .silence = 0, .steps = steps}},
         weight_decay_mask(model.layout().parameters(), default_no_decay),
@@ -140,6 +142,7 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
       const StepResult result = step.run(s, batch_of(s, 2 * how.micro_batches, config.context));
       if (rank > 0) continue;
       numbers.losses.push_back(result.loss);
+      numbers.z_losses.push_back(result.z_loss);
       numbers.norms.push_back(result.gradient_norm);
       numbers.refused.push_back(result.refused);
     }
@@ -214,6 +217,20 @@ TEST(RankBits, EveryOptimizerKeepsItsBits) {
           EXPECT_EQ(numbers.norms, alone.norms) << optimizer.name << ", " << name(how);
           EXPECT_EQ(numbers.state, alone.state) << optimizer.name << ", " << name(how);
         }
+    }
+}
+
+TEST(RankBits, ZLossIsTheSameEverywhere) {
+  const Numbers alone = run({.z_loss = 0.1}), without = run({});
+  EXPECT_EQ(alone.losses.front(), without.losses.front()) << "the loss is the cross-entropy";
+  EXPECT_GT(alone.z_losses.front(), 0);
+  EXPECT_LT(alone.z_losses.back(), alone.z_losses.front());
+  EXPECT_NE(alone.state, without.state);
+  EXPECT_EQ(without.z_losses, std::vector<double>(steps, 0.0));
+  for (const int ranks : {2, 4})
+    for (const Shard shard : levels) {
+      const Case how{.ranks = ranks, .shard = shard, .z_loss = 0.1};
+      EXPECT_EQ(run(how), alone) << name(how);
     }
 }
 

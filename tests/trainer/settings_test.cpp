@@ -74,6 +74,7 @@ Settings everything_changed() {
                 .final = 0.07,
                 .decay = StepsOrShare::share(0.07),
                 .decay_shape = "linear"};
+  s.loss.z_loss = 1e-4;
   s.gradients = {
       .exchange = "sparcml",
       .wire = "bf16",

@@ -33,6 +33,7 @@ struct Case {
   bool gather_codes = false;
   std::string optimizer = "adamw";
   int64_t ffn = 80;
+  double z_loss = 0;
 };
 
 std::string name(const Case& how) {
@@ -89,6 +90,7 @@ std::vector<Sent> bytes_sent(const Case& how) {
            .lanes = 4,
            .shard = how.shard,
            .gather_codes = how.gather_codes,
+           .z_loss = how.z_loss,
            .schedule = {.steps = steps}},
           weight_decay_mask(model.layout().parameters(), default_no_decay),
           [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
@@ -191,6 +193,19 @@ TEST(StepForecast, MatricesTravelToWhoOrthogonalisesThem) {
         EXPECT_GT(step.matrix_bytes, 0);
       }
     }
+}
+
+TEST(StepForecast, TheTermsOfZLossAreSentToo) {
+  for (const int ranks : {2, 4}) {
+    const Case how{.ranks = ranks, .z_loss = 1e-4};
+    const std::vector<Sent> sent = bytes_sent(how);
+    ForecastInput input = input_of(how);
+    const int64_t without = forecast(how, 0, input).bytes();
+    input.z_loss = true;
+    EXPECT_GT(forecast(how, 0, input).bytes(), without);
+    for (int rank = 0; rank < ranks; ++rank)
+      EXPECT_EQ(forecast(how, rank, input).bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how);
+  }
 }
 
 TEST(StepForecast, OneRankSendsNothing) {

@@ -171,8 +171,10 @@ TEST(TrainStepTest, TokensCountAlikeInEveryMicroBatch) {
   ReferenceLlama reference("mha");
   Llama whole(reference.stream, reference.config, find_recipe("fp32"), {.sequences = 8, .length = 32});
   const double loss =
-      whole.loss_and_gradients(reference.weights, {batch.inputs, batch.targets, {}},
-                               {.loss_scale = 1.0f / static_cast<float>(batch.loss_tokens)}, reference.gradients) /
+      whole
+          .loss_and_gradients(reference.weights, {batch.inputs, batch.targets, {}},
+                              {.loss_scale = 1.0f / static_cast<float>(batch.loss_tokens)}, reference.gradients)
+          .cross_entropy /
       static_cast<double>(batch.loss_tokens);
   double squares = 0;
   for (size_t i = 0; i < reference.gradients.size(); ++i)

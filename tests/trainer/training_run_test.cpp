@@ -315,6 +315,23 @@ TEST_F(TrainingRunTest, FineTunesFromACheckpointOnPairs) {
   EXPECT_EQ(text, "two") << "the completion and its end are learnt by heart";
 }
 
+TEST_F(TrainingRunTest, ZLossIsRecordedBesideTheLoss) {
+  TrainingRun(settings("plain"), {}).run();
+  TrainingRun(settings("z", {"loss.z_loss=0.01"}), {}).run();
+  const auto of_step = [&](const std::string& run, int64_t step, const char* column) {
+    std::ifstream file(path(run) + "/metrics.jsonl");
+    std::string line;
+    for (int64_t row = 0; row <= step; ++row) std::getline(file, line);
+    return nlohmann::json::parse(line).value(column, nlohmann::json());
+  };
+  EXPECT_EQ(of_step("z", 1, "loss"), of_step("plain", 1, "loss")) << "the loss is the cross-entropy";
+  EXPECT_NE(of_step("z", 12, "loss"), of_step("plain", 12, "loss"));
+  EXPECT_TRUE(of_step("plain", 1, "z_loss").is_null());
+  // At the start all 259 logits are near 0.
+  EXPECT_NEAR(of_step("z", 1, "z_loss").get<double>(), 0.01 * std::pow(std::log(259.0), 2), 0.01);
+  EXPECT_LT(of_step("z", 12, "z_loss").get<double>(), of_step("z", 1, "z_loss").get<double>());
+}
+
 TEST_F(TrainingRunTest, RefusesTokensOfAnotherVocabulary) {
   expect_error(ErrorKind::configuration, {"vocab"}, [&] { TrainingRun(settings("a", {"model.vocab=200"}), {}); });
 }
