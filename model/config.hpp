@@ -28,16 +28,18 @@ struct ModelConfig {
   double rope_theta = 10000;
   std::optional<RopeScaling> rope_scaling{};
   double norm_epsilon = 1e-5;
-  bool tied = false;  ///< the head is the embedding
+  bool tied = false;     ///< the head is the embedding
+  bool qk_norm = false;  ///< heads of q and k are normalised before RoPE (head_norm_forward), as Qwen3's are
 
   bool operator==(const ModelConfig&) const = default;
 
   int64_t query_width() const { return heads * head_dim; }
   int64_t kv_width() const { return kv_heads * head_dim; }
 
-  /// All parameters: L(2 d H hd + 2 d KV hd + 3 d f + 2d) + d + V d (1 or 2).
+  /// All parameters: L(2 d H hd + 2 d KV hd + 3 d f + 2d (+ 2 hd)) + d + V d (1 or 2).
   int64_t parameters() const {
-    return layers * (2 * width * query_width() + 2 * width * kv_width() + 3 * width * ffn + 2 * width) + width +
+    const int64_t gains = 2 * width + (qk_norm ? 2 * head_dim : 0);
+    return layers * (2 * width * query_width() + 2 * width * kv_width() + 3 * width * ffn + gains) + width +
            vocabulary * width * (tied ? 1 : 2);
   }
   /// Parameters that are multiplied with every token: all but the embedding, the head included.

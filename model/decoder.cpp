@@ -89,6 +89,14 @@ void Decoder::attend(const Block& block, int64_t tokens) {
                    block.keys, block.values, attention_scratch_, attention_.slice_rows(0, tokens));
 }
 
+void Decoder::normalize_heads(int layer, const Tensor& qkv) {
+  const Tensor& gains = weights_.buffer(layout_.qk_norm(layer));
+  const auto epsilon = static_cast<float>(config_.norm_epsilon);
+  head_norm_forward(stream_, gains.slice_rows(0, 1), epsilon, qkv.slice_cols(0, config_.query_width()), nullptr);
+  head_norm_forward(stream_, gains.slice_rows(1, 1), epsilon, qkv.slice_cols(config_.query_width(), config_.kv_width()),
+                    nullptr);
+}
+
 void Decoder::read_chunk(std::span<const int32_t> ids) {
   const auto tokens = static_cast<int64_t>(ids.size());
   const auto rows = [&](const Tensor& x) { return x.slice_rows(0, tokens); };
@@ -108,6 +116,7 @@ void Decoder::read_chunk(std::span<const int32_t> ids) {
     };
     norm(residual_, layout_.attention_norm(layer));
     linear(*block.qkv, layout_.qkv(layer), normed_, qkv_, {});
+    if (config_.qk_norm) normalize_heads(layer, rows(qkv_));
     rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, tokens, position_, RopeDirection::forward,
          rows(qkv_));
     attend(block, tokens);

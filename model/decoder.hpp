@@ -40,6 +40,7 @@ class Decoder {
   void lay_out(Arena& arena);
   void read_chunk(std::span<const int32_t> ids);
   void attend(const Block& block, int64_t tokens);
+  void normalize_heads(int layer, const Tensor& qkv);
 
   Stream& stream_;
   ModelConfig config_;

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "model/embedding.hpp"
-#include "model/norm.hpp"
 #include "model/swiglu.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
@@ -88,6 +87,7 @@ void Llama::lay_out(Arena& arena) {
   dattention_ = arena.take(operands, tokens(), config_.query_width());
   dnormed_ = arena.take(operands, tokens(), config_.width);
   norm_scratch_ = arena.take(DType::f32, rms_norm_scratch_rows(tokens()), config_.width);
+  if (config_.qk_norm) head_norm_scratch_ = arena.take(DType::f32, rms_norm_scratch_rows(tokens()), config_.head_dim);
 }
 
 Llama::BlockSaved Llama::take_block_saved(Arena& arena, const BlockLinears& linears) const {
@@ -106,6 +106,12 @@ Llama::BlockSaved Llama::take_block_saved(Arena& arena, const BlockLinears& line
   saved.inverse_rms_attention = arena.take(DType::f32, 1, tokens());
   saved.inverse_rms_ffn = arena.take(DType::f32, 1, tokens());
   if (!options_.training) return saved;
+  if (config_.qk_norm) {
+    saved.to_query_norm = {arena.take(operands, tokens(), config_.query_width()),
+                           arena.take(DType::f32, tokens(), config_.heads)};
+    saved.to_key_norm = {arena.take(operands, tokens(), config_.kv_width()),
+                         arena.take(DType::f32, tokens(), config_.kv_heads)};
+  }
   linears.qkv->take_saved(arena, tokens(), saved.to_qkv);
   linears.output->take_saved(arena, tokens(), saved.to_output);
   linears.gate_up->take_saved(arena, tokens(), saved.to_gate_up);
@@ -236,6 +242,27 @@ void Llama::check(const MicroBatch& batch) const {
 /// Whether a backward pass follows.
 static bool keeps(const LinearCall& call) { return call.pass == Pass::training || call.pass == Pass::recomputing; }
 
+void Llama::qk_norm_forward(const ParameterSet& weights, int layer) {
+  const BlockSaved& s = saved(layer);
+  const Tensor& gains = weights.buffer(layout_.qk_norm(layer));
+  const auto epsilon = static_cast<float>(config_.norm_epsilon);
+  head_norm_forward(stream_, gains.slice_rows(0, 1), epsilon, s.qkv.slice_cols(0, config_.query_width()),
+                    options_.training ? &s.to_query_norm : nullptr);
+  head_norm_forward(stream_, gains.slice_rows(1, 1), epsilon,
+                    s.qkv.slice_cols(config_.query_width(), config_.kv_width()),
+                    options_.training ? &s.to_key_norm : nullptr);
+}
+
+void Llama::qk_norm_backward(const ParameterSet& weights, int layer, const ParameterSet& gradients) {
+  const BlockSaved& s = saved(layer);
+  const Tensor &gains = weights.buffer(layout_.qk_norm(layer)), &dgains = gradients.buffer(layout_.qk_norm(layer));
+  head_norm_backward(stream_, gains.slice_rows(0, 1), s.to_query_norm, dqkv_.slice_cols(0, config_.query_width()),
+                     dgains.slice_rows(0, 1), head_norm_scratch_);
+  head_norm_backward(stream_, gains.slice_rows(1, 1), s.to_key_norm,
+                     dqkv_.slice_cols(config_.query_width(), config_.kv_width()), dgains.slice_rows(1, 1),
+                     head_norm_scratch_);
+}
+
 void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
                                         const LinearCall& call) {
   const int l = static_cast<int>(layer);
@@ -252,6 +279,7 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
   rms_norm_forward(stream_, in, weights.buffer(layout_.attention_norm(l)), epsilon, s.normed_attention,
                    s.inverse_rms_attention);
   linear_forward(*linears.qkv, layout_.qkv(l), s.normed_attention, s.qkv, {}, s.to_qkv);
+  if (config_.qk_norm) qk_norm_forward(weights, l);
   rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::forward,
        s.qkv);
   attention_forward(stream_, attention_shape_, s.qkv, batch.document_starts, attention_scratch_, s.attention,
@@ -317,6 +345,10 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
                      attention_scratch_, dqkv_);
   rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::backward,
        dqkv_);
+  if (config_.qk_norm) {
+    qk_norm_backward(weights, l, gradients);
+    if (options.ready) options.ready(layout_.qk_norm(l));
+  }
   linear_backward(*linears.qkv, layout_.qkv(l), dqkv_, s.to_qkv, dnormed_);
   norm_backward(layout_.attention_norm(l), residual(layer), s.inverse_rms_attention);
   if (layout_.learns_steps() && options.ready) options.ready(layout_.steps(l));

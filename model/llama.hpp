@@ -14,6 +14,7 @@
 #include "model/attention.hpp"
 #include "model/config.hpp"
 #include "model/loss.hpp"
+#include "model/norm.hpp"
 #include "model/parameters.hpp"
 #include "model/rope.hpp"
 #include "quant/linear.hpp"
@@ -108,8 +109,9 @@ class Llama {
  private:
   /// What a block leaves for its backward pass; all [tokens, ...].
   struct BlockSaved {
-    Tensor normed_attention;                        ///< input of qkv; shared scratch unless qkv keeps it
-    Tensor qkv;                                     ///< after rotation
+    Tensor normed_attention;  ///< input of qkv; shared scratch unless qkv keeps it
+    Tensor qkv;               ///< after QK-norm and rotation
+    HeadNormSaved to_query_norm, to_key_norm;
     Tensor attention;                               ///< input of output
     Tensor log_sum_exp;                             ///< [heads, tokens]
     Tensor middle;                                  ///< residual stream between the two halves, f32
@@ -140,6 +142,10 @@ class Llama {
   void check(const MicroBatch& batch) const;
   /// Embedding, blocks and final norm: leaves normed_final_.
   void run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call);
+  /// Of the block's saved qkv.
+  void qk_norm_forward(const ParameterSet& weights, int layer);
+  /// Of dqkv_.
+  void qk_norm_backward(const ParameterSet& weights, int layer, const ParameterSet& gradients);
   /// The block up to activation_, the input of its down projection.
   void block_forward_to_activation(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
                                    const LinearCall& call);
@@ -169,7 +175,7 @@ class Llama {
   Tensor dresidual_;          ///< f32
   Tensor dresidual_operand_;  ///< the same in the operand type
   Tensor dactivation_, dqkv_, dattention_, dnormed_;
-  Tensor norm_scratch_;
+  Tensor norm_scratch_, head_norm_scratch_;
   AttentionScratch attention_scratch_;
   LossScratch loss_scratch_;
 };

@@ -2,7 +2,9 @@
 //
 //   y = x r g,  r = 1 / sqrt(mean(x^2) + epsilon)
 //
-// x is the residual stream (f32), y a GEMM operand (f32 or bf16), g the gain (f32).
+// Of the residual stream, x is f32, y a GEMM operand (f32 or bf16), g the gain (f32). Of query and key heads before
+// RoPE (QK-norm as transformers' Qwen3Attention has it: it bounds attention's logits), x and y are GEMM operands, the
+// mean is over the channels of a head, and all heads of one kind share a gain.
 #pragma once
 
 #include "tensor/stream.hpp"
@@ -23,5 +25,20 @@ int64_t rms_norm_scratch_rows(int64_t tokens);
 /// follow. dgain[1, width] and scratch[rms_norm_scratch_rows, width] are f32.
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
                        const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, const Tensor& scratch);
+
+/// What the backward pass of heads reads.
+struct HeadNormSaved {
+  Tensor input;        ///< [tokens, heads hd], as it was, in the type of the operands
+  Tensor inverse_rms;  ///< [tokens, heads] f32
+};
+
+/// Normalises x[tokens, heads hd] in place; gain[1, hd]. `saved` may be null.
+void head_norm_forward(Stream& stream, const Tensor& gain, float epsilon, const Tensor& x, const HeadNormSaved* saved);
+
+/// Turns the gradient dx[tokens, heads hd] of the output in place into that of the input:
+///   dx = r (g dy - x r^2 mean(g dy x)),   dgain = sum over tokens and heads of dy x r
+/// dgain[1, hd] and scratch[rms_norm_scratch_rows, hd] are f32.
+void head_norm_backward(Stream& stream, const Tensor& gain, const HeadNormSaved& saved, const Tensor& dx,
+                        const Tensor& dgain, const Tensor& scratch);
 
 }  // namespace nibble

@@ -55,7 +55,7 @@ void ModelConfig::validate() const {
 }
 
 ParameterLayout::ParameterLayout(const ModelConfig& config, bool learns_steps)
-    : layers_(config.layers), tied_(config.tied), learns_steps_(learns_steps) {
+    : layers_(config.layers), tied_(config.tied), qk_norm_(config.qk_norm), learns_steps_(learns_steps) {
   const int64_t width = config.width, ffn = config.ffn;
   const auto part = [](std::string name, int64_t rows, int64_t cols, bool to_residual = false) {
     ParameterInfo info;
@@ -80,6 +80,10 @@ ParameterLayout::ParameterLayout(const ModelConfig& config, bool learns_steps)
                {part(name + "self_attn.q_proj.weight", config.query_width(), width),
                 part(name + "self_attn.k_proj.weight", config.kv_width(), width),
                 part(name + "self_attn.v_proj.weight", config.kv_width(), width)});
+    if (qk_norm_)
+      add({block + "qk_norm", ParameterKind::norm, 2, config.head_dim, layer},
+          {part(name + "self_attn.q_norm.weight", 1, config.head_dim),
+           part(name + "self_attn.k_norm.weight", 1, config.head_dim)});
     projection("output", width, config.query_width(),
                {part(name + "self_attn.o_proj.weight", width, config.query_width(), true)});
     norm("post_attention_layernorm");
@@ -130,8 +134,9 @@ std::vector<int> ParameterLayout::backward_order() const {
   if (!tied_) order.push_back(head());
   order.push_back(final_norm());
   for (int layer = static_cast<int>(layers_) - 1; layer >= 0; --layer) {
-    order.insert(order.end(),
-                 {down(layer), gate_up(layer), ffn_norm(layer), output(layer), qkv(layer), attention_norm(layer)});
+    order.insert(order.end(), {down(layer), gate_up(layer), ffn_norm(layer), output(layer)});
+    if (qk_norm_) order.push_back(qk_norm(layer));
+    order.insert(order.end(), {qkv(layer), attention_norm(layer)});
     if (learns_steps_) order.push_back(steps(layer));
   }
   order.push_back(embedding());

@@ -21,8 +21,8 @@ enum class ParameterKind { embedding, head, norm, projection, step };
 /// Gains of norms and steps of quantizers: [1, n] in f32 wherever they are kept, also beside bf16 matrices.
 constexpr bool is_vector(ParameterKind kind) { return kind == ParameterKind::norm || kind == ParameterKind::step; }
 
-/// A logical matrix [rows, cols]; a norm's gain is [1, width], a block's steps are [1, 8] (LinearCall::steps for qkv,
-/// output, gate_up and down).
+/// A logical matrix [rows, cols]; a norm's gain is [1, width], or of heads [1, hd], a block's steps are [1, 8]
+/// (LinearCall::steps for qkv, output, gate_up and down).
 struct ParameterInfo {
   std::string name;  ///< "model.layers.0.self_attn.q_proj.weight"
   ParameterKind kind = ParameterKind::projection;
@@ -54,18 +54,21 @@ class ParameterLayout {
 
   // Indices of physical buffers.
   int embedding() const { return 0; }
-  int qkv(int layer) const { return 1 + 6 * layer + 1; }
-  int attention_norm(int layer) const { return 1 + 6 * layer; }
-  int output(int layer) const { return 1 + 6 * layer + 2; }
-  int ffn_norm(int layer) const { return 1 + 6 * layer + 3; }
-  int gate_up(int layer) const { return 1 + 6 * layer + 4; }
-  int down(int layer) const { return 1 + 6 * layer + 5; }
-  int final_norm() const { return static_cast<int>(1 + 6 * layers_); }
+  int attention_norm(int layer) const { return block(layer); }
+  int qkv(int layer) const { return block(layer) + 1; }
+  /// The gains of queries and keys, [2, hd], where the layout has_qk_norm().
+  int qk_norm(int layer) const { return block(layer) + 2; }
+  int output(int layer) const { return block(layer + 1) - 4; }
+  int ffn_norm(int layer) const { return block(layer + 1) - 3; }
+  int gate_up(int layer) const { return block(layer + 1) - 2; }
+  int down(int layer) const { return block(layer + 1) - 1; }
+  int final_norm() const { return block(static_cast<int>(layers_)); }
   /// The embedding's buffer when tied.
   int head() const { return tied_ ? embedding() : final_norm() + 1; }
   /// Behind all others, where the layout learns_steps().
   int steps(int layer) const { return final_norm() + (tied_ ? 1 : 2) + layer; }
   bool learns_steps() const { return learns_steps_; }
+  bool has_qk_norm() const { return qk_norm_; }
   /// Of a block's buffer, and where its two steps are among those of the block.
   Projection projection(int buffer) const;
   int64_t first_step(int buffer) const { return 2 * static_cast<int64_t>(projection(buffer)); }
@@ -84,9 +87,11 @@ class ParameterLayout {
 
  private:
   void add(BufferInfo buffer, std::vector<ParameterInfo> parts);
+  /// A block's first buffer.
+  int block(int layer) const { return 1 + (qk_norm_ ? 7 : 6) * layer; }
 
   int64_t layers_;
-  bool tied_, learns_steps_;
+  bool tied_, qk_norm_, learns_steps_;
   std::vector<ParameterInfo> parameters_;
   std::vector<BufferInfo> buffers_;
 };

@@ -133,7 +133,8 @@ void check_names_and_shapes(const WeightFiles& files, const ParameterLayout& lay
                .what = "the weights are not those of the Llama that config.json describes",
                .where = files.directory().string(),
                .seen = fmt::format("{}", fmt::join(seen, "; ")),
-               .allowed = fmt::format("{} tensors with the names and shapes of LlamaForCausalLM", known.size()),
+               .allowed = fmt::format("{} tensors with the names and shapes of {}ForCausalLM", known.size(),
+                                      layout.has_qk_norm() ? "Qwen3" : "Llama"),
                .next = "fetch config.json and weights of the same model"});
 }
 

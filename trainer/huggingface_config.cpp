@@ -16,16 +16,28 @@ constexpr const char* other_model = "choose a Llama that needs no such feature";
 /// Above any model there is, and small enough that no count of parameters overflows.
 constexpr int64_t largest_dimension = 1 << 20;
 
-void check_architecture(const JsonFields& fields) {
-  if (fields.has("model_type") && fields.text("model_type") != "llama")
-    fields.refuse("model_type", "not a Llama", "\"llama\"", "choose a Llama model");
-  if (fields.has("architectures")) {
+struct Architecture {
+  const char *model_type, *name;
+  bool qk_norm;
+};
+constexpr Architecture architectures[] = {{"llama", "LlamaForCausalLM", false}, {"qwen3", "Qwen3ForCausalLM", true}};
+
+const Architecture& architecture_of(const JsonFields& fields) {
+  constexpr const char* allowed = "\"llama\" or \"qwen3\"";
+  constexpr const char* next = "choose a Llama model, or a dense Qwen3";
+  if (!fields.has("architectures") && !fields.has("model_type"))
+    fields.refuse("model_type", "the file does not say what model it describes", allowed, next);
+  for (const Architecture& architecture : architectures) {
+    if (fields.has("model_type") && fields.text("model_type") != architecture.model_type) continue;
+    if (!fields.has("architectures")) return architecture;
     const json& names = fields.array("architectures");
-    if (std::ranges::find(names, "LlamaForCausalLM") == names.end())
-      fields.refuse("architectures", "not a Llama language model", "[\"LlamaForCausalLM\"]", "choose a Llama model");
-  } else if (!fields.has("model_type")) {
-    fields.refuse("model_type", "the file does not say what model it describes", "\"llama\"", "choose a Llama model");
+    if (std::ranges::find(names, architecture.name) != names.end()) return architecture;
+    if (fields.has("model_type"))
+      fields.refuse("architectures", "not a Llama language model", fmt::format("[\"{}\"]", architecture.name), next);
   }
+  if (fields.has("model_type")) fields.refuse("model_type", "not a Llama", allowed, next);
+  fields.refuse("architectures", "not a Llama language model", "[\"LlamaForCausalLM\"] or [\"Qwen3ForCausalLM\"]",
+                next);
 }
 
 /// What other Llamas have and Nibble does not compute.
@@ -37,6 +49,10 @@ void check_options(const JsonFields& fields) {
     fields.refuse("hidden_act", "another activation than SwiGLU's is not computed", "\"silu\"", other_model);
   if (fields.has("sliding_window") && fields.flag_or("use_sliding_window", true))
     fields.refuse("sliding_window", "attention within a window is not computed", "null", other_model);
+  if (fields.has("layer_types"))
+    for (const json& type : fields.array("layer_types"))
+      if (type != "full_attention")
+        fields.refuse("layer_types", "attention within a window is not computed", "\"full_attention\"", other_model);
   if (fields.has("quantization_config"))
     fields.refuse("quantization_config", "quantized weights are not read", "null",
                   "fetch the model's unquantized version (F32, BF16 or F16)");
@@ -97,7 +113,7 @@ json read_json(const std::filesystem::path& path) {
 
 ModelConfig parse_huggingface_config(const json& object, const std::string& where) {
   const JsonFields fields(object, where, ErrorKind::checkpoint);
-  check_architecture(fields);
+  const Architecture& architecture = architecture_of(fields);
   check_options(fields);
 
   ModelConfig config;
@@ -105,19 +121,24 @@ ModelConfig parse_huggingface_config(const json& object, const std::string& wher
   config.width = fields.integer("hidden_size", 1, largest_dimension);
   config.layers = fields.integer("num_hidden_layers", 1, 1 << 16);
   config.heads = fields.integer("num_attention_heads", 1, 1 << 16);
-  config.kv_heads = fields.integer_or("num_key_value_heads", config.heads, 1, 1 << 16);
+  // The defaults are those of transformers' LlamaConfig: what a missing key means to every other reader. Qwen3Config
+  // has others, and every Qwen3 has the keys.
+  const auto llama_default = [&](const char* key, int64_t value, int64_t largest) {
+    return architecture.qk_norm ? fields.integer(key, 1, largest) : fields.integer_or(key, value, 1, largest);
+  };
+  config.kv_heads = llama_default("num_key_value_heads", config.heads, 1 << 16);
   if (!fields.has("head_dim") && config.width % config.heads != 0)
     fields.refuse("hidden_size", "the width does not divide by the heads, and there is no head_dim",
                   fmt::format("a multiple of {}", config.heads));
-  config.head_dim = fields.integer_or("head_dim", config.width / config.heads, 1, 1 << 16);
+  config.head_dim = llama_default("head_dim", config.width / config.heads, 1 << 16);
   if (config.heads * config.head_dim > largest_dimension)
     fields.refuse("num_attention_heads", "heads times head_dim cannot be",
                   fmt::format("at most {}", largest_dimension));
   config.ffn = fields.integer("intermediate_size", 1, largest_dimension);
-  // The defaults are those of transformers' LlamaConfig: what a missing key means to every other reader.
-  config.context = fields.integer_or("max_position_embeddings", 2048, 1, INT32_MAX);
+  config.context = llama_default("max_position_embeddings", 2048, INT32_MAX);
   config.norm_epsilon = fields.has("rms_norm_eps") ? fields.not_negative("rms_norm_eps") : 1e-6;
   config.tied = fields.flag_or("tie_word_embeddings", false);
+  config.qk_norm = architecture.qk_norm;
   parse_rope(fields, where, config);
   try {
     config.validate();
@@ -175,8 +196,9 @@ nlohmann::ordered_json huggingface_config(const ModelConfig& config, DType store
   rope_parameters["rope_theta"] = config.rope_theta;
   const char* dtype = stored == DType::bf16 ? "bfloat16" : "float32";
 
-  nlohmann::ordered_json object = {{"architectures", {"LlamaForCausalLM"}},
-                                   {"model_type", "llama"},
+  const Architecture& architecture = architectures[config.qk_norm ? 1 : 0];
+  nlohmann::ordered_json object = {{"architectures", {architecture.name}},
+                                   {"model_type", architecture.model_type},
                                    {"vocab_size", config.vocabulary},
                                    {"hidden_size", config.width},
                                    {"intermediate_size", config.ffn},
@@ -199,6 +221,10 @@ nlohmann::ordered_json huggingface_config(const ModelConfig& config, DType store
                                    {"use_cache", true},
                                    {"dtype", dtype},
                                    {"torch_dtype", dtype}};
+  if (config.qk_norm) {  // Llama knows no windows; the keys would be strange there
+    object["use_sliding_window"] = false;
+    object["sliding_window"] = nullptr;
+  }
   // Explicit nulls: LlamaConfig takes missing ids for 1 and 2.
   object["bos_token_id"] = tokens.begin ? nlohmann::ordered_json(*tokens.begin) : nlohmann::ordered_json();
   object["eos_token_id"] = tokens.ends.empty()       ? nlohmann::ordered_json()

@@ -1,4 +1,4 @@
-// Hugging Face's config.json of a Llama, both ways.
+// Hugging Face's config.json of a Llama, both ways. One with QK-norm is a Qwen3: all else of the two is the same.
 //
 // Written with the keys of transformers 4 (rope_theta, rope_scaling, torch_dtype) and of transformers 5
 // (rope_parameters, dtype), since each program reads one of them and takes a missing rope_theta for 10000.

@@ -265,6 +265,7 @@ ModelConfig model_config(const Settings& settings, int64_t tokenizer_vocabulary)
   if (model.rope_scaling.factor > 0) config.rope_scaling = model.rope_scaling;
   config.norm_epsilon = model.norm_epsilon;
   config.tied = model.tied;
+  config.qk_norm = model.qk_norm;
   if (config.vocabulary < tokenizer_vocabulary)
     throw Error(
         {.kind = ErrorKind::configuration,

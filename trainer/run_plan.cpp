@@ -60,6 +60,7 @@ Settings burst_settings(Settings settings, const ModelConfig& config, int64_t mi
   model.vocab = config.vocabulary;
   model.context = config.context;
   model.tied = config.tied;
+  model.qk_norm = config.qk_norm;
   settings.shard = "none";
   settings.gradients = {};
   settings.batch.lanes = 1;

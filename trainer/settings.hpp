@@ -44,6 +44,7 @@ struct ModelSettings {
   RopeScaling rope_scaling{.factor = 0};  ///< factor 0: none
   double norm_epsilon = 1e-5;
   bool tied = false;
+  bool qk_norm = false;
   double init_std = 0.02;
   std::string recompute = "none";
   std::string from{};

@@ -52,6 +52,8 @@ std::vector<Setting> make_table() {
     {"model.norm_epsilon", real, NIBBLE_MEMBER(model.norm_epsilon),
      "added to the mean square in RMSNorm", positive, {}, true},
     {"model.tied", boolean, NIBBLE_MEMBER(model.tied), "the head is the embedding", {}, {}, true},
+    {"model.qk_norm", boolean, NIBBLE_MEMBER(model.qk_norm),
+     "query and key heads are normalised before RoPE, which bounds attention's logits (Qwen3)", {}, {}, true},
     {"model.init_std", real, NIBBLE_MEMBER(model.init_std),
      "standard deviation of new weights; o_proj and down_proj: this / sqrt(2 layers)", positive, {}, true},
     {"model.recompute", choice, NIBBLE_MEMBER(model.recompute),

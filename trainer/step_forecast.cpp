@@ -215,8 +215,8 @@ class Step {
       await_weights(layout_.block_unit(layer));
       await_gradients(layout_.block_unit(layer));
       if (input_.recompute == Recompute::block) compute(block_products(layer, attention_));
-      for (const int buffer : {layout_.down(layer), layout_.gate_up(layer), layout_.ffn_norm(layer),
-                               layout_.output(layer), layout_.qkv(layer), layout_.attention_norm(layer)}) {
+      for (const int buffer : layout_.backward_order()) {
+        if (layout_.buffers()[index(buffer)].layer != layer) continue;
         compute(2 * (products_of(buffer) + (buffer == layout_.qkv(layer) ? attention_ : 0)));
         ready(turn, buffer);
       }

@@ -54,6 +54,16 @@ std::string results(Stream& stream, DType type) {
   rope(stream, RopeTable(config, tokens), 2, 34, tokens, 0, RopeDirection::forward, rotated);
   keep(rotated);
 
+  const OwnedTensor heads = normal(stream, type, tokens, 3 * 34, 11), input(type, tokens, 3 * 34),
+                    rms_of_heads(DType::f32, tokens, 3), head_gain = normal(stream, DType::f32, 1, 34, 12),
+                    dhead_gain(DType::f32, 1, 34), sums(DType::f32, rms_norm_scratch_rows(tokens), 34);
+  const HeadNormSaved saved{input, rms_of_heads};
+  head_norm_forward(stream, head_gain, 1e-5f, heads, &saved);
+  keep(heads);
+  head_norm_backward(stream, head_gain, saved, heads, dhead_gain, sums);
+  keep(heads);
+  keep(dhead_gain);
+
   std::vector<int32_t> ids;
   for (int64_t t = 0; t < tokens; ++t) ids.push_back(static_cast<int32_t>(t * t % 19));
   const OwnedTensor table = normal(stream, type, 19, width, 7), rows(DType::f32, tokens, width),

@@ -12,7 +12,7 @@ namespace {
 using test::ReferenceLlama;
 
 class Decoding : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Llamas, Decoding, ::testing::Values("mha", "gqa-tied"));
+INSTANTIATE_TEST_SUITE_P(Llamas, Decoding, ::testing::Values("mha", "gqa-tied", "qk-norm"));
 
 TEST_P(Decoding, OneByOneAndInPiecesGiveTheLogitsOfTheWholeSequence) {
   ReferenceLlama llama(GetParam());
@@ -34,7 +34,7 @@ TEST_P(Decoding, OneByOneAndInPiecesGiveTheLogitsOfTheWholeSequence) {
 TEST_P(Decoding, InputsLongerThanAChunk) {
   ReferenceLlama llama(GetParam());
   std::vector<int32_t> ids;
-  for (int i = 0; i < 100; ++i) ids.push_back(i * 37 % 256);
+  for (int i = 0; i < 100; ++i) ids.push_back(i * 37 % static_cast<int32_t>(llama.config.vocabulary));
   Decoder whole(llama.stream, llama.config, find_recipe("fp32"), llama.weights, 100);
   Decoder single(llama.stream, llama.config, find_recipe("fp32"), llama.weights, 100);
   const std::span<const float> at_once = whole.read(ids);

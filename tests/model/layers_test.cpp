@@ -57,6 +57,62 @@ TEST_F(Layers, RmsNormKnownAnswer) {  // reference 6.4
   for (int i = 0; i < 4; ++i) EXPECT_NEAR(y[i], expected[i], 2e-7f);
 }
 
+// Its definition in double, head by head; heads lie among other columns, and 12 channels are no multiple of a vector.
+TEST_F(Layers, HeadNorm) {
+  constexpr int64_t tokens = 70, heads = 3, hd = 12, behind = 5;
+  constexpr double epsilon = 1e-5;
+  const RandomStream random(4, Purpose::sampling);
+  uint64_t drawn = 0;
+  const OwnedTensor all(DType::f32, tokens, heads * hd + behind), dall(DType::f32, tokens, heads * hd + behind),
+      gain(DType::f32, 1, hd);
+  for (const Tensor& x : {all.view(), dall.view(), gain.view()})
+    for (int64_t i = 0; i < x.size(); ++i)  // bf16 values, so that both types see the same operands
+      x.as<float>()[i] = static_cast<float>(bf16(random.normal_pair(drawn++)[0]));
+  std::vector<double> y(static_cast<size_t>(tokens * heads * hd)), dx(y.size()), dgain_sum(hd);
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t h = 0; h < heads; ++h) {
+      const float *x = all.view().row<float>(t) + h * hd, *dy = dall.view().row<float>(t) + h * hd;
+      const float* g = gain.view().as<float>();
+      double squares = 0, product = 0;
+      for (int64_t c = 0; c < hd; ++c) squares += static_cast<double>(x[c]) * x[c];
+      for (int64_t c = 0; c < hd; ++c) product += static_cast<double>(g[c]) * dy[c] * x[c];
+      const double r = 1 / std::sqrt(squares / hd + epsilon);
+      for (int64_t c = 0; c < hd; ++c) {
+        const auto at = static_cast<size_t>((t * heads + h) * hd + c);
+        y[at] = x[c] * r * g[c];
+        dx[at] = r * (static_cast<double>(g[c]) * dy[c] - x[c] * r * r * product / hd);
+        dgain_sum[static_cast<size_t>(c)] += dy[c] * x[c] * r;
+      }
+    }
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const OwnedTensor operands(type, tokens, heads * hd + behind), gradients(type, tokens, heads * hd + behind),
+        input(type, tokens, heads * hd), inverse_rms(DType::f32, tokens, heads), dgain(DType::f32, 1, hd),
+        scratch(DType::f32, rms_norm_scratch_rows(tokens), hd), seen(DType::f32, tokens, heads * hd + behind);
+    convert(stream, all, operands);
+    convert(stream, dall, gradients);
+    const Tensor x = operands.view().slice_cols(0, heads * hd), gradient = gradients.view().slice_cols(0, heads * hd);
+    const HeadNormSaved saved{input, inverse_rms};
+    head_norm_forward(stream, gain, epsilon, x, &saved);
+    head_norm_backward(stream, gain, saved, gradient, dgain, scratch);
+    const auto expect_near = [&](const OwnedTensor& result, const OwnedTensor& before,
+                                 const std::vector<double>& heads_of) {
+      convert(stream, result, seen);
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t c = 0; c < heads * hd; ++c) {
+          const double expected = heads_of[static_cast<size_t>(t * heads * hd + c)];
+          ASSERT_NEAR(seen.view().row<float>(t)[c], expected,
+                      (type == DType::f32 ? 1e-6 : 0x1p-8) * (1 + std::abs(expected)));
+        }
+        for (int64_t c = heads * hd; c < heads * hd + behind; ++c)
+          ASSERT_EQ(seen.view().row<float>(t)[c], before.view().row<float>(t)[c]) << "not a head's";
+      }
+    };
+    expect_near(operands, all, y);
+    expect_near(gradients, dall, dx);
+    for (int64_t c = 0; c < hd; ++c) EXPECT_NEAR(dgain.view().as<float>()[c], dgain_sum[static_cast<size_t>(c)], 2e-5);
+  }
+}
+
 TEST_F(Layers, SwiGlu) {
   const Tensor &gate = f["swiglu.gate"], &up = f["swiglu.up"], &dy = f["swiglu.dy"];
   const int64_t ffn = gate.cols;

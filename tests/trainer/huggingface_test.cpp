@@ -123,6 +123,31 @@ TEST(HuggingFaceConfig, WhatIsWrittenIsReadAgain) {
   EXPECT_EQ(parse_special_tokens(huggingface_config(config, DType::f32), "config.json"), SpecialTokens{});
 }
 
+TEST(HuggingFaceConfig, AModelWithQkNormIsAQwen3) {
+  const ModelConfig config = read_huggingface_config(reference("qk-norm"));
+  EXPECT_TRUE(config.qk_norm);
+  EXPECT_EQ(config.head_dim, 12);
+  const json written = huggingface_config(config, DType::bf16);
+  EXPECT_EQ(written["model_type"], "qwen3");
+  EXPECT_EQ(written["architectures"], json({"Qwen3ForCausalLM"}));
+  EXPECT_EQ(parse_huggingface_config(written, "config.json"), config);
+  EXPECT_EQ(huggingface_config(tiny(false), DType::bf16)["model_type"], "llama");
+  // Qwen3Config's defaults are other ones than LlamaConfig's.
+  for (const char* key : {"num_key_value_heads", "head_dim", "max_position_embeddings"}) {
+    json without = written;
+    without.erase(key);
+    EXPECT_NE(error_of([&] { parse_huggingface_config(without, "c"); }).where.find(key), std::string::npos);
+  }
+  json windows = written;
+  windows["layer_types"] = {"full_attention", "full_attention"};
+  EXPECT_EQ(parse_huggingface_config(windows, "config.json"), config);
+  windows["layer_types"] = {"full_attention", "sliding_attention"};
+  EXPECT_NE(error_of([&] { parse_huggingface_config(windows, "c"); }).where.find("layer_types"), std::string::npos);
+  json mixed = written;
+  mixed["architectures"] = {"LlamaForCausalLM"};
+  EXPECT_NE(error_of([&] { parse_huggingface_config(mixed, "c"); }).where.find("architectures"), std::string::npos);
+}
+
 TEST(HuggingFaceConfig, EitherGenerationOfKeysIsEnough) {
   ModelConfig config = tiny(false);
   config.rope_scaling = RopeScaling{};
@@ -243,7 +268,7 @@ TEST_F(HuggingFaceTest, DamagedConfigurationsAreRefused) {
 // Weights ------------------------------------------------------------------------------------------------------------
 
 TEST_F(HuggingFaceTest, TheReferenceWeightsGoThroughUnchanged) {
-  for (const char* name : {"mha", "gqa-tied"}) {
+  for (const char* name : {"mha", "gqa-tied", "qk-norm"}) {
     const ModelConfig config = read_huggingface_config(reference(name));
     const ParameterLayout layout(config);
     const ParameterSet weights = import_huggingface(reference(name), layout, DType::f32);

@@ -43,6 +43,7 @@ struct Case {
   bool gather_codes = false;
   double cage = 0;  ///< its strength
   double z_loss = 0;
+  bool qk_norm = false;
   float weight = 0;  ///< if it is no number, one of the weights
   OptimizerSettings optimizer{};
   int64_t ffn = 80;  ///< without a recipe
@@ -99,7 +100,8 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
                        .head_dim = 12,
                        .ffn = how.ffn,
                        .context = short_length,
-                       .tied = how.tied};
+                       .tied = how.tied,
+                       .qk_norm = how.qk_norm};
     if (!how.recipe.empty()) {
       config.width = how.width;
       config.head_dim = how.width / 4;
@@ -218,6 +220,20 @@ TEST(RankBits, EveryOptimizerKeepsItsBits) {
           EXPECT_EQ(numbers.state, alone.state) << optimizer.name << ", " << name(how);
         }
     }
+}
+
+TEST(RankBits, QkNormKeepsItsBits) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const Numbers alone = run({.type = type, .qk_norm = true});
+    EXPECT_TRUE(alone.state.contains("weights/model.layers.2.self_attn.k_norm.weight"));
+    EXPECT_LT(alone.losses.back(), alone.losses.front());
+    EXPECT_EQ(run({.type = type, .recompute = Recompute::block, .qk_norm = true}), alone);
+    for (const int ranks : {2, 4})
+      for (const Shard shard : levels) {
+        const Case how{.ranks = ranks, .shard = shard, .type = type, .qk_norm = true};
+        EXPECT_EQ(run(how), alone) << name(how);
+      }
+  }
 }
 
 TEST(RankBits, ZLossIsTheSameEverywhere) {

@@ -29,6 +29,7 @@ Settings everything_changed() {
       .rope_scaling = {.factor = 32, .low_frequency_factor = 2, .high_frequency_factor = 5, .original_context = 1024},
       .norm_epsilon = 1e-6,
       .tied = true,
+      .qk_norm = true,
       .init_std = 0.01,
       .recompute = "block",
       .from = ""};

@@ -34,6 +34,7 @@ struct Case {
   std::string optimizer = "adamw";
   int64_t ffn = 80;
   double z_loss = 0;
+  bool qk_norm = false;
 };
 
 std::string name(const Case& how) {
@@ -50,7 +51,8 @@ ModelConfig shape(const Case& how) {
           .head_dim = 12,
           .ffn = how.ffn,
           .context = length,
-          .tied = how.tied};
+          .tied = how.tied,
+          .qk_norm = how.qk_norm};
 }
 
 Batch batch_of(int64_t sequences) {
@@ -192,6 +194,15 @@ TEST(StepForecast, MatricesTravelToWhoOrthogonalisesThem) {
         EXPECT_EQ(step.bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how) << ", rank " << rank;
         EXPECT_GT(step.matrix_bytes, 0);
       }
+}
+
+TEST(StepForecast, GainsOfHeadsAreSentToo) {
+  for (const Shard shard : levels)
+    for (const Case& how : {Case{.shard = shard, .qk_norm = true}, Case{.ranks = 4, .shard = shard, .qk_norm = true}}) {
+      const std::vector<Sent> sent = bytes_sent(how);
+      for (int rank = 0; rank < how.ranks; ++rank)
+        EXPECT_EQ(forecast(how, rank, input_of(how)).bytes(), sent[static_cast<size_t>(rank)].in_last_step)
+            << name(how);
     }
 }
 
