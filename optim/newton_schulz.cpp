@@ -48,10 +48,17 @@ Tensor tile_of(const Tensor& x, int64_t row, int64_t col) {
   return x.slice_rows(row, rows).slice_cols(col, cols);
 }
 
+/// Calls body(task) for every tile; a single one needs no team, which costs more than a small product.
+template <class Body>
+void for_each_tile(Stream& stream, int64_t count, Body&& body) {
+  if (count == 1) return body(0);
+  parallel_tasks(stream, count, [&](int64_t task, int64_t) { body(task); });
+}
+
 /// c = a aᵀ, which is symmetric: tiles below the diagonal are computed, those above are their mirror images.
 void square_product(Stream& stream, const Tensor& a, const Tensor& c) {
   const int64_t count = (c.rows + tile - 1) / tile;
-  parallel_tasks(stream, count * (count + 1) / 2, [&](int64_t task, int64_t) {
+  for_each_tile(stream, count * (count + 1) / 2, [&](int64_t task) {
     int64_t i = 0;
     for (; task > i; ++i) task -= i + 1;
     const int64_t row = i * tile, col = task * tile;
@@ -68,7 +75,7 @@ void square_product(Stream& stream, const Tensor& a, const Tensor& c) {
 /// c += a b
 void add_product(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c) {
   const int64_t across = (c.cols + tile - 1) / tile, down = (c.rows + tile - 1) / tile;
-  parallel_tasks(stream, across * down, [&](int64_t task, int64_t) {
+  for_each_tile(stream, across * down, [&](int64_t task) {
     const int64_t row = task / across * tile, col = task % across * tile;
     const Tensor result = tile_of(c, row, col);
     gemm_in_task(stream, a.slice_rows(row, result.rows), Transpose::no, b.slice_cols(col, result.cols), Transpose::no,

@@ -194,6 +194,7 @@ TEST(StepForecast, MatricesTravelToWhoOrthogonalisesThem) {
         EXPECT_EQ(step.bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how) << ", rank " << rank;
         EXPECT_GT(step.matrix_bytes, 0);
       }
+    }
 }
 
 TEST(StepForecast, GainsOfHeadsAreSentToo) {
