@@ -1,33 +1,20 @@
 #include "optim/adamw.hpp"
 
-#include <fmt/format.h>
-
 #include <cassert>
 #include <cmath>
 #include <utility>
 
-#include "tensor/error.hpp"
+#include "optim/constants.hpp"
 
 namespace nibble {
 namespace {
 
-[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
-  throw Error({.kind = ErrorKind::configuration,
-               .what = "a constant of AdamW is out of range",
-               .where = fmt::format("optimizer.{}", key),
-               .seen = fmt::format("{}", seen),
-               .allowed = allowed,
-               .next = "usual values: beta1 0.9, beta2 0.95, epsilon 1e-8, weight_decay 0.1"});
-}
-
 void validate(const AdamWSettings& settings) {
-  // Written so that NaN is refused too.
-  if (!(settings.beta1 >= 0 && settings.beta1 < 1)) refuse("beta1", settings.beta1, "0 <= beta1 < 1");
-  if (!(settings.beta2 >= 0 && settings.beta2 < 1)) refuse("beta2", settings.beta2, "0 <= beta2 < 1");
-  if (!(static_cast<float>(settings.epsilon) > 0 && std::isfinite(settings.epsilon)))
-    refuse("epsilon", settings.epsilon, "a positive number that float32 holds");
-  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
-    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  const OptimizerConstants check("AdamW", "usual values: beta1 0.9, beta2 0.95, epsilon 1e-8, weight_decay 0.1");
+  check.memory("beta1", settings.beta1);
+  check.memory("beta2", settings.beta2);
+  check.positive("epsilon", settings.epsilon);
+  check.not_negative("weight_decay", settings.weight_decay);
 }
 
 }  // namespace

@@ -1,41 +1,24 @@
 #include "optim/ademamix.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <utility>
 
 #include "optim/adamw.hpp"
-#include "tensor/error.hpp"
+#include "optim/constants.hpp"
 
 namespace nibble {
 namespace {
 
-[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
-  throw Error({.kind = ErrorKind::configuration,
-               .what = "a constant of AdEMAMix is out of range",
-               .where = fmt::format("optimizer.{}", key),
-               .seen = fmt::format("{}", seen),
-               .allowed = allowed,
-               .next = "usual values: beta1 0.9, beta2 0.999, beta3 0.9999, alpha 8"});
-}
-
 void validate(const AdEMAMixSettings& settings) {
-  // Written so that NaN is refused too.
-  const auto check_memory = [](const char* key, double beta) {
-    if (!(beta >= 0 && beta < 1)) refuse(key, beta, "at least 0, below 1");
-  };
-  check_memory("beta1", settings.beta1);
-  check_memory("beta2", settings.beta2);
-  check_memory("ademamix.beta3", settings.beta3);
-  if (!(settings.alpha >= 0 && std::isfinite(settings.alpha)))
-    refuse("ademamix.alpha", settings.alpha, "0 or a positive number");
-  if (!(static_cast<float>(settings.epsilon) > 0 && std::isfinite(settings.epsilon)))
-    refuse("epsilon", settings.epsilon, "a positive number that float32 holds");
-  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
-    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  const OptimizerConstants check("AdEMAMix", "usual values: beta1 0.9, beta2 0.999, beta3 0.9999, alpha 8");
+  check.memory("beta1", settings.beta1);
+  check.memory("beta2", settings.beta2);
+  check.memory("ademamix.beta3", settings.beta3);
+  check.not_negative("ademamix.alpha", settings.alpha);
+  check.positive("epsilon", settings.epsilon);
+  check.not_negative("weight_decay", settings.weight_decay);
 }
 
 double warmed_up(const AdEMAMixSettings& settings, int64_t step) {

@@ -1,34 +1,21 @@
 #include "optim/mars_m.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <utility>
 
+#include "optim/constants.hpp"
 #include "optim/gradient_norm.hpp"
-#include "tensor/error.hpp"
 
 namespace nibble {
 namespace {
 
-[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
-  throw Error({.kind = ErrorKind::configuration,
-               .what = "a constant of MARS-M is out of range",
-               .where = fmt::format("optimizer.{}", key),
-               .seen = fmt::format("{}", seen),
-               .allowed = allowed});
-}
-
 MarsMSettings valid(const MarsMSettings& settings) {
-  // Written so that NaN is refused too.
-  if (!(settings.momentum >= 0 && settings.momentum < 1))
-    refuse("muon.momentum", settings.momentum, "0 <= momentum < 1");
-  if (!(settings.gamma >= 0 && std::isfinite(settings.gamma)))
-    refuse("gamma", settings.gamma, "0 or a positive number");
-  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
-    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  const OptimizerConstants check("MARS-M");
+  check.memory("muon.momentum", settings.momentum);
+  check.not_negative("gamma", settings.gamma);
+  check.not_negative("weight_decay", settings.weight_decay);
   return settings;
 }
 

@@ -1,33 +1,20 @@
 #include "optim/muon.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <utility>
 
-#include "tensor/error.hpp"
+#include "optim/constants.hpp"
 
 namespace nibble {
 namespace {
 
-[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
-  throw Error({.kind = ErrorKind::configuration,
-               .what = "a constant of Muon is out of range",
-               .where = fmt::format("optimizer.{}", key),
-               .seen = fmt::format("{}", seen),
-               .allowed = allowed});
-}
-
 MuonSettings valid(const MuonSettings& settings) {
-  // Written so that NaN is refused too.
-  if (!(settings.momentum >= 0 && settings.momentum < 1))
-    refuse("muon.momentum", settings.momentum, "0 <= momentum < 1");
-  if (settings.row_beta2 && !(*settings.row_beta2 >= 0 && *settings.row_beta2 < 1))
-    refuse("beta2", *settings.row_beta2, "0 <= beta2 < 1");
-  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
-    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  const OptimizerConstants check("Muon");
+  check.memory("muon.momentum", settings.momentum);
+  if (settings.row_beta2) check.memory("beta2", *settings.row_beta2);
+  check.not_negative("weight_decay", settings.weight_decay);
   return settings;
 }
 

@@ -1,32 +1,18 @@
 #include "optim/sgd.hpp"
 
-#include <fmt/format.h>
-
 #include <cassert>
 #include <cmath>
 #include <utility>
 
-#include "tensor/error.hpp"
+#include "optim/constants.hpp"
 
 namespace nibble {
-namespace {
-
-[[noreturn]] void refuse(const char* key, double seen, const char* allowed) {
-  throw Error({.kind = ErrorKind::configuration,
-               .what = "a constant of SGD is out of range",
-               .where = fmt::format("optimizer.{}", key),
-               .seen = fmt::format("{}", seen),
-               .allowed = allowed});
-}
-
-}  // namespace
 
 Sgd::Sgd(std::vector<OptimizedParameter> parameters, const SgdSettings& settings)
     : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
-  // Written so that NaN is refused too.
-  if (!(settings.momentum >= 0 && settings.momentum < 1)) refuse("momentum", settings.momentum, "0 <= momentum < 1");
-  if (!(settings.weight_decay >= 0 && std::isfinite(settings.weight_decay)))
-    refuse("weight_decay", settings.weight_decay, "0 or a positive number");
+  const OptimizerConstants check("SGD");
+  check.memory("momentum", settings.momentum);
+  check.not_negative("weight_decay", settings.weight_decay);
   if (settings.momentum == 0) return;
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     momenta_.clear();
