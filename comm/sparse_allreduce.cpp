@@ -146,6 +146,13 @@ void sum_in_dense_parts(Communicator& communicator, const SparseStream& mine, co
   else all_gather(communicator, parts, how.sums);
 }
 
+/// Dense once that is not longer.
+SparseStream in_shorter_form(SparseStream stream) {
+  check_indexable(stream.length());
+  if (stream.count() >= dense_switch(stream.length())) stream.make_dense();
+  return stream;
+}
+
 }  // namespace
 
 std::string_view name(SparseAlgorithm algorithm) {
@@ -174,25 +181,25 @@ SparseStream sparse_reduce_scatter(Communicator& communicator, const SparseStrea
 }
 
 SparseStream sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how) {
-  if (how.algorithm == SparseAlgorithm::dense_split) {
-    check_indexable(mine.length());
-    std::vector<float> all(static_cast<size_t>(mine.length()));
-    sparse_allreduce(communicator, std::move(mine), how, all);
-    return SparseStream(std::move(all));
+  mine = in_shorter_form(std::move(mine));
+  switch (how.algorithm) {
+    case SparseAlgorithm::recursive_doubling:
+      return double_recursively(communicator, std::move(mine), how);
+    case SparseAlgorithm::split:
+      return sum_in_parts(communicator, mine, how);
+    case SparseAlgorithm::dense_split:
+      break;
   }
-  check_indexable(mine.length());
-  if (mine.count() >= dense_switch(mine.length())) mine.make_dense();
-  return how.algorithm == SparseAlgorithm::recursive_doubling ? double_recursively(communicator, std::move(mine), how)
-                                                              : sum_in_parts(communicator, mine, how);
+  std::vector<float> all(static_cast<size_t>(mine.length()));
+  sum_in_dense_parts(communicator, mine, how, all);
+  return SparseStream(std::move(all));
 }
 
 void sparse_allreduce(Communicator& communicator, SparseStream mine, const SparseAllreduce& how, std::span<float> all) {
   assert(std::ssize(all) == mine.length());
-  if (how.algorithm != SparseAlgorithm::dense_split)
-    return sparse_allreduce(communicator, std::move(mine), how).write(all);
-  check_indexable(mine.length());
-  if (mine.count() >= dense_switch(mine.length())) mine.make_dense();
-  sum_in_dense_parts(communicator, mine, how, all);
+  if (how.algorithm == SparseAlgorithm::dense_split)
+    sum_in_dense_parts(communicator, in_shorter_form(std::move(mine)), how, all);
+  else sparse_allreduce(communicator, std::move(mine), how).write(all);
 }
 
 }  // namespace nibble
