@@ -33,22 +33,22 @@ double muon_scale(MuonScale scale, int64_t rows, int64_t cols) {
   return 1;
 }
 
-double orthogonalisation_work(const ParameterInfo& matrix) {
-  return newton_schulz_operations(matrix.rows, matrix.cols, 1);
-}
-
-std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices) {
+std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices, int64_t steps) {
   std::vector<double> work;
-  for (const OptimizedParameter& matrix : matrices) work.push_back(orthogonalisation_work(*matrix.info));
+  for (const OptimizedParameter& matrix : matrices)
+    work.push_back(newton_schulz_operations(matrix.info->rows, matrix.info->cols, steps));
   return work;
 }
 
-std::vector<NewtonSchulz::Shape> orthogonalised_here(std::span<const OptimizedParameter> matrices,
-                                                     const WholeMatrices& whole) {
-  std::vector<NewtonSchulz::Shape> shapes;
-  for (size_t i = 0; i < matrices.size(); ++i)
-    if (whole.owns(i)) shapes.push_back({matrices[i].info->rows, matrices[i].info->cols});
-  return shapes;
+NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<const OptimizedParameter> matrices,
+                              const WholeMatrices& whole, const ParameterShares& shares) {
+  std::vector<NewtonSchulz::Shape> own, beside_others;
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    if (!whole.owns(i)) continue;
+    own.push_back({matrices[i].info->rows, matrices[i].info->cols});
+    if (whole.changes_beside_others(i)) beside_others.push_back(own.back());
+  }
+  return {settings, own, beside_others, shares.threads};
 }
 
 // With what came back as the gradient it is a step of plain descent.
@@ -66,8 +66,8 @@ void descend(Stream& stream, OptimizedParameter parameter, std::span<const Tenso
 Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& settings, const ParameterShares& shares)
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
-      whole_(parameters_, orthogonalisation_work(parameters_), shares),
-      newton_schulz_(settings.newton_schulz, orthogonalised_here(parameters_, whole_)) {
+      whole_(parameters_, orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
+      newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     momenta_.clear();
@@ -86,22 +86,22 @@ void Muon::step(Stream& stream, const StepContext& context) {
   const MomentumFactors momentum{.gradient_scale = static_cast<float>(context.gradient_scale),
                                  .momentum = static_cast<float>(settings_.momentum),
                                  .nesterov = settings_.nesterov};
-  whole_.pass({
-      .write =
-          [&](size_t i, const Tensor& part) {
-            momentum_update(stream, parameters_[i].gradient, momenta_[i], part, momentum);
-          },
-      .change =
-          [&](size_t i, const Tensor& whole) {
-            newton_schulz_(stream, whole);
-            if (settings_.row_beta2) normalize_rows(stream, i, whole);
-          },
-      .read =
-          [&](size_t i, const Tensor& part) {
-            descend(stream, parameters_[i], blocks_[i], part, settings_.scale, settings_.weight_decay,
-                    context.learning_rate);
-          },
-  });
+  whole_.pass(stream, {
+                          .write =
+                              [&](size_t i, const Tensor& part) {
+                                momentum_update(stream, parameters_[i].gradient, momenta_[i], part, momentum);
+                              },
+                          .change =
+                              [&](size_t i, const Tensor& whole, int64_t thread) {
+                                newton_schulz_(stream, whole, thread);
+                                if (settings_.row_beta2) normalize_rows(stream, i, whole);
+                              },
+                          .read =
+                              [&](size_t i, const Tensor& part) {
+                                descend(stream, parameters_[i], blocks_[i], part, settings_.scale,
+                                        settings_.weight_decay, context.learning_rate);
+                              },
+                      });
 }
 
 void Muon::normalize_rows(Stream& stream, size_t matrix, const Tensor& whole) {

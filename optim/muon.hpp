@@ -39,13 +39,12 @@ struct MuonSettings {
 
 // What optimizers that orthogonalise have in common.
 
-/// By what matrices are shared among the ranks (matrix_waves).
-double orthogonalisation_work(const ParameterInfo& matrix);
-std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices);
+/// Operations, by which matrices are shared among the ranks (matrix_shares).
+std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices, int64_t steps);
 
-/// The shapes of those that this rank orthogonalises.
-std::vector<NewtonSchulz::Shape> orthogonalised_here(std::span<const OptimizedParameter> matrices,
-                                                     const WholeMatrices& whole);
+/// With memory for those that this rank orthogonalises.
+NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<const OptimizedParameter> matrices,
+                              const WholeMatrices& whole, const ParameterShares& shares);
 
 /// w *= 1 - lr wd, if it decays;   w -= lr scale direction: of this rank's part of a parameter, the direction too.
 void descend(Stream& stream, OptimizedParameter parameter, std::span<const TensorBlock> blocks, const Tensor& direction,

@@ -9,7 +9,6 @@
 #include "optim/kernels.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
-#include "tensor/profile.hpp"
 
 namespace nibble {
 namespace {
@@ -51,8 +50,8 @@ Tensor tile_of(const Tensor& x, int64_t row, int64_t col) {
 /// Calls body(task) for every tile; a single one needs no team, which costs more than a small product.
 template <class Body>
 void for_each_tile(Stream& stream, int64_t count, Body&& body) {
-  if (count == 1) return body(0);
-  parallel_tasks(stream, count, [&](int64_t task, int64_t) { body(task); });
+  if (count > 1 && !omp_in_parallel()) return parallel_tasks(stream, count, [&](int64_t task, int64_t) { body(task); });
+  for (int64_t task = 0; task < count; ++task) body(task);
 }
 
 /// c = a aᵀ, which is symmetric: tiles below the diagonal are computed, those above are their mirror images.
@@ -106,7 +105,8 @@ double newton_schulz_operations(int64_t rows, int64_t cols, int64_t steps) {
   return static_cast<double>(steps) * (m * m * n + m * m * m + 2 * m * m * n);  // of A and A² one half
 }
 
-NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes)
+NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes,
+                           std::span<const Shape> beside_others, int threads)
     : settings_(settings), polynomials_(newton_schulz_polynomials(settings.table, settings.steps)) {
   if (settings.steps < 1)
     throw Error({.kind = ErrorKind::configuration,
@@ -114,6 +114,14 @@ NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const
                  .where = "optimizer.muon.steps",
                  .seen = fmt::format("{}", settings.steps),
                  .allowed = "at least 1"});
+  arena_ = Arena("orthogonalisation", [&](Arena& arena) {
+    memories_.clear();
+    for (int thread = 0; thread < threads; ++thread)
+      memories_.push_back(take(arena, settings.operands, thread == 0 ? shapes : beside_others));
+  });
+}
+
+NewtonSchulz::Memory NewtonSchulz::take(Arena& arena, DType operands, std::span<const Shape> shapes) {
   const auto largest = [&](DType type, auto&& cols_of) {
     int64_t elements = 0;
     for (const auto& [rows, cols] : shapes)
@@ -122,14 +130,11 @@ NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const
   };
   constexpr auto wide = [](int64_t rows, int64_t cols) { return std::max(rows, cols); };
   constexpr auto narrow = [](int64_t rows, int64_t cols) { return std::min(rows, cols); };
-  memory_ = Arena("orthogonalisation", [&](Arena& arena) {
-    const DType type = settings.operands;
-    x_ = arena.take(DType::f32, 1, largest(DType::f32, wide));
-    operand_ = arena.take(type, 1, largest(type, wide));
-    square_ = arena.take(DType::f32, 1, largest(DType::f32, narrow));
-    fourth_ = arena.take(DType::f32, 1, largest(DType::f32, narrow));
-    factor_ = arena.take(type, 1, largest(type, narrow));
-  });
+  return {.x = arena.take(DType::f32, 1, largest(DType::f32, wide)),
+          .operand = arena.take(operands, 1, largest(operands, wide)),
+          .square = arena.take(DType::f32, 1, largest(DType::f32, narrow)),
+          .fourth = arena.take(DType::f32, 1, largest(DType::f32, narrow)),
+          .factor = arena.take(operands, 1, largest(operands, narrow))};
 }
 
 size_t NewtonSchulz::gemm_scratch_bytes(const Stream& stream, const NewtonSchulzSettings& settings,
@@ -141,14 +146,13 @@ size_t NewtonSchulz::gemm_scratch_bytes(const Stream& stream, const NewtonSchulz
              : nibble::gemm_scratch_bytes(stream, settings.operands, tile * longest, tile * longest, tile * tile);
 }
 
-void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix) {
+void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix, int64_t thread) {
   assert(matrix.dtype == DType::f32 && matrix.contiguous());
-  const KernelTimer timer(stream, "newton_schulz", static_cast<double>(2 * matrix.bytes()),
-                          newton_schulz_operations(matrix.rows, matrix.cols, settings_.steps));
+  const Memory& memory = memories_[static_cast<size_t>(thread)];
   const bool tall = matrix.rows > matrix.cols;
   const int64_t m = std::min(matrix.rows, matrix.cols), n = std::max(matrix.rows, matrix.cols);
-  const Tensor x = shaped(x_, m, n), operand = shaped(operand_, m, n), square = shaped(square_, m, m),
-               fourth = shaped(fourth_, m, m), factor = shaped(factor_, m, m);
+  const Tensor x = shaped(memory.x, m, n), operand = shaped(memory.operand, m, n), square = shaped(memory.square, m, m),
+               fourth = shaped(memory.fourth, m, m), factor = shaped(memory.factor, m, m);
   const double norm = gradient_norm(gradient_square_sums(stream, {&matrix, 1}));
   const auto scale = static_cast<float>(1 / newton_schulz_divisor(settings_.table, norm));
   scale_into(stream, matrix, scale, tall, x);

@@ -48,8 +48,10 @@ class NewtonSchulz {
     int64_t rows, cols;
   };
 
-  /// `shapes`: of all matrices to come, for which memory is taken. Throws Error{configuration} for no steps.
-  NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes);
+  /// `shapes`: of all matrices to come, for which memory is taken; `beside_others`: of those that come while other
+  /// threads have one each. Throws Error{configuration} for no steps.
+  NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes,
+               std::span<const Shape> beside_others = {}, int threads = 1);
 
   /// What its products take beside the memory that it owns (tensor/gemm.hpp).
   static size_t gemm_scratch_bytes(const Stream& stream, const NewtonSchulzSettings& settings,
@@ -57,14 +59,20 @@ class NewtonSchulz {
 
   /// Replaces `matrix` (f32 [rows, cols], packed): singular values s become p(... p(s / divisor)), the singular vectors
   /// stay. A matrix of zeros stays zero. Tall ones are transposed meanwhile, so that A is the smaller product.
-  /// Gives the same bits with any number of threads.
-  void operator()(Stream& stream, const Tensor& matrix);
+  /// Gives the same bits with any number of threads, and where it is one thread's task.
+  void operator()(Stream& stream, const Tensor& matrix, int64_t thread = 0);
 
  private:
   NewtonSchulzSettings settings_;
   std::vector<Quintic> polynomials_;
-  Arena memory_;
-  Tensor x_, operand_, square_, fourth_, factor_;  ///< each as large as the largest matrix needs it
+  /// Each as large as the largest matrix needs it.
+  struct Memory {
+    Tensor x, operand, square, fourth, factor;
+  };
+  static Memory take(Arena& arena, DType operands, std::span<const Shape> shapes);
+
+  Arena arena_;
+  std::vector<Memory> memories_;  ///< by thread
 };
 
 }  // namespace nibble

@@ -34,6 +34,7 @@ struct OptimizedParameter {
 
 /// How ranks share the parameters, for optimizers that need more of one than their own run.
 struct ParameterShares {
+  int threads = 1;                        ///< of the stream that runs the steps
   CommunicationThread* thread = nullptr;  ///< none: this rank is alone
   const Partition* partition = nullptr;   ///< whose runs the ranks have; none: each has all
 };

@@ -1,13 +1,14 @@
 #include "optim/whole_matrices.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <numeric>
 #include <utility>
 
+#include "tensor/profile.hpp"
+
 namespace nibble {
 namespace {
-
-constexpr int none = -1;
 
 size_t index(int i) { return static_cast<size_t>(i); }
 
@@ -17,41 +18,68 @@ std::span<std::byte> bytes_of(const Tensor& packed, int64_t first, int64_t count
 
 }  // namespace
 
-std::vector<std::vector<int>> matrix_waves(std::span<const double> work, int ranks) {
+std::vector<std::vector<int>> matrix_shares(std::span<const double> work, int ranks) {
   std::vector<int> order(work.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return work[index(a)] > work[index(b)]; });
   std::vector<double> load(index(ranks));
-  std::vector<size_t> count(index(ranks));
-  std::vector<std::vector<int>> waves;
+  std::vector<std::vector<int>> shares(index(ranks));
   for (const int matrix : order) {
     const auto rank = static_cast<size_t>(std::min_element(load.begin(), load.end()) - load.begin());
     load[rank] += work[index(matrix)];
-    const size_t wave = count[rank]++;
-    if (wave == waves.size()) waves.emplace_back(index(ranks), none);
-    waves[wave][rank] = matrix;
+    shares[rank].push_back(matrix);
+  }
+  return shares;
+}
+
+std::vector<MatrixWave> matrix_waves(const std::vector<std::vector<int>>& shares, std::span<const int64_t> elements) {
+  const int64_t most = wave_elements / std::ssize(shares);
+  std::vector<MatrixWave> waves;
+  for (size_t rank = 0; rank < shares.size(); ++rank) {
+    size_t wave = 0;
+    int64_t filled = 0;
+    for (const int matrix : shares[rank]) {
+      const int64_t size = elements[index(matrix)];
+      if (filled > 0 && filled + size > most) {
+        ++wave;
+        filled = 0;
+      }
+      filled += size;
+      if (wave == waves.size()) waves.emplace_back(shares.size());
+      waves[wave][rank].push_back(matrix);
+    }
   }
   return waves;
 }
 
 WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, std::span<const double> work,
                              const ParameterShares& shares)
-    : matrices_(matrices.begin(), matrices.end()), shares_(shares), owner_(matrices.size()) {
+    : matrices_(matrices.begin(), matrices.end()),
+      shares_(shares),
+      work_(work.begin(), work.end()),
+      owner_(matrices.size()),
+      beside_others_(matrices.size()) {
   if (shares.thread) {
     rank_ = shares.thread->rank();
     ranks_ = shares.thread->size();
   }
-  for (std::vector<int>& wave : matrix_waves(work, ranks_)) {
-    for (int rank = 0; rank < ranks_; ++rank)
-      if (const int matrix = wave[index(rank)]; matrix != none) owner_[index(matrix)] = rank;
-    waves_.push_back({.matrices = std::move(wave), .parts = std::vector<Tensor>(index(ranks_))});
+  std::vector<int64_t> sizes;
+  for (const OptimizedParameter& matrix : matrices_) sizes.push_back(matrix.info->size());
+  const std::vector<std::vector<int>> of_ranks = matrix_shares(work, ranks_);
+  for (int rank = 0; rank < ranks_; ++rank)
+    for (const int matrix : of_ranks[index(rank)]) owner_[index(matrix)] = rank;
+  for (MatrixWave& wave : matrix_waves(of_ranks, sizes)) {
+    const std::vector<int>& own = wave[index(rank_)];
+    for (const int matrix : own) beside_others_[index(matrix)] = enough_for_threads(own.size());
+    waves_.push_back({.matrices = std::move(wave)});
   }
   // One that travels to its owners, one that is changed, one that travels back.
   const size_t under_way = ranks_ == 1 ? 1 : std::min<size_t>(3, waves_.size());
   std::vector<int64_t> largest(under_way);
   for (size_t wave = 0; wave < waves_.size(); ++wave) {
     int64_t all = 0;
-    for (int owner = 0; owner < ranks_; ++owner) all += elements(waves_[wave], owner);
+    for (int owner = 0; owner < ranks_; ++owner)
+      for (const int matrix : waves_[wave].matrices[index(owner)]) all += elements(matrix, owner);
     largest[wave % under_way] = std::max(largest[wave % under_way], all);
   }
   std::vector<Tensor> slots(under_way);
@@ -67,9 +95,7 @@ Run WholeMatrices::run(int matrix, int rank) const {
   return shares_.partition->runs(rank)[index(parameter.number)];
 }
 
-int64_t WholeMatrices::elements(const Wave& wave, int owner) const {
-  const int matrix = wave.matrices[index(owner)];
-  if (matrix == none) return 0;
+int64_t WholeMatrices::elements(int matrix, int owner) const {
   const int64_t count = owner == rank_ ? matrices_[index(matrix)].info->size() : run(matrix, rank_).count;
   return padded_stride(DType::f32, count);
 }
@@ -77,44 +103,46 @@ int64_t WholeMatrices::elements(const Wave& wave, int owner) const {
 void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
   int64_t first = 0;
   for (int owner = 0; owner < ranks_; ++owner) {
-    const int matrix = wave.matrices[index(owner)];
-    const int64_t begin = std::exchange(first, first + elements(wave, owner));
-    if (matrix == none) continue;
-    const ParameterInfo& info = *matrices_[index(matrix)].info;
-    const Run own = run(matrix, rank_);
-    const Tensor there = memory.slice_cols(begin, first - begin);
-    if (owner == rank_) wave.whole = Tensor(DType::f32, there.data, info.rows, info.cols);
-    const int64_t inside = owner == rank_ ? own.first : 0;
-    wave.parts[index(owner)] = Tensor(there.as<float>() + inside, 1, own.count);
-    if (owner != rank_) {
-      wave.to_owners.push_back({owner, bytes_of(there, 0, own.count)});
-      wave.back.push_back({owner, bytes_of(there, 0, own.count)});
-      continue;
+    Pieces results;
+    for (const int matrix : wave.matrices[index(owner)]) {
+      const int64_t begin = std::exchange(first, first + elements(matrix, owner));
+      const ParameterInfo& info = *matrices_[index(matrix)].info;
+      const Run own = run(matrix, rank_);
+      const Tensor there = memory.slice_cols(begin, first - begin);
+      const int64_t inside = owner == rank_ ? own.first : 0;
+      const Part& part = wave.parts.emplace_back(
+          Part{.matrix = matrix,
+               .part = Tensor(there.as<float>() + inside, 1, own.count),
+               .whole = owner == rank_ ? Tensor(DType::f32, there.data, info.rows, info.cols) : Tensor()});
+      if (!sharded()) {
+        results.push_back(bytes_of(part.part, 0, own.count));
+      } else if (owner != rank_) {
+        wave.to_owners.push_back({owner, bytes_of(there, 0, own.count)});
+        wave.back.push_back({owner, bytes_of(there, 0, own.count)});
+      } else {
+        for (int rank = 0; rank < ranks_; ++rank) {
+          if (rank == rank_) continue;
+          const Run theirs = run(matrix, rank);
+          wave.at_owner.push_back({rank, bytes_of(there, theirs.first, theirs.count)});
+          wave.from_owner.push_back({rank, bytes_of(there, theirs.first, theirs.count)});
+        }
+      }
     }
-    for (int rank = 0; rank < ranks_; ++rank) {
-      if (rank == rank_) continue;
-      const Run theirs = run(matrix, rank);
-      wave.at_owner.push_back({rank, bytes_of(there, theirs.first, theirs.count)});
-      wave.from_owner.push_back({rank, bytes_of(there, theirs.first, theirs.count)});
-    }
+    if (!sharded()) wave.results.push_back(std::move(results));
   }
-  if (sharded()) return;
-  for (const Tensor& part : wave.parts)
-    wave.results.push_back(part.size() == 0 ? Pieces() : Pieces{bytes_of(part, 0, part.size())});
 }
 
 void WholeMatrices::begin(Wave& wave, const Stages& stages) {
-  for (size_t owner = 0; owner < wave.parts.size(); ++owner)
-    if (const Tensor& part = wave.parts[owner]; part.size() > 0)
-      stages.write(static_cast<size_t>(wave.matrices[owner]), part);
+  for (const Part& part : wave.parts)
+    if (part.part.size() > 0) stages.write(index(part.matrix), part.part);
   if (ranks_ == 1 || !sharded()) return;
   wave.arrived =
       shares_.thread->submit([&wave](Communicator& ranks) { ranks.transfer(wave.to_owners, wave.at_owner); });
 }
 
-void WholeMatrices::change(Wave& wave, const Stages& stages) {
+void WholeMatrices::change(Stream& stream, Wave& wave, const Stages& stages) {
   if (ranks_ > 1 && sharded()) shares_.thread->wait(wave.arrived);
-  if (wave.whole) stages.change(static_cast<size_t>(wave.matrices[index(rank_)]), wave.whole);
+  change_own(stream, wave, stages);
   if (ranks_ == 1) return;
   wave.returned = shares_.thread->submit([&wave, this](Communicator& ranks) {
     if (sharded()) ranks.transfer(wave.from_owner, wave.back);
@@ -122,18 +150,38 @@ void WholeMatrices::change(Wave& wave, const Stages& stages) {
   });
 }
 
-void WholeMatrices::finish(Wave& wave, const Stages& stages) {
-  if (ranks_ > 1) shares_.thread->wait(wave.returned);
-  for (size_t owner = 0; owner < wave.parts.size(); ++owner)
-    if (const Tensor& part = wave.parts[owner]; part.size() > 0)
-      stages.read(static_cast<size_t>(wave.matrices[owner]), part);
+void WholeMatrices::change_own(Stream& stream, const Wave& wave, const Stages& stages) const {
+  std::vector<Part> own;
+  double bytes = 0, operations = 0;
+  for (const Part& part : wave.parts) {
+    if (!part.whole) continue;
+    own.push_back(part);
+    bytes += static_cast<double>(2 * part.whole.bytes());
+    operations += work_[index(part.matrix)];
+  }
+  const KernelTimer timer(stream, "matrix_updates", bytes, operations);
+  const auto one = [&](int64_t i, int64_t thread) {
+    const Part& part = own[static_cast<size_t>(i)];
+    stages.change(index(part.matrix), part.whole, thread);
+  };
+  if (enough_for_threads(own.size())) {
+    assert(stream.threads() <= shares_.threads);
+    return parallel_tasks(stream, std::ssize(own), one);
+  }
+  for (int64_t i = 0; i < std::ssize(own); ++i) one(i, 0);
 }
 
-void WholeMatrices::pass(const Stages& stages) {
+void WholeMatrices::finish(Wave& wave, const Stages& stages) {
+  if (ranks_ > 1) shares_.thread->wait(wave.returned);
+  for (const Part& part : wave.parts)
+    if (part.part.size() > 0) stages.read(index(part.matrix), part.part);
+}
+
+void WholeMatrices::pass(Stream& stream, const Stages& stages) {
   const size_t ahead = ranks_ == 1 ? 0 : 1;  // alone there is nothing to wait for, and one slot
   for (size_t wave = 0; wave < waves_.size() + 2 * ahead; ++wave) {
     if (wave < waves_.size()) begin(waves_[wave], stages);
-    if (wave >= ahead && wave < waves_.size() + ahead) change(waves_[wave - ahead], stages);
+    if (wave >= ahead && wave < waves_.size() + ahead) change(stream, waves_[wave - ahead], stages);
     if (wave >= 2 * ahead) finish(waves_[wave - 2 * ahead], stages);
   }
 }

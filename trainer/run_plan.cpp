@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
 #include "data/token_data.hpp"
-#include "optim/muon.hpp"
+#include "optim/newton_schulz.hpp"
+#include "optim/whole_matrices.hpp"
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
 #include "trainer/gradient_exchange.hpp"
@@ -88,7 +90,7 @@ ComputeSeconds measure_compute(World& world, const Settings& settings, const Mod
         measure_step(burst_settings(settings, config, micro_batches), steps, !world.is_first());
     double orthogonalisation = 0;
     for (const auto& [name, per_step] : burst.kernels)
-      if (name == "newton_schulz") orthogonalisation = per_step.seconds;
+      if (name == "matrix_updates") orthogonalisation = per_step.seconds;
     seconds = {burst.forward_backward / static_cast<double>(micro_batches),
                std::max(burst.optimizer - orthogonalisation, 0.0), orthogonalisation, 0};
   } catch (const Error& error) {
@@ -119,16 +121,16 @@ double share_of(const ShardPlan& plan, int64_t parameters) {
 
 /// Of the work with whole matrices, that of the rank that has most.
 double largest_share(const ParameterLayout& layout, std::span<const int> matrices, int ranks) {
-  std::vector<double> work, of_rank(static_cast<size_t>(ranks));
-  for (const int matrix : matrices)
-    work.push_back(orthogonalisation_work(layout.parameters()[static_cast<size_t>(matrix)]));
-  double all = 0;
-  for (const std::vector<int>& wave : matrix_waves(work, ranks))
-    for (size_t rank = 0; rank < wave.size(); ++rank) {
-      if (wave[rank] < 0) continue;
-      of_rank[rank] += work[static_cast<size_t>(wave[rank])];
-      all += work[static_cast<size_t>(wave[rank])];
-    }
+  std::vector<double> work, of_rank;
+  for (const int matrix : matrices) {
+    const ParameterInfo& info = layout.parameters()[static_cast<size_t>(matrix)];
+    work.push_back(newton_schulz_operations(info.rows, info.cols, 1));
+  }
+  for (const std::vector<int>& own : matrix_shares(work, ranks)) {
+    double& sum = of_rank.emplace_back(0);
+    for (const int matrix : own) sum += work[static_cast<size_t>(matrix)];
+  }
+  const double all = std::accumulate(work.begin(), work.end(), 0.0);
   return all > 0 ? std::ranges::max(of_rank) / all : 0;
 }
 

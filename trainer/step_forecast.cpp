@@ -29,8 +29,13 @@ class Step {
         gathered_(index(layout.units())),
         summed_(index(plan.partition().buckets())) {
     std::vector<double> work;
-    for (const int matrix : input.matrices) work.push_back(orthogonalisation_work(layout.parameters()[index(matrix)]));
-    waves_ = matrix_waves(work, plan.ranks());
+    std::vector<int64_t> elements;
+    for (const int matrix : input.matrices) {
+      const ParameterInfo& info = layout.parameters()[index(matrix)];
+      work.push_back(newton_schulz_operations(info.rows, info.cols, 1));
+      elements.push_back(info.size());
+    }
+    waves_ = matrix_waves(matrix_shares(work, plan.ranks()), elements);
     const ModelConfig& config = input.config;
     const double attention = static_cast<double>(input.length * config.query_width());
     double products = 3 * products_of(layout.head());
@@ -231,33 +236,34 @@ class Step {
     return plan_.partition().runs(rank)[index(parameter)].count * static_cast<int64_t>(sizeof(float));
   }
   /// What this rank has of the others' matrices of a wave, and what the others have of its own.
-  double bring(const std::vector<int>& wave, bool to_owners) {
+  double bring(const MatrixWave& wave, bool to_owners) {
     int64_t sent = 0, received = 0, messages = 0;
-    for (int owner = 0; owner < ranks(); ++owner) {
-      if (wave[index(owner)] < 0) continue;
-      for (int rank = 0; rank < ranks(); ++rank) {
-        const int64_t bytes = rank == owner ? 0 : bytes_in_run(wave[index(owner)], rank);
-        const bool sends = to_owners ? rank == plan_.rank() : owner == plan_.rank();
-        if (sends && bytes > 0) {
-          sent += bytes;
-          ++messages;
-        } else if (to_owners ? owner == plan_.rank() : rank == plan_.rank()) {
-          received += bytes;
+    for (int owner = 0; owner < ranks(); ++owner)
+      for (const int matrix : wave[index(owner)])
+        for (int rank = 0; rank < ranks(); ++rank) {
+          const int64_t bytes = rank == owner ? 0 : bytes_in_run(matrix, rank);
+          const bool sends = to_owners ? rank == plan_.rank() : owner == plan_.rank();
+          if (sends && bytes > 0) {
+            sent += bytes;
+            ++messages;
+          } else if (to_owners ? owner == plan_.rank() : rank == plan_.rank()) {
+            received += bytes;
+          }
         }
-      }
-    }
     forecast_.matrix_bytes += sent;
     forecast_.messages += messages;
     const double rate = input_.speed.gathered_bytes_per_second;
     return submit((messages > 0 ? input_.speed.latency : 0) +
                   (rate > 0 ? static_cast<double>(std::max(sent, received)) / rate : 0));
   }
-  double share_results(const std::vector<int>& wave) {
+  double share_results(const MatrixWave& wave) {
     Sizes parts;
-    for (const int matrix : wave)
-      parts.push_back(matrix < 0 ? 0
-                                 : layout_.parameters()[index(input_.matrices[index(matrix)])].size() *
-                                       static_cast<int64_t>(sizeof(float)));
+    for (const std::vector<int>& own : wave) {
+      int64_t& bytes = parts.emplace_back(0);
+      for (const int matrix : own)
+        bytes +=
+            layout_.parameters()[index(input_.matrices[index(matrix)])].size() * static_cast<int64_t>(sizeof(float));
+    }
     return submit(gather(parts, forecast_.matrix_bytes));
   }
   void update() {
@@ -292,7 +298,7 @@ class Step {
   const ShardPlan& plan_;
   const ForecastInput& input_;
   RotatingUnits rotating_;
-  std::vector<std::vector<int>> waves_;    ///< of input_.matrices
+  std::vector<MatrixWave> waves_;          ///< of input_.matrices
   double seconds_ = 0;                     ///< of one product of a weight with a micro-batch
   double attention_ = 0;                   ///< of a block, in such products
   double now_ = 0;                         ///< of the thread that computes

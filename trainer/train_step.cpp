@@ -58,9 +58,10 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       middle_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       gradients_(stream, model, *exchange_, plan_),
-      optimizer_(make_optimizer(
-          with_gradients(weights_.parameters(), gradients_, options.shard, decay),
-          {.thread = &world.thread(), .partition = options.shard == Shard::none ? nullptr : &plan_.partition()})),
+      optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options.shard, decay),
+                                {.threads = stream.threads(),
+                                 .thread = &world.thread(),
+                                 .partition = options.shard == Shard::none ? nullptr : &plan_.partition()})),
       cage_(stream, model, weights_, options.cage) {
   for (int rank = 0; rank < plan_.ranks(); ++rank) blocks_.push_back(plan_.partition().blocks_of(rank));
 }
