@@ -8,7 +8,8 @@
 
 namespace nibble {
 
-/// The sum of the squares in each block of the gradients (f32, packed), in double: of one rank's own part, in order.
+/// The sum of the squares in each block of the gradients (f32 or bf16, packed), in double: of one rank's own part, in
+/// order.
 std::vector<double> gradient_square_sums(Stream& stream, std::span<const Tensor> gradients);
 
 /// The Euclidean norm, from the sums of all blocks in the order of the parameters, so that it depends neither on the

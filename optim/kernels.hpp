@@ -55,7 +55,7 @@ struct SgdFactors {
   float learning_rate;
 };
 
-/// One update of every block by SGD. `momenta`: f32, packed, by parameter; none: plain gradients.
+/// One update of every block by SGD. `momenta`: f32, packed, by parameter; none: plain gradients, which may be bf16.
 void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const Tensor> momenta,
                 std::span<const TensorBlock> blocks, const SgdFactors& factors);
 
@@ -66,14 +66,14 @@ struct MomentumFactors {
 };
 
 /// momentum = factor momentum + scale gradient; direction = that, or with Nesterov's look ahead scale gradient + factor
-/// momentum. f32, packed, of one size.
+/// momentum. Packed, of one size; the direction f32 or bf16, all else f32.
 void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momentum, const Tensor& direction,
                      const MomentumFactors& factors);
 
 /// gradient = g + factor (g - last), last = g, where g = scale gradient; f32, packed, of one size.
 void extrapolate(Stream& stream, const Tensor& last, const Tensor& gradient, float scale, float factor);
 
-/// matrix[i, j] *= factors[i]; f32.
+/// matrix[i, j] *= factors[i]; f32 or bf16.
 void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors);
 
 /// The moments of one parameter of AdEMAMix, f32, packed.
@@ -96,11 +96,12 @@ void ademamix_update(Stream& stream, std::span<const OptimizedParameter> paramet
 /// Each master, rounded to nearest, into its working copy.
 void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const TensorBlock> blocks);
 
-/// sums[i] = the squares of block i of the gradients (f32), added in double over sixteen lanes and a fixed tree.
+/// sums[i] = the squares of block i of the gradients (f32 or bf16), added in double over sixteen lanes and a fixed
+/// tree.
 void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std::span<const TensorBlock> blocks,
                           std::span<double> sums);
 
-/// to[i, j] = factor from[i, j], or factor from[j, i] where it is to be transposed; f32.
+/// to[i, j] = factor from[i, j], or factor from[j, i] where it is to be transposed; each f32 or bf16.
 void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose, const Tensor& to);
 
 /// copy = x, then x = factor x; x f32, copy f32 or bf16 (rounded to nearest).

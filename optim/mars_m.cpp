@@ -25,7 +25,7 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
       states_(parameters_.size()),
-      whole_(parameters_, orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
+      whole_(parameters_, DType::f32, orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {

@@ -66,7 +66,8 @@ void descend(Stream& stream, OptimizedParameter parameter, std::span<const Tenso
 Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& settings, const ParameterShares& shares)
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
-      whole_(parameters_, orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
+      whole_(parameters_, settings.newton_schulz.operands,
+             orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {

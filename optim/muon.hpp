@@ -4,8 +4,9 @@
 // scalable for LLM training", arXiv 2502.16982:
 //   b = momentum b + g;   u = g + momentum b (Nesterov) or b;   o = NewtonSchulz(u)
 //   w *= 1 - lr wd;   w -= lr scale(rows, cols) o
-// so the decay is that of the unscaled learning rate. NorMuon (Li et al., arXiv 2510.05491) divides each row of o by
-// the root of a running mean of its squares and keeps the norm of the whole:
+// so the decay is that of the unscaled learning rate; u and o are rounded to the type of the products. NorMuon (Li et
+// al., arXiv 2510.05491) divides each row of o by the root of a running mean of its squares and keeps the norm of the
+// whole:
 //   v_i = b2 v_i + (1 - b2) mean_j o_ij^2;   n_ij = o_ij / (sqrt(v_i) + 1e-8);   n *= |o| / |n|
 // Not for: embeddings, heads and vectors (parameter_groups.hpp).
 #pragma once

@@ -147,7 +147,7 @@ size_t NewtonSchulz::gemm_scratch_bytes(const Stream& stream, const NewtonSchulz
 }
 
 void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix, int64_t thread) {
-  assert(matrix.dtype == DType::f32 && matrix.contiguous());
+  assert(matrix.contiguous());
   const Memory& memory = memories_[static_cast<size_t>(thread)];
   const bool tall = matrix.rows > matrix.cols;
   const int64_t m = std::min(matrix.rows, matrix.cols), n = std::max(matrix.rows, matrix.cols);

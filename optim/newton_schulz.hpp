@@ -57,8 +57,8 @@ class NewtonSchulz {
   static size_t gemm_scratch_bytes(const Stream& stream, const NewtonSchulzSettings& settings,
                                    std::span<const Shape> shapes);
 
-  /// Replaces `matrix` (f32 [rows, cols], packed): singular values s become p(... p(s / divisor)), the singular vectors
-  /// stay. A matrix of zeros stays zero. Tall ones are transposed meanwhile, so that A is the smaller product.
+  /// Replaces `matrix` (f32 or bf16 [rows, cols], packed): singular values s become p(... p(s / divisor)), the singular
+  /// vectors stay. A matrix of zeros stays zero. Tall ones are transposed meanwhile, so that A is the smaller product.
   /// Gives the same bits with any number of threads, and where it is one thread's task.
   void operator()(Stream& stream, const Tensor& matrix, int64_t thread = 0);
 

@@ -13,7 +13,8 @@ namespace {
 size_t index(int i) { return static_cast<size_t>(i); }
 
 std::span<std::byte> bytes_of(const Tensor& packed, int64_t first, int64_t count) {
-  return std::as_writable_bytes(std::span(packed.as<float>() + first, static_cast<size_t>(count)));
+  const Tensor part = packed.slice_cols(first, count);
+  return {static_cast<std::byte*>(part.data), part.bytes()};
 }
 
 }  // namespace
@@ -52,10 +53,11 @@ std::vector<MatrixWave> matrix_waves(const std::vector<std::vector<int>>& shares
   return waves;
 }
 
-WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, std::span<const double> work,
+WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, DType type, std::span<const double> work,
                              const ParameterShares& shares)
     : matrices_(matrices.begin(), matrices.end()),
       shares_(shares),
+      type_(type),
       work_(work.begin(), work.end()),
       owner_(matrices.size()),
       beside_others_(matrices.size()) {
@@ -84,7 +86,7 @@ WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, std::
   }
   std::vector<Tensor> slots(under_way);
   memory_ = Arena("orthogonalisation", [&](Arena& arena) {
-    for (size_t slot = 0; slot < under_way; ++slot) slots[slot] = arena.take(DType::f32, 1, largest[slot]);
+    for (size_t slot = 0; slot < under_way; ++slot) slots[slot] = arena.take(type, 1, largest[slot]);
   });
   for (size_t wave = 0; wave < waves_.size(); ++wave) lay_out(waves_[wave], slots[wave % under_way]);
 }
@@ -97,7 +99,7 @@ Run WholeMatrices::run(int matrix, int rank) const {
 
 int64_t WholeMatrices::elements(int matrix, int owner) const {
   const int64_t count = owner == rank_ ? matrices_[index(matrix)].info->size() : run(matrix, rank_).count;
-  return padded_stride(DType::f32, count);
+  return padded_stride(type_, count);
 }
 
 void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
@@ -112,8 +114,8 @@ void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
       const int64_t inside = owner == rank_ ? own.first : 0;
       const Part& part = wave.parts.emplace_back(
           Part{.matrix = matrix,
-               .part = Tensor(there.as<float>() + inside, 1, own.count),
-               .whole = owner == rank_ ? Tensor(DType::f32, there.data, info.rows, info.cols) : Tensor()});
+               .part = there.slice_cols(inside, own.count),
+               .whole = owner == rank_ ? Tensor(type_, there.data, info.rows, info.cols) : Tensor()});
       if (!sharded()) {
         results.push_back(bytes_of(part.part, 0, own.count));
       } else if (owner != rank_) {

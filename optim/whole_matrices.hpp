@@ -2,10 +2,11 @@
 // and brought back.
 //
 // Matrices go to ranks by work, and a wave has some of each rank: one exchange of all with all. While a wave is
-// changed, the next one travels to its owners and the one before back from them. What travels is f32, and every value
-// is computed by one rank, so that no number of ranks changes a bit. Where every rank has whole matrices, only the
-// results travel. The gather of Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.3; but
-// with one owner for a matrix, as in Ahn et al., "Dion", arXiv 2504.05295. Not for: what is done to them (muon.hpp).
+// changed, the next one travels to its owners and the one before back from them. Every value is computed by one rank,
+// and rounded to the type that travels even where none does, so that no number of ranks changes a bit. Where every rank
+// has whole matrices, only the results travel. The gather of Liu et al., "Muon is scalable for LLM training", arXiv
+// 2502.16982, section 2.3; but with one owner for a matrix, as in Ahn et al., "Dion", arXiv 2504.05295. Not for: what
+// is done to them (muon.hpp).
 #pragma once
 
 #include <functional>
@@ -28,9 +29,15 @@ using MatrixWave = std::vector<std::vector<int>>;
 inline constexpr int64_t wave_elements = int64_t{1} << 21;
 std::vector<MatrixWave> matrix_waves(const std::vector<std::vector<int>>& shares, std::span<const int64_t> elements);
 
+/// A parameter that goes to one rank and back in this type.
+struct TravellingMatrix {
+  int parameter = 0;
+  DType type = DType::f32;
+};
+
 class WholeMatrices {
  public:
-  /// What a pass does with a matrix. `part` is this rank's run of it, f32 packed, as many elements as its master.
+  /// What a pass does with a matrix. `part` is this rank's run of it, packed, as many elements as its master.
   struct Stages {
     std::function<void(size_t matrix, const Tensor& part)> write;  ///< fills the part
     /// On the owner alone; `whole` is [rows, cols]. Several threads change one matrix each where there are enough, so
@@ -39,9 +46,9 @@ class WholeMatrices {
     std::function<void(size_t matrix, const Tensor& part)> read;  ///< of what was changed
   };
 
-  /// `work`: operations by matrix. What `shares` points to must outlive the object, and jobs of a pass that failed
-  /// must be over before it ends (CommunicationThread::settle).
-  WholeMatrices(std::span<const OptimizedParameter> matrices, std::span<const double> work,
+  /// `type` of what travels, f32 or bf16. `work`: operations by matrix. What `shares` points to must outlive the
+  /// object, and jobs of a pass that failed must be over before it ends (CommunicationThread::settle).
+  WholeMatrices(std::span<const OptimizedParameter> matrices, DType type, std::span<const double> work,
                 const ParameterShares& shares);
   WholeMatrices(const WholeMatrices&) = delete;
   WholeMatrices& operator=(const WholeMatrices&) = delete;
@@ -85,6 +92,7 @@ class WholeMatrices {
   std::vector<OptimizedParameter> matrices_;
   ParameterShares shares_;
   int rank_ = 0, ranks_ = 1;
+  DType type_;
   std::vector<double> work_;
   std::vector<int> owner_;           ///< by matrix
   std::vector<bool> beside_others_;  ///< by matrix

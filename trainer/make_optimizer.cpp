@@ -90,19 +90,26 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
 
 bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
 
-std::vector<int> orthogonalized(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
+std::vector<TravellingMatrix> travelling_matrices(const OptimizerSettings& settings,
+                                                  const std::vector<ParameterInfo>& parameters) {
   const std::vector<int> numbers = groups_of(settings, parameters);
-  std::vector<int> found;
-  for (size_t i = 0; i < numbers.size(); ++i)
-    if (orthogonalizes(group_of(settings, numbers[i]).name)) found.push_back(static_cast<int>(i));
+  std::vector<TravellingMatrix> found;
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    const std::string name = group_of(settings, numbers[i]).name;
+    if (!orthogonalizes(name)) continue;
+    found.push_back({.parameter = static_cast<int>(i),
+                     .type = name == "mars-m" ? DType::f32 : newton_schulz_settings(settings.muon).operands});
+  }
   return found;
 }
 
 size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                     const std::vector<ParameterInfo>& parameters) {
   std::vector<NewtonSchulz::Shape> shapes;
-  for (const int i : orthogonalized(settings, parameters))
-    shapes.push_back({parameters[static_cast<size_t>(i)].rows, parameters[static_cast<size_t>(i)].cols});
+  for (const auto& [parameter, type] : travelling_matrices(settings, parameters)) {
+    const ParameterInfo& matrix = parameters[static_cast<size_t>(parameter)];
+    shapes.push_back({matrix.rows, matrix.cols});
+  }
   return NewtonSchulz::gemm_scratch_bytes(stream, newton_schulz_settings(settings.muon), shapes);
 }
 

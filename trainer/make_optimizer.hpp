@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "optim/optimizer.hpp"
+#include "optim/whole_matrices.hpp"
 #include "trainer/settings.hpp"
 
 namespace nibble {
@@ -20,7 +21,8 @@ inline const std::vector<std::string> optimizer_names = {"adamw", "sgd", "ademam
 bool orthogonalizes(const std::string& name);
 
 /// The parameters that orthogonalizing optimizers have. Throws as assign_groups.
-std::vector<int> orthogonalized(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters);
+std::vector<TravellingMatrix> travelling_matrices(const OptimizerSettings& settings,
+                                                  const std::vector<ParameterInfo>& parameters);
 
 /// What products of the optimizers take beside their own memory (tensor/gemm.hpp).
 size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,

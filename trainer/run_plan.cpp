@@ -120,10 +120,10 @@ double share_of(const ShardPlan& plan, int64_t parameters) {
 }
 
 /// Of the work with whole matrices, that of the rank that has most.
-double largest_share(const ParameterLayout& layout, std::span<const int> matrices, int ranks) {
+double largest_share(const ParameterLayout& layout, std::span<const TravellingMatrix> matrices, int ranks) {
   std::vector<double> work, of_rank;
-  for (const int matrix : matrices) {
-    const ParameterInfo& info = layout.parameters()[static_cast<size_t>(matrix)];
+  for (const TravellingMatrix& matrix : matrices) {
+    const ParameterInfo& info = layout.parameters()[static_cast<size_t>(matrix.parameter)];
     work.push_back(newton_schulz_operations(info.rows, info.cols, 1));
   }
   for (const std::vector<int>& own : matrix_shares(work, ranks)) {
@@ -220,7 +220,7 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
     const auto values = static_cast<double>(plan.parameters);
     compressed = {.bytes = own.bytes / values, .processor_seconds = own.processor_seconds / values};
   }
-  const std::vector<int> matrices = orthogonalized(settings.optimizer, layout.parameters());
+  const std::vector<TravellingMatrix> matrices = travelling_matrices(settings.optimizer, layout.parameters());
   plan.step =
       forecast_step(layout, shards,
                     {.config = config,

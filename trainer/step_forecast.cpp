@@ -30,8 +30,8 @@ class Step {
         summed_(index(plan.partition().buckets())) {
     std::vector<double> work;
     std::vector<int64_t> elements;
-    for (const int matrix : input.matrices) {
-      const ParameterInfo& info = layout.parameters()[index(matrix)];
+    for (const TravellingMatrix& matrix : input.matrices) {
+      const ParameterInfo& info = layout.parameters()[index(matrix.parameter)];
       work.push_back(newton_schulz_operations(info.rows, info.cols, 1));
       elements.push_back(info.size());
     }
@@ -232,8 +232,8 @@ class Step {
   // As WholeMatrices, whose waves are about equally long.
 
   int64_t bytes_in_run(int matrix, int rank) const {
-    const int parameter = input_.matrices[index(matrix)];
-    return plan_.partition().runs(rank)[index(parameter)].count * static_cast<int64_t>(sizeof(float));
+    const auto [parameter, type] = input_.matrices[index(matrix)];
+    return plan_.partition().runs(rank)[index(parameter)].count * static_cast<int64_t>(size_of(type));
   }
   /// What this rank has of the others' matrices of a wave, and what the others have of its own.
   double bring(const MatrixWave& wave, bool to_owners) {
@@ -260,9 +260,10 @@ class Step {
     Sizes parts;
     for (const std::vector<int>& own : wave) {
       int64_t& bytes = parts.emplace_back(0);
-      for (const int matrix : own)
-        bytes +=
-            layout_.parameters()[index(input_.matrices[index(matrix)])].size() * static_cast<int64_t>(sizeof(float));
+      for (const int matrix : own) {
+        const auto [parameter, type] = input_.matrices[index(matrix)];
+        bytes += layout_.parameters()[index(parameter)].size() * static_cast<int64_t>(size_of(type));
+      }
     }
     return submit(gather(parts, forecast_.matrix_bytes));
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/llama.hpp"
+#include "optim/whole_matrices.hpp"
 #include "trainer/shard_plan.hpp"
 
 namespace nibble {
@@ -36,11 +37,11 @@ struct ForecastInput {
   bool z_loss = false;     ///< the ranks tell each other its term of each micro-batch too
   int64_t statistics = 0;  ///< of the linear operators, of which ranks find the largest (Llama::statistics)
   Wire wire = Wire::f32;
-  std::optional<ValueCost> compressed{};  ///< sums of gradients are no plain ones of the wire's type
-  std::vector<int> matrices{};            ///< parameters that one rank must have whole for its update (Muon)
-  double turn_seconds = 0;                ///< forward and backward pass of one micro-batch
-  double optimizer_seconds = 0;           ///< norm and update of what this rank owns
-  ExchangeSpeed speed;                    ///< of zeros: messages take no time
+  std::optional<ValueCost> compressed{};     ///< sums of gradients are no plain ones of the wire's type
+  std::vector<TravellingMatrix> matrices{};  ///< that one rank must have whole for its update (Muon)
+  double turn_seconds = 0;                   ///< forward and backward pass of one micro-batch
+  double optimizer_seconds = 0;              ///< norm and update of what this rank owns
+  ExchangeSpeed speed;                       ///< of zeros: messages take no time
 };
 
 struct StepForecast {

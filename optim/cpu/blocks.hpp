@@ -8,6 +8,13 @@
 
 namespace nibble {
 
+// Calls body(T()) with the element type of `tensor`, f32 or bf16.
+template <class Body>
+void with_type(const Tensor& tensor, Body&& body) {
+  if (tensor.dtype == DType::bf16) body(bf16());
+  else body(float());
+}
+
 // Calls body(first, count, working) for the parts of a block that are consecutive in the working copy too.
 template <class T, class Body>
 inline void for_each_row_part(const OptimizedParameter& parameter, const TensorBlock& block, Body&& body) {
@@ -29,8 +36,7 @@ void for_each_block(Stream& stream, std::span<const OptimizedParameter> paramete
   parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
     for (const TensorBlock& block : blocks.subspan(begin, end - begin)) {
       const OptimizedParameter& parameter = parameters[block.tensor];
-      if (parameter.working.dtype == DType::bf16) body(bf16(), parameter, block);
-      else body(float(), parameter, block);
+      with_type(parameter.working, [&](auto type) { body(type, parameter, block); });
     }
   });
 }

@@ -1,3 +1,4 @@
+#include "optim/cpu/blocks.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -12,13 +13,15 @@ void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std
   parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const TensorBlock& block = blocks[i];
-      const float* const gradient = gradients[block.tensor].as<float>() + block.first;
-      simd::f64x squares{};
-      simd::for_each_group(block.count, [&](int64_t offset, int64_t count) {
-        const simd::f64x value = simd::widen(simd::load_n(gradient + offset, count));
-        squares += value * value;
+      with_type(gradients[block.tensor], [&]<class T>(T) {
+        const T* const gradient = gradients[block.tensor].as<T>() + block.first;
+        simd::f64x squares{};
+        simd::for_each_group(block.count, [&](int64_t offset, int64_t count) {
+          const simd::f64x value = simd::widen(simd::load_n(gradient + offset, count));
+          squares += value * value;
+        });
+        sums[i] = simd::sum(squares);
       });
-      sums[i] = simd::sum(squares);
     }
   });
 }

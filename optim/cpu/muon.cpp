@@ -1,3 +1,4 @@
+#include "optim/cpu/blocks.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -8,14 +9,17 @@ void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momen
                      const MomentumFactors& factors) {
   const KernelTimer timer(stream, "momentum", {gradient, momentum, momentum, direction});
   const float* const from = gradient.as<float>();
-  float *const kept = momentum.as<float>(), *const to = direction.as<float>();
-  parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
-    simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
-      const int64_t i = begin + j;
-      const simd::f32x g = simd::load_n(from + i, count) * factors.gradient_scale;
-      const simd::f32x m = simd::load_n(kept + i, count) * factors.momentum + g;
-      simd::store_n(kept + i, m, count);
-      simd::store_n(to + i, factors.nesterov ? m * factors.momentum + g : m, count);
+  float* const kept = momentum.as<float>();
+  with_type(direction, [&]<class T>(T) {
+    T* const to = direction.as<T>();
+    parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
+      simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
+        const int64_t i = begin + j;
+        const simd::f32x g = simd::load_n(from + i, count) * factors.gradient_scale;
+        const simd::f32x m = simd::load_n(kept + i, count) * factors.momentum + g;
+        simd::store_n(kept + i, m, count);
+        simd::store_n(to + i, factors.nesterov ? m * factors.momentum + g : m, count);
+      });
     });
   });
 }
@@ -36,14 +40,16 @@ void extrapolate(Stream& stream, const Tensor& last, const Tensor& gradient, flo
 
 void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors) {
   const KernelTimer timer(stream, "scale_rows", {matrix, matrix});
-  parallel_for(stream, matrix.rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* const row = matrix.row<float>(i);
-      const float factor = factors[static_cast<size_t>(i)];
-      simd::for_each_group(matrix.cols, [&](int64_t j, int64_t count) {
-        simd::store_n(row + j, simd::load_n(row + j, count) * factor, count);
-      });
-    }
+  with_type(matrix, [&]<class T>(T) {
+    parallel_for(stream, matrix.rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T* const row = matrix.row<T>(i);
+        const float factor = factors[static_cast<size_t>(i)];
+        simd::for_each_group(matrix.cols, [&](int64_t j, int64_t count) {
+          simd::store_n(row + j, simd::load_n(row + j, count) * factor, count);
+        });
+      }
+    });
   });
 }
 

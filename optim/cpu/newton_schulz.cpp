@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "optim/cpu/blocks.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/simd.hpp"
 
@@ -9,31 +10,35 @@ namespace {
 /// Rows of a range that is worth a thread: about 16 KiB.
 int64_t grain_of(int64_t cols) { return std::max<int64_t>(1, block_elements / std::max<int64_t>(cols, 1)); }
 
-/// Calls body(T()) with the element type of `tensor`.
-template <class Body>
-void with_type(const Tensor& tensor, Body&& body) {
-  if (tensor.dtype == DType::bf16) body(bf16());
-  else body(float());
+template <class From, class To>
+void scale_rows_into(Stream& stream, const Tensor& from, float factor, const Tensor& to) {
+  parallel_for(stream, from.rows, grain_of(from.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      simd::for_each_group(from.cols, [&](int64_t j, int64_t count) {
+        simd::store_n(to.row<To>(i) + j, simd::load_n(from.row<From>(i) + j, count) * factor, count);
+      });
+  });
+}
+
+template <class From, class To>
+void scale_transposed(Stream& stream, const Tensor& from, float factor, const Tensor& to) {
+  constexpr int64_t line = 16;  // elements of a cache line of f32, so that each line that is read is used whole
+  parallel_for(stream, to.rows, line, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += line)
+      for (int64_t i = 0; i < from.rows; ++i)
+        for (int64_t j = first; j < std::min(first + line, end); ++j)
+          to.row<To>(j)[i] = static_cast<To>(static_cast<float>(from.row<From>(i)[j]) * factor);
+  });
 }
 
 }  // namespace
 
 void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose, const Tensor& to) {
-  if (!transpose) {
-    parallel_for(stream, from.rows, grain_of(from.cols), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        simd::for_each_group(from.cols, [&](int64_t j, int64_t count) {
-          simd::store_n(to.row<float>(i) + j, simd::load_n(from.row<float>(i) + j, count) * factor, count);
-        });
+  with_type(from, [&]<class From>(From) {
+    with_type(to, [&]<class To>(To) {
+      if (transpose) scale_transposed<From, To>(stream, from, factor, to);
+      else scale_rows_into<From, To>(stream, from, factor, to);
     });
-    return;
-  }
-  constexpr int64_t line = 16;  // elements of a cache line, so that each line that is read is used whole
-  parallel_for(stream, to.rows, line, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += line)
-      for (int64_t i = 0; i < from.rows; ++i)
-        for (int64_t j = first; j < std::min(first + line, end); ++j)
-          to.row<float>(j)[i] = from.row<float>(i)[j] * factor;
   });
 }
 

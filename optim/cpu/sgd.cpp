@@ -8,13 +8,13 @@ namespace {
 
 using simd::f32x;
 
-template <class T>
+template <class T, class G>
 inline void sgd_block(const OptimizedParameter& parameter, const Tensor& momenta, const TensorBlock& block,
                       const SgdFactors& factors) {
   const float decay = parameter.decay ? factors.decay : 1.0f;
   for_each_row_part<T>(parameter, block, [&](int64_t first, int64_t part, T* working) {
     float* const master = parameter.master.as<float>() + first;
-    const float* const gradient = parameter.gradient.as<float>() + first;
+    const G* const gradient = parameter.gradient.as<G>() + first;
     float* const momentum = momenta ? momenta.as<float>() + first : nullptr;
     simd::for_each_group(part, [&](int64_t i, int64_t count) {
       f32x m = simd::load_n(gradient + i, count) * factors.gradient_scale;
@@ -40,7 +40,9 @@ void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, 
   const KernelTimer timer(stream, "sgd", bytes);
   for_each_block(stream, parameters, blocks,
                  [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
-                   sgd_block<T>(parameter, momenta.empty() ? Tensor() : momenta[block.tensor], block, factors);
+                   with_type(parameter.gradient, [&]<class G>(G) {
+                     sgd_block<T, G>(parameter, momenta.empty() ? Tensor() : momenta[block.tensor], block, factors);
+                   });
                  });
 }
 

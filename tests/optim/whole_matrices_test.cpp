@@ -91,7 +91,8 @@ TEST_P(WholeMatricesOfThreads, EveryElementComesToTheOwnerAndBack) {
           const Partition* const cut = sharded ? &partition : nullptr;
           const std::vector<OptimizedParameter> own = own_parameters(infos, cut, rank);
           Stream stream(GetParam());
-          WholeMatrices matrices(own, work, {.threads = GetParam(), .thread = &world->thread(), .partition = cut});
+          WholeMatrices matrices(own, DType::f32, work,
+                                 {.threads = GetParam(), .thread = &world->thread(), .partition = cut});
           std::vector<int64_t> seen(own.size());
           for (int pass = 1; pass <= 2; ++pass)
             matrices.pass(stream, {

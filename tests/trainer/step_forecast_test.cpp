@@ -181,14 +181,12 @@ TEST(StepForecast, DelayedStatisticsAreSentToo) {
 }
 
 TEST(StepForecast, MatricesTravelToWhoOrthogonalisesThem) {
-  for (const int ranks : {2, 4})
+  for (const auto& [ranks, optimizer] : {std::pair(2, "muon"), {4, "muon"}, {2, "mars-m"}})
     for (const Shard shard : levels) {
-      const Case how{.ranks = ranks, .shard = shard, .micro_batches = 4, .optimizer = "muon", .ffn = 400};
+      const Case how{.ranks = ranks, .shard = shard, .micro_batches = 4, .optimizer = optimizer, .ffn = 400};
       const std::vector<Sent> sent = bytes_sent(how);
       ForecastInput input = input_of(how);
-      const ParameterLayout layout(shape(how));
-      for (size_t i = 0; i < layout.parameters().size(); ++i)
-        if (layout.parameters()[i].kind == ParameterKind::projection) input.matrices.push_back(static_cast<int>(i));
+      input.matrices = travelling_matrices({.name = optimizer}, ParameterLayout(shape(how)).parameters());
       for (int rank = 0; rank < ranks; ++rank) {
         const StepForecast step = forecast(how, rank, input);
         EXPECT_EQ(step.bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how) << ", rank " << rank;
