@@ -114,11 +114,17 @@ void read_folded(const VerifiedCheckpoint& checkpoint, const FoldedRows& rows) {
 
 }  // namespace
 
-void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state) {
+void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state,
+                     const std::vector<std::string_view>& left_out) {
+  const auto is_left_out = [&](const std::string& tensor) {
+    return std::ranges::any_of(left_out, [&](std::string_view prefix) { return tensor.starts_with(prefix); });
+  };
   std::vector<FoldedRows> folded;
   Stored stored = stored_tensors(checkpoint.manifest);
+  std::erase_if(stored, [&](const auto& tensor) { return is_left_out(tensor.first); });
   std::vector<Target> targets;
   for (const StateList::Entry& entry : state.entries()) {
+    if (is_left_out(entry.name)) continue;
     int64_t rows = entry.rows;
     if (const auto found = stored.find(entry.name); entry.addends && found != stored.end()) rows = found->second->rows;
     const ManifestTensor& tensor =

@@ -3,16 +3,21 @@
 // Not for: finding and verifying checkpoints (checkpoint.hpp).
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "model/parameters.hpp"
 #include "tensor/state.hpp"
 #include "trainer/checkpoint.hpp"
 
 namespace nibble {
 
-/// Fills every entry of `state`, whole tensors and runs; none is touched when the checkpoint does not fit.
-/// Throws Error{checkpoint}: entries that are missing, left over, of another element type or of another logical shape
-/// than in `state`.
-void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state);
+/// Fills every entry of `state`, whole tensors and runs, but those whose names begin with one of `left_out`: they are
+/// as they were, and what the checkpoint has of that kind is not read. None is touched when the checkpoint does not
+/// fit. Throws Error{checkpoint}: entries that are missing, left over, of another element type or of another logical
+/// shape than in `state`.
+void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state,
+                     const std::vector<std::string_view>& left_out = {});
 
 /// Allocates the parameters (matrices in `matrix`, f32 or bf16 rounded to nearest even; gains in f32; rows padded) and
 /// fills them from the master weights alone. Nothing is allocated when the checkpoint does not fit.

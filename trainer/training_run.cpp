@@ -80,11 +80,12 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
   require_same_run();
   const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
   know_links(checkpoint);
-  if (checkpoint) refuse_another_run(checkpoint->header());
+  if (checkpoint) refuse_another_run(*checkpoint);
   build(checkpoint);
   if (checkpoint) {
     StateList list = state();
-    load_checkpoint(*checkpoint, list);
+    using Names = std::vector<std::string_view>;
+    load_checkpoint(*checkpoint, list, switches_optimizer_ ? Names{"optimizer/", "trainer/updates"} : Names());
     parts_.step->masters_changed();
     if (!is_trunk(*checkpoint)) saved_step_ = counters_.step;
     progress_->message(fmt::format("{} from {}: step {} of {}", is_trunk(*checkpoint) ? "branching" : "resuming",
@@ -209,20 +210,25 @@ void TrainingRun::hold_directory() {
                                     }});
 }
 
-/// Throws unless settings, data, tokenizer and tuning are those that the checkpoint's run had.
-void TrainingRun::refuse_another_run(const CheckpointHeader& header) {
+void TrainingRun::refuse_another_run(const VerifiedCheckpoint& checkpoint) {
+  const CheckpointHeader& header = checkpoint.header();
   const Settings then = parse_settings(header.config_text, "the checkpoint's manifest");
   for (const SettingDifference& difference : setting_differences(then, settings_)) {
-    if (difference.identity)
+    const bool of_its_optimizer = difference.key.starts_with("optimizer.");
+    if (difference.identity && of_its_optimizer && is_trunk(checkpoint)) switches_optimizer_ = true;
+    else if (difference.identity)
       throw Error({.kind = ErrorKind::configuration,
                    .what = "a setting that is part of the run's identity has another value than in its checkpoint",
                    .where = difference.key,
                    .seen = difference.now,
                    .allowed = difference.then,
-                   .next = "restore it, or start another run with model.from=" +
-                           (settings_.run.branch.empty() ? settings_.run.directory : settings_.run.branch)});
+                   .next = fmt::format("restore it, or start another run with {}={}",
+                                       of_its_optimizer ? "run.branch" : "model.from",
+                                       settings_.run.branch.empty() ? settings_.run.directory : settings_.run.branch)});
     progress_->message(fmt::format("{}: {} before, {} now", difference.key, difference.then, difference.now));
   }
+  if (switches_optimizer_)
+    progress_->message("the optimizer begins anew: moments of zeros, and bias corrections of a first step");
   const nlohmann::json now = data_identity();
   if (header.data.value("train", nlohmann::json()) != now["train"])
     throw Error({.kind = ErrorKind::data,

@@ -72,7 +72,9 @@ class TrainingRun {
   /// Says how the learning rate goes on.
   void judge_branch(const CheckpointHeader& trunk) const;
   void build(const std::optional<VerifiedCheckpoint>& checkpoint);
-  void refuse_another_run(const CheckpointHeader& header);
+  /// Throws unless settings, data, tokenizer and tuning are those that the checkpoint's run had. A branch may have
+  /// another optimizer, which begins anew.
+  void refuse_another_run(const VerifiedCheckpoint& checkpoint);
   void begin_directory(bool resumed);
   void describe() const;
 
@@ -114,9 +116,10 @@ class TrainingRun {
 
   RunCounters counters_;
 
-  StopWish wish_ = StopWish::none;  ///< the strongest of all ranks
-  bool retuned_ = false;            ///< the run once went on with another tuning
-  int64_t saved_step_ = -1;         ///< of the last checkpoint that was begun
+  StopWish wish_ = StopWish::none;   ///< the strongest of all ranks
+  bool switches_optimizer_ = false;  ///< at the branch
+  bool retuned_ = false;             ///< the run once went on with another tuning
+  int64_t saved_step_ = -1;          ///< of the last checkpoint that was begun
   Stopwatch since_save_;
   double seconds_saving_ = 0;  ///< in which training waited for saves, for the next row of the metrics
   std::optional<double> last_validation_loss_;

@@ -134,10 +134,45 @@ TEST_F(BranchTest, GoesOnWithAnotherNumberOfRanks) {
   expect_same_weights("branch", "trunk");
 }
 
+// The trunk's weights and place in the data; the other optimizer's first step is that of a run's first step.
+TEST_F(BranchTest, MaySwitchTheOptimizer) {
+  TrainingRun(settings("trunk"), {}).run();
+  const std::vector<std::string> other = {"optimizer.name=ademamix",  "optimizer.clip=0",
+                                          "optimizer.weight_decay=0", "optimizer.ademamix.alpha=0",
+                                          "schedule.name=constant",   "schedule.warmup=0"};
+  EXPECT_EQ(TrainingRun(branch("branch", 8, other), scripted(interrupted_in(8))).run(),
+            TrainingRun::Outcome::interrupted);
+  EXPECT_EQ(rows("branch").front(), rows_after("trunk", 8).front());
+  // Adam's first step is the learning rate, however large the gradient is.
+  const LoadedModel before = load_model(checkpoint("trunk", 8), DType::f32),
+                    after = load_model(checkpoint("branch", 9), DType::f32);
+  int64_t moved = 0, all = 0;
+  for (size_t i = 0; i < before.weights.size(); ++i)
+    for (int64_t r = 0; r < before.weights[i].rows; ++r)
+      for (int64_t c = 0; c < before.weights[i].cols; ++c) {
+        const float change = std::abs(after.weights[i].row<float>(r)[c] - before.weights[i].row<float>(r)[c]);
+        EXPECT_LT(change, 1.001e-2f);
+        moved += change > 0.9e-2f ? 1 : 0;
+        ++all;
+      }
+  EXPECT_GT(moved, all / 2) << "all but rows of bytes that do not occur";
+
+  // And it resumes as it would have gone on.
+  TrainingRun(branch("branch", 8, other), {.resume = true}).run();
+  TrainingRun(branch("undisturbed", 8, other), {}).run();
+  EXPECT_EQ(rows("branch"), rows("undisturbed"));
+  expect_same_weights("branch", "undisturbed");
+}
+
+TEST_F(BranchTest, ARunDoesNotSwitchTheOptimizerUnderItsName) {
+  TrainingRun(settings("trunk"), {}).run();
+  expect_error(ErrorKind::configuration, {"identity", "optimizer.name", "sgd", "run.branch=" + path("trunk")},
+               [&] { TrainingRun(settings("trunk", {"optimizer.name=sgd"}), {.resume = true}); });
+}
+
 TEST_F(BranchTest, RefusesWhatIsNotTheTrunks) {
   TrainingRun(settings("trunk"), {}).run();
-  for (const std::string change :
-       {"run.seed=2", "batch.micro=4", "precision.recipe=fp32", "model.width=64", "optimizer.name=sgd"})
+  for (const std::string change : {"run.seed=2", "batch.micro=4", "precision.recipe=fp32", "model.width=64"})
     expect_error(ErrorKind::configuration,
                  {"identity", change.substr(0, change.find('=')), "model.from=" + checkpoint("trunk", 8)},
                  [&] { TrainingRun(branch("branch", 8, {change}), {}); });
