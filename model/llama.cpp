@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <set>
 
@@ -374,8 +375,13 @@ double Llama::loss(const ParameterSet& weights, const MicroBatch& batch, int64_t
       .cross_entropy;
 }
 
-void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits) {
+void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits,
+                   const ResidualStream& stream) {
   run_blocks(weights, batch, {.step = last_step});
+  if (stream) {
+    assert(options_.training);
+    for (int64_t layer = 0; layer <= config_.layers; ++layer) stream(layer, residual(layer));
+  }
   gemm(stream_, normed_final_, Transpose::no, weights.buffer(layout_.head()), Transpose::yes, logits);
 }
 

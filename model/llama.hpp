@@ -48,6 +48,9 @@ using GradientReady = std::function<void(int buffer)>;
 /// block (`layer` = layers) down to the embedding's (0).
 using ResidualGradient = std::function<void(int64_t layer, const Tensor& gradient)>;
 
+/// Told the residual stream (f32 [tokens, width]) in front of each block, and behind the last one (`layer` = layers).
+using ResidualStream = std::function<void(int64_t layer, const Tensor& stream)>;
+
 struct BackwardOptions {
   LinearCall call{};
   float loss_scale = 1;  ///< each token's loss is multiplied with it: 1 / (counted tokens of the step)
@@ -84,8 +87,9 @@ class Llama {
   LossSums loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
                               const ParameterSet& gradients);
 
-  /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models.
-  void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits);
+  /// logits[tokens, vocabulary] (f32) of all tokens: for tests and small models. A training model tells `stream` first.
+  void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits,
+              const ResidualStream& stream = {});
 
   /// The steps with which recipes that learn them begin, as the parameters that hold them: f32 [layers, 8]. Each is
   /// what suits its operand on this batch. Learned steps of `weights` are not read.

@@ -13,6 +13,7 @@
 #include "tensor/caught_error.hpp"
 #include "trainer/command.hpp"
 #include "trainer/command_bench.hpp"
+#include "trainer/command_coordinates.hpp"
 #include "trainer/command_diagnose.hpp"
 #include "trainer/command_doctor.hpp"
 #include "trainer/command_eval.hpp"
@@ -30,10 +31,10 @@
 namespace nibble {
 namespace {
 
-constexpr AddCommand commands[] = {add_train_command,    add_tokenize_command, add_eval_command,
-                                   add_generate_command, add_export_command,   add_report_command,
-                                   add_settings_command, add_bench_command,    add_doctor_command,
-                                   add_plan_command,     add_formats_command,  add_diagnose_command};
+constexpr AddCommand commands[] = {
+    add_train_command,   add_tokenize_command, add_eval_command,       add_generate_command, add_export_command,
+    add_report_command,  add_settings_command, add_bench_command,      add_doctor_command,   add_plan_command,
+    add_formats_command, add_diagnose_command, add_coordinates_command};
 
 /// What the user may have meant by an argument that nothing took.
 std::string suggestion(const CLI::App& app) {

@@ -115,17 +115,22 @@ size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSetting
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,
                                           const std::vector<OptimizedParameter>& parameters,
-                                          const ParameterShares& shares) {
+                                          const ParameterShares& shares, const Mup& mup) {
   std::vector<ParameterInfo> infos;
   for (const OptimizedParameter& parameter : parameters) infos.push_back(*parameter.info);
   const std::vector<int> numbers = groups_of(settings, infos);
-  std::map<int, std::vector<OptimizedParameter>> members;
-  for (size_t i = 0; i < parameters.size(); ++i) members[numbers[i]].push_back(parameters[i]);
+  std::map<std::pair<int, double>, std::vector<OptimizedParameter>> members;  // by group and muP's factor
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const UpdateRule rule = update_rule(group_of(settings, numbers[i]).name, settings.muon.scale);
+    members[{numbers[i], mup.learning_rate(infos[i].kind, rule)}].push_back(parameters[i]);
+  }
   std::vector<GroupedOptimizer::Group> groups;
-  for (auto& [number, own] : members) {
-    const OptimizerGroup group = group_of(settings, number);
+  for (auto& [key, own] : members) {
+    const auto [number, factor] = key;
+    OptimizerGroup group = group_of(settings, number);
+    group.weight_decay = group.weight_decay.value_or(settings.weight_decay) / factor;
     groups.push_back({make_one(settings, group, steps, std::move(own), shares),
-                      group.learning_rate.value_or(settings.learning_rate) / settings.learning_rate});
+                      factor * group.learning_rate.value_or(settings.learning_rate) / settings.learning_rate});
   }
   return std::make_unique<GroupedOptimizer>(std::move(groups));
 }

@@ -10,6 +10,7 @@
 
 #include "optim/optimizer.hpp"
 #include "optim/whole_matrices.hpp"
+#include "trainer/mup.hpp"
 #include "trainer/settings.hpp"
 
 namespace nibble {
@@ -32,6 +33,6 @@ size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSetting
 /// assign_groups and as the optimizers do.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,
                                           const std::vector<OptimizedParameter>& parameters,
-                                          const ParameterShares& shares);
+                                          const ParameterShares& shares, const Mup& mup = {});
 
 }  // namespace nibble

@@ -121,6 +121,10 @@ void check_shape(const Settings& s, const Contradictions& found) {
     found.refuse("the model has no shape", {"model.preset", "model.width", "model.layers", "model.heads"},
                  fmt::format("width: {}, layers: {}, heads: {}", m.width, m.layers, m.heads),
                  "model.preset, or model.width, layers and heads, or model.from", "set model: {preset: llama-30m}");
+  if (m.mup_base_width > 0 && m.tied)
+    found.refuse("muP has other rules for the head than for the embedding", {"model.mup_base_width", "model.tied"},
+                 fmt::format("mup_base_width: {}, tied: true", m.mup_base_width), "one of them",
+                 "set model.tied=false, or model.mup_base_width=0");
   if (m.context > 0 && m.context < s.data.sequence)
     found.refuse("sequences longer than the model's context", {"model.context", "data.sequence"},
                  fmt::format("data.sequence: {}, model.context: {}", s.data.sequence, m.context),

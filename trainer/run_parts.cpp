@@ -14,6 +14,7 @@
 #include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
+#include "trainer/mup.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/weight_gather.hpp"
@@ -87,8 +88,8 @@ RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, 
                                 .silence = settings.precision.cage.silence,
                                 .steps = steps}},
       weight_decay_mask(parts.model->layout().parameters(), settings.optimizer.no_decay),
-      [&settings, steps](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
-        return make_optimizer(settings.optimizer, steps, parameters, shares);
+      [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
+        return make_optimizer(settings.optimizer, steps, parameters, shares, mup_of(settings, config));
       },
       make_exchange);
   return parts;
@@ -112,9 +113,10 @@ CheckpointSaverOptions saver_options(World& world, const Settings& settings) {
 }
 
 WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama& model) {
-  return [&](size_t parameter, const Tensor& whole) {
+  return [&, mup = mup_of(settings, model.config())](size_t parameter, const Tensor& whole) {
+    const double deviation = settings.model.init_std * mup.deviation(model.layout().parameters()[parameter].kind);
     initialize_parameter(stream, model.config(), model.layout(), parameter, static_cast<uint64_t>(settings.run.seed),
-                         settings.model.init_std, whole);
+                         deviation, whole);
   };
 }
 

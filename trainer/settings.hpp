@@ -46,6 +46,7 @@ struct ModelSettings {
   bool tied = false;
   bool qk_norm = false;
   double init_std = 0.02;
+  int64_t mup_base_width = 0;
   std::string recompute = "none";
   std::string from{};
 

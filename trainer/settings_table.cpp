@@ -56,6 +56,9 @@ std::vector<Setting> make_table() {
      "query and key heads are normalised before RoPE, which bounds attention's logits (Qwen3)", {}, {}, true},
     {"model.init_std", real, NIBBLE_MEMBER(model.init_std),
      "standard deviation of new weights; o_proj and down_proj: this / sqrt(2 layers)", positive, {}, true},
+    {"model.mup_base_width", count, NIBBLE_MEMBER(model.mup_base_width),
+     "muP: the width at which init_std and learning rates were tuned, and from which they are carried over to this one "
+     "(0: they are this model's own)", any_count, {}, true},
     {"model.recompute", choice, NIBBLE_MEMBER(model.recompute),
      "block: keep only each block's input; its activations are computed again backward", {}, {"none", "block"}},
     {"model.from", path, NIBBLE_MEMBER(model.from),

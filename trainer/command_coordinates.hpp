@@ -1,0 +1,10 @@
+// `nibble coordinates`.
+#pragma once
+
+#include "trainer/command.hpp"
+
+namespace nibble {
+
+void add_coordinates_command(CLI::App& app);
+
+}  // namespace nibble
