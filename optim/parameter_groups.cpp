@@ -24,7 +24,7 @@ const char* kind_of(const ParameterInfo& info) {
                .where = place_of(rule),
                .seen = pattern,
                .allowed = "patterns that match projections alone: *_proj.weight, *self_attn*, *mlp*",
-               .next = "what no group names goes to adamw by itself where it is no projection"});
+               .next = "leave the name out of the group: what is no projection has adamw beside muon and its kin"});
 }
 
 }  // namespace

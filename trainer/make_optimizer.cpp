@@ -1,6 +1,7 @@
 #include "trainer/make_optimizer.hpp"
 
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "optim/adamw.hpp"
@@ -13,25 +14,23 @@
 namespace nibble {
 namespace {
 
-/// A number for those that no group names and that their optimizer does not orthogonalize.
-constexpr int rest = -1, rest_of_matrices = -2;
+/// Each parameter's group with all that is said of it: its own number (-1: none names it) and an optimizer.
+struct Membership {
+  int number = -1;
+  OptimizerGroup group{};
+};
 
-std::vector<int> groups_of(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
+std::vector<Membership> memberships(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
   std::vector<GroupRule> rules;
-  for (const OptimizerGroup& group : settings.groups)
-    rules.push_back({group.match, orthogonalizes(group.name.empty() ? settings.name : group.name)});
-  std::vector<int> numbers = assign_groups(parameters, rules);
-  if (!orthogonalizes(settings.name)) return numbers;
-  for (size_t i = 0; i < numbers.size(); ++i)
-    if (numbers[i] == rest && parameters[i].kind != ParameterKind::projection) numbers[i] = rest_of_matrices;
-  return numbers;
-}
-
-OptimizerGroup group_of(const OptimizerSettings& settings, int number) {
-  OptimizerGroup group = number >= 0 ? settings.groups[static_cast<size_t>(number)] : OptimizerGroup{};
-  if (number == rest_of_matrices) group.name = "adamw";
-  if (group.name.empty()) group.name = settings.name;
-  return group;
+  for (const OptimizerGroup& group : settings.groups) rules.push_back({group.match, orthogonalizes(group.name)});
+  std::vector<Membership> found;
+  for (const int number : assign_groups(parameters, rules)) {
+    const bool projection = parameters[found.size()].kind == ParameterKind::projection;
+    Membership& own = found.emplace_back(Membership{.number = number});
+    if (number >= 0) own.group = settings.groups[static_cast<size_t>(number)];
+    if (own.group.name.empty()) own.group.name = projection || !orthogonalizes(settings.name) ? settings.name : "adamw";
+  }
+  return found;
 }
 
 NewtonSchulzSettings newton_schulz_settings(const OrthogonalSettings& from) {
@@ -92,13 +91,14 @@ bool orthogonalizes(const std::string& name) { return name == "muon" || name == 
 
 std::vector<TravellingMatrix> travelling_matrices(const OptimizerSettings& settings,
                                                   const std::vector<ParameterInfo>& parameters) {
-  const std::vector<int> numbers = groups_of(settings, parameters);
   std::vector<TravellingMatrix> found;
-  for (size_t i = 0; i < numbers.size(); ++i) {
-    const std::string name = group_of(settings, numbers[i]).name;
-    if (!orthogonalizes(name)) continue;
-    found.push_back({.parameter = static_cast<int>(i),
-                     .type = name == "mars-m" ? DType::f32 : newton_schulz_settings(settings.muon).operands});
+  int parameter = 0;
+  for (const Membership& own : memberships(settings, parameters)) {
+    if (orthogonalizes(own.group.name))
+      found.push_back(
+          {.parameter = parameter,
+           .type = own.group.name == "mars-m" ? DType::f32 : newton_schulz_settings(settings.muon).operands});
+    ++parameter;
   }
   return found;
 }
@@ -118,16 +118,20 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int
                                           const ParameterShares& shares, const Mup& mup) {
   std::vector<ParameterInfo> infos;
   for (const OptimizedParameter& parameter : parameters) infos.push_back(*parameter.info);
-  const std::vector<int> numbers = groups_of(settings, infos);
-  std::map<std::pair<int, double>, std::vector<OptimizedParameter>> members;  // by group and muP's factor
+  using Key = std::tuple<int, std::string, double>;  // group, optimizer, muP's factor
+  std::map<Key, std::pair<OptimizerGroup, std::vector<OptimizedParameter>>> members;
+  const std::vector<Membership> found = memberships(settings, infos);
   for (size_t i = 0; i < parameters.size(); ++i) {
-    const UpdateRule rule = update_rule(group_of(settings, numbers[i]).name, settings.muon.scale);
-    members[{numbers[i], mup.learning_rate(infos[i].kind, rule)}].push_back(parameters[i]);
+    const auto& [number, group] = found[i];
+    const double factor = mup.learning_rate(infos[i].kind, update_rule(group.name, settings.muon.scale));
+    auto& [same, own] = members[{number, group.name, factor}];
+    same = group;
+    own.push_back(parameters[i]);
   }
   std::vector<GroupedOptimizer::Group> groups;
-  for (auto& [key, own] : members) {
-    const auto [number, factor] = key;
-    OptimizerGroup group = group_of(settings, number);
+  for (auto& [key, member] : members) {
+    auto& [group, own] = member;
+    const double factor = std::get<double>(key);
     group.weight_decay = group.weight_decay.value_or(settings.weight_decay) / factor;
     groups.push_back({make_one(settings, group, steps, std::move(own), shares),
                       factor * group.learning_rate.value_or(settings.learning_rate) / settings.learning_rate});

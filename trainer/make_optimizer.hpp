@@ -18,7 +18,8 @@ namespace nibble {
 /// What optimizer.name and the names of groups may be.
 inline const std::vector<std::string> optimizer_names = {"adamw", "sgd", "ademamix", "muon", "normuon", "mars-m"};
 
-/// Whether an optimizer of that name orthogonalizes; then what no group names and is no projection goes to adamw.
+/// Whether an optimizer of that name orthogonalizes. As optimizer.name it is that of projections, and adamw of all else
+/// for which no group names one.
 bool orthogonalizes(const std::string& name);
 
 /// The parameters that orthogonalizing optimizers have. Throws as assign_groups.
