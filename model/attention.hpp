@@ -52,9 +52,10 @@ class AttentionScratch {
 /// y[tokens, H hd] from qkv[tokens, (H + 2 KV) hd] (queries, keys, values; rotated already), same type.
 /// log_sum_exp[H, tokens] (f32) is left for the backward pass.
 /// document_starts[tokens]: token t of a sequence attends to positions document_starts[t] .. t of it; empty: 0 .. t.
+/// max_logits[H] are raised to the largest q k / sqrt(hd) of each head that the softmax sees; empty: not asked for.
 void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
                        std::span<const int32_t> document_starts, const AttentionScratch& scratch, const Tensor& y,
-                       const Tensor& log_sum_exp);
+                       const Tensor& log_sum_exp, std::span<float> max_logits = {});
 
 /// dqkv[tokens, (H + 2 KV) hd] from dy[tokens, H hd] and what the forward pass read and left.
 void attention_backward(Stream& stream, const AttentionShape& shape, const Tensor& dy, const Tensor& qkv,

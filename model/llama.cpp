@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "model/embedding.hpp"
@@ -23,7 +24,9 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
       options_(options),
       attention_shape_{options.sequences, options.length, config.heads, config.kv_heads, config.head_dim},
       layout_(config, precision.learns()),
-      rope_(config, options.length) {
+      rope_(config, options.length),
+      max_logits_(static_cast<size_t>(config.layers * config.heads)) {
+  forget_max_logits();
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto operator_of = [&](Projection projection, int buffer, bool input_stays) {
       const BufferInfo& info = layout_.buffers()[static_cast<size_t>(buffer)];
@@ -218,6 +221,8 @@ void Llama::discard() {
   for_each_linear([](Linear& linear) { linear.discard(); });
 }
 
+void Llama::forget_max_logits() { std::ranges::fill(max_logits_, -std::numeric_limits<float>::infinity()); }
+
 void Llama::check(const MicroBatch& batch) const {
   const auto size = static_cast<size_t>(tokens());
   const bool fits = batch.inputs.size() == size && (batch.targets.empty() || batch.targets.size() == size) &&
@@ -283,8 +288,12 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
   if (config_.qk_norm) qk_norm_forward(weights, l);
   rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::forward,
        s.qkv);
+  std::span<float> max_logits;
+  if (call.pass == Pass::training)
+    max_logits =
+        std::span(max_logits_).subspan(static_cast<size_t>(layer * config_.heads), static_cast<size_t>(config_.heads));
   attention_forward(stream_, attention_shape_, s.qkv, batch.document_starts, attention_scratch_, s.attention,
-                    s.log_sum_exp);
+                    s.log_sum_exp, max_logits);
   linear_forward(*linears.output, layout_.output(l), s.attention, s.middle, in, s.to_output);
 
   rms_norm_forward(stream_, s.middle, weights.buffer(layout_.ffn_norm(l)), epsilon, s.normed_ffn, s.inverse_rms_ffn);

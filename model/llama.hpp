@@ -110,6 +110,10 @@ class Llama {
   void commit();
   void discard();
 
+  /// By layer and head: attention's largest logit in the training passes since they were forgotten; -inf before any.
+  std::span<float> max_logits() { return max_logits_; }
+  void forget_max_logits();
+
  private:
   /// What a block leaves for its backward pass; all [tokens, ...].
   struct BlockSaved {
@@ -181,6 +185,7 @@ class Llama {
   Tensor dactivation_, dqkv_, dattention_, dnormed_;
   Tensor norm_scratch_, head_norm_scratch_;
   AttentionScratch attention_scratch_;
+  std::vector<float> max_logits_;
   LossScratch loss_scratch_;
 };
 

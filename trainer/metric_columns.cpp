@@ -15,6 +15,8 @@ const std::vector<MetricColumn>& metric_columns() {
       {"z_loss", "loss/z_loss"},
       {"learning_rate", "optimizer/learning_rate"},
       {"gradient_norm", "optimizer/gradient_norm"},
+      {"max_logit", "attention/max_logit"},
+      {"clipped_heads", "attention/clipped_heads"},
       {"refused", "optimizer/refused"},
       {"tokens_per_second", "speed/tokens_per_second"},
       {"peak_share", "speed/peak_share"},

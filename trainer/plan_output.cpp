@@ -33,7 +33,7 @@ std::string wire_text(const RunPlan& plan) {
       "  gradients      {:>12}\n"
       "  weights        {:>12}\n"
       "{}"
-      "  control        {:>12}  losses, block sums, statistics\n"
+      "  control        {:>12}  losses, block sums, statistics, logits\n"
       "  together       {:>12}  {} messages\n"
       "  links          {}{}\n",
       bytes_text(step.gradient_bytes), bytes_text(step.weight_bytes),

@@ -168,6 +168,7 @@ void figures(Html& html, Runs runs) {
       {"validation_bits_per_byte", "Validation, bits per byte", "independent of the tokenizer", true, false},
       {"learning_rate", "Learning rate", "as scheduled", false, false},
       {"gradient_norm", "Gradient norm", "before clipping", false, true},
+      {"max_logit", "Largest logit of attention", "over all layers, heads and tokens of a step", false, true},
       {"tokens_per_second", "Tokens per second", "without validation and checkpoints", false, false},
       {"bytes_sent", "Bytes sent", "in each step", false, true},
   };

@@ -13,6 +13,7 @@
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
+#include "trainer/qk_clip.hpp"
 #include "trainer/run_parts.hpp"
 #include "trainer/settings_table.hpp"
 #include "trainer/weight_gather.hpp"
@@ -204,6 +205,14 @@ void check_gradients(const Settings& s, const Contradictions& found) {
   }
 }
 
+void check_optimizer(const Settings& s, const Contradictions& found) {
+  try {
+    require_clippable(s.model.qk_norm, s.optimizer.qk_clip);
+  } catch (const Error& error) {
+    found.refuse(error);
+  }
+}
+
 /// With the gather of weights, which depends on their recipes.
 void check_precision(const Settings& s, const Contradictions& found) {
   try {
@@ -230,6 +239,7 @@ void validate(const Settings& settings, const SettingOrigins& origins) {
   check_precision(settings, found);
   check_batch(settings, found);
   check_gradients(settings, found);
+  check_optimizer(settings, found);
   check_validation(settings, found);
   check_checkpoints(settings, found);
   if (settings.epochs == 0) check_schedule(settings, steps_without_data(settings, found), found);

@@ -148,6 +148,7 @@ struct OptimizerSettings {
   double epsilon = 1e-8;
   double momentum = 0.9;
   double clip = 1;
+  double qk_clip = 0;
   std::vector<std::string> no_decay = default_no_decay;
   std::vector<OptimizerGroup> groups{};
   OrthogonalSettings muon{};

@@ -126,6 +126,9 @@ std::vector<Setting> make_table() {
     {"optimizer.momentum", real, NIBBLE_MEMBER(optimizer.momentum), "sgd: memory of gradients (0: none)", below_one},
     {"optimizer.clip", real, NIBBLE_MEMBER(optimizer.clip),
      "largest global gradient norm (0: no clipping)", not_negative},
+    {"optimizer.qk_clip", real, NIBBLE_MEMBER(optimizer.qk_clip),
+     "after a step, query and key weights of heads whose largest logit of attention was above this are scaled down to it "
+     "(0: not; Kimi K2: 100)", not_negative},
     {"optimizer.no_decay", list, NIBBLE_MEMBER(optimizer.no_decay),
      "names of parameters without decay; * stands for any characters (QuEST and Quartet: lm_head.weight too)"},
     {"optimizer.groups", overrides, NIBBLE_MEMBER(optimizer.groups),

@@ -152,7 +152,8 @@ class Step {
     for (int distance = 1; distance < ranks(); distance *= 2) {
       for (int i = 0; i < std::min(distance, ranks() - distance); ++i)
         sent += ((input_.z_loss ? 2 : 1) * plan_.turns() +
-                 std::ssize(plan_.partition().blocks_of((plan_.rank() + i) % ranks())) + input_.statistics) *
+                 std::ssize(plan_.partition().blocks_of((plan_.rank() + i) % ranks())) + input_.statistics +
+                 input_.config.layers * input_.config.heads) *
                 static_cast<int64_t>(sizeof(double));
       ++forecast_.messages;
       seconds += input_.speed.latency;

@@ -50,7 +50,7 @@ struct StepForecast {
   int64_t gradient_bytes = 0;
   int64_t weight_bytes = 0;
   int64_t matrix_bytes = 0;   ///< directions to the ranks that orthogonalise them, and back
-  int64_t control_bytes = 0;  ///< losses, block sums and statistics, from which all ranks decide alike
+  int64_t control_bytes = 0;  ///< losses, block sums, statistics and logits, from which all ranks decide alike
   int64_t messages = 0;
   // Seconds.
   double forward_backward = 0;

@@ -62,7 +62,8 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
                                 {.threads = stream.threads(),
                                  .thread = &world.thread(),
                                  .partition = options.shard == Shard::none ? nullptr : &plan_.partition()})),
-      cage_(stream, model, weights_, options.cage) {
+      cage_(stream, model, weights_, options.cage),
+      qk_clip_(stream, model, weights_, options.qk_clip) {
   for (int rank = 0; rank < plan_.ranks(); ++rank) blocks_.push_back(plan_.partition().blocks_of(rank));
 }
 
@@ -137,7 +138,8 @@ void TrainStep::agree(const std::vector<LossSums>& losses, double counted_tokens
   }
   const std::vector<double> squares = gradient_square_sums(stream_, gradients_.own());
   mine.insert(mine.end(), squares.begin(), squares.end());
-  const std::vector<float*> statistics = model_.statistics();
+  std::vector<float*> statistics = model_.statistics();
+  for (float& logit : model_.max_logits()) statistics.push_back(&logit);
   for (const float* statistic : statistics) mine.push_back(*statistic);
   std::vector<int64_t> counts;
   int64_t total = 0;
@@ -161,6 +163,7 @@ void TrainStep::agree(const std::vector<LossSums>& losses, double counted_tokens
   result.loss = sum_in_lanes(loss_of, plan_.lanes()) / counted_tokens;  // 0 / 0 where no token counts
   result.z_loss = options_.z_loss * sum_in_lanes(square_lse_of, plan_.lanes()) / counted_tokens;
   result.gradient_norm = gradient_norm(square_of);
+  result.max_logit = std::ranges::max(model_.max_logits());
   result.refused = !(std::isfinite(result.loss) && std::isfinite(result.gradient_norm));
 }
 
@@ -182,6 +185,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
   const auto counted = static_cast<double>(batch.loss_tokens);
   const double loss_scale = counted > 0 ? 1 / counted : 0;
   run_earlier_points(step, batch, loss_scale);
+  model_.forget_max_logits();
   const std::vector<LossSums> losses = run_micro_batches(step, batch, loss_scale, weights(), observer);
   result.seconds.forward_backward = lap();
 
@@ -199,6 +203,7 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
     optimizer_->step(stream_, {.step = ++updates_,
                                .learning_rate = result.learning_rate,
                                .gradient_scale = clip_factor(result.gradient_norm, options_.clip)});
+    result.clipped_heads = qk_clip_.apply(model_.max_logits());
     weights_.publish();
     exchange_->commit();
     model_.commit();

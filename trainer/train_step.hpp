@@ -16,6 +16,7 @@
 #include "optim/schedule.hpp"
 #include "trainer/cage.hpp"
 #include "trainer/gradient_sum.hpp"
+#include "trainer/qk_clip.hpp"
 #include "trainer/shard_plan.hpp"
 #include "trainer/sharded_weights.hpp"
 
@@ -33,6 +34,8 @@ struct StepResult {
   double loss = 0;    ///< cross-entropy in nats, mean over the step's counted tokens
   double z_loss = 0;  ///< what z-loss adds to it in the objective; 0 where there is none
   double gradient_norm = 0;
+  double max_logit = 0;       ///< of attention, the largest over layers, heads and tokens of the forward pass
+  int64_t clipped_heads = 0;  ///< by QK-clip
   double learning_rate = 0;
   bool refused = false;    ///< loss or gradient was not finite, or no token counted: nothing changed
   int64_t bytes_sent = 0;  ///< by this rank, since the step before: weights still travel when a step returns
@@ -47,6 +50,7 @@ struct TrainStepOptions {
   bool gather_codes = false;  ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
   double clip = 0;            ///< largest gradient norm; 0: no clipping
   double z_loss = 0;          ///< coefficient of z-loss (TokenObjective); 0: none
+  double qk_clip = 0;         ///< largest logit of attention (QkClip); 0: none
   ScheduleSettings schedule;
   CageSettings cage{};
 };
@@ -59,7 +63,8 @@ using MakeExchange = std::function<std::unique_ptr<GradientExchange>(Communicati
 class TrainStep {
  public:
   /// `decay` as weight_decay_mask() returns it. `stream`, `model` and `world` must outlive the object.
-  /// Throws Error{configuration} when the ranks do not divide the lanes or the micro-batches.
+  /// Throws Error{configuration} when the ranks do not divide the lanes or the micro-batches, and for QK-clip of a
+  /// model with QK-norm.
   TrainStep(Stream& stream, Llama& model, World& world, const TrainStepOptions& options, const std::vector<bool>& decay,
             const MakeOptimizer& make_optimizer, const MakeExchange& make_exchange);
   /// Waits for what is still being sent.
@@ -96,7 +101,8 @@ class TrainStep {
   /// The current weights become the previous ones.
   void keep_point();
   int64_t batches_of(const Batch& batch) const;
-  /// Fills in losses and gradient norm, the same on every rank, and the model's statistics, the largest of all ranks.
+  /// Fills in losses and gradient norm, the same on every rank, and the model's statistics and logits, the largest of
+  /// all ranks.
   void agree(const std::vector<LossSums>& losses, double counted_tokens, StepResult& result);
 
   Stream& stream_;
@@ -110,6 +116,7 @@ class TrainStep {
   GradientSum gradients_;
   std::unique_ptr<Optimizer> optimizer_;
   Cage cage_;
+  QkClip qk_clip_;
   std::vector<std::vector<int64_t>> blocks_;  ///< by rank: the blocks of the gradient that it owns
   int64_t updates_ = 0;
   CommunicationThread::Totals accounted_;  ///< of the steps so far

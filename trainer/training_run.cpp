@@ -499,6 +499,7 @@ void TrainingRun::train_one_step() {
                    {"loss", result.loss},
                    {"learning_rate", result.learning_rate},
                    {"gradient_norm", result.gradient_norm},
+                   {"max_logit", result.max_logit},
                    {"refused", result.refused},
                    {"tokens_per_second", tokens_per_second},
                    {"peak_share", peak_share_of(tokens_per_second)},
@@ -514,6 +515,7 @@ void TrainingRun::train_one_step() {
                    {"peak_resident_bytes", static_cast<int64_t>(resident_memory().peak)},
                    {"retuned", retuned_}};
   if (settings_.loss.z_loss > 0) row.emplace_back("z_loss", result.z_loss);
+  if (settings_.optimizer.qk_clip > 0) row.emplace_back("clipped_heads", result.clipped_heads);
   if (evaluation) add_validation(row, *evaluation);
   add_exchange(row, result.exchange);
   if (metrics_) metrics_->write(row);

@@ -96,10 +96,19 @@ void softmax_row(const float* scores, T* probabilities, Mask::Range range, int64
   maximum = raised;
 }
 
+/// Tasks of several threads raise one value, in whatever order.
+void raise(float& largest, float value) {
+  std::atomic_ref<float> shared(largest);
+  float before = shared.load(std::memory_order_relaxed);
+  while (before < value && !shared.compare_exchange_weak(before, value, std::memory_order_relaxed)) {
+  }
+}
+
 /// The queries [first, first + count) of one head, against all keys that they see.
 template <class T>
 void forward_block(Stream& stream, const HeadViews& views, const Mask& mask, int64_t head, int64_t first, int64_t count,
-                   const Tensor& qkv, const AttentionScratch::Part& scratch, const Tensor& y, float* log_sum_exp) {
+                   const Tensor& qkv, const AttentionScratch::Part& scratch, const Tensor& y, float* log_sum_exp,
+                   std::span<float> max_logits) {
   const AttentionShape& shape = views.shape;
   const int64_t kv_head = head / (shape.heads / shape.kv_heads);
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
@@ -129,6 +138,7 @@ void forward_block(Stream& stream, const HeadViews& views, const Mask& mask, int
                    [&](int64_t j, int64_t width) { store_n(row + j, load_n(sums + j, width) / total[i], width); });
     log_sum_exp[first + i] = maximum[i] + std::log(total[i]);
   }
+  if (!max_logits.empty()) raise(max_logits[static_cast<size_t>(head)], *std::max_element(maximum, maximum + count));
 }
 
 /// One row of the backward pass: p = exp(s - lse).
@@ -295,7 +305,7 @@ AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DT
 
 void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
                        std::span<const int32_t> document_starts, const AttentionScratch& scratch, const Tensor& y,
-                       const Tensor& log_sum_exp) {
+                       const Tensor& log_sum_exp, std::span<float> max_logits) {
   const KernelTimer timer(stream, "attention_forward", {qkv, y, log_sum_exp}, 2 * product_operations(shape));
   const int64_t blocks = (shape.length + query_block - 1) / query_block;
   with_operand_type(qkv.dtype, [&](auto type) {
@@ -306,7 +316,8 @@ void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor
       const HeadViews views{shape, sequence * shape.length};
       const int64_t first = block * query_block, count = std::min(query_block, shape.length - first);
       forward_block<decltype(type)>(stream, views, mask_of(shape, document_starts, sequence), head, first, count, qkv,
-                                    scratch.part(thread), y, log_sum_exp.row<float>(head) + views.first_token);
+                                    scratch.part(thread), y, log_sum_exp.row<float>(head) + views.first_token,
+                                    max_logits);
     });
   });
 }

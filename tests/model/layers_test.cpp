@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "model/attention.hpp"
@@ -196,6 +197,7 @@ TEST_F(Layers, Attention) {
 /// softmax(q k^T / sqrt(hd) + mask) v and its gradients, in double, with the whole matrix of scores.
 struct SlowAttention {
   std::vector<double> y, dq, dk, dv;
+  std::vector<double> max_logits;  ///< by head
 
   SlowAttention(const AttentionShape& s, const Tensor& qkv, const Tensor& dy, const std::vector<int32_t>& starts) {
     const int64_t T = s.length, hd = s.head_dim, group = s.heads / s.kv_heads;
@@ -204,6 +206,7 @@ struct SlowAttention {
     dq = y;
     dk.resize(static_cast<size_t>(s.tokens() * s.kv_width()));
     dv = dk;
+    max_logits.assign(static_cast<size_t>(s.heads), -std::numeric_limits<double>::infinity());
     for (int64_t b = 0; b < s.sequences; ++b)
       for (int64_t h = 0; h < s.heads; ++h)
         for (int64_t i = 0; i < T; ++i) {
@@ -217,6 +220,8 @@ struct SlowAttention {
           for (int64_t j = start; j <= i; ++j) {
             double score = 0;
             for (int64_t c = 0; c < hd; ++c) score += static_cast<double>(q[c]) * key(j)[c];
+            double& most = max_logits[static_cast<size_t>(h)];
+            most = std::max(most, score * scale);
             total += p[static_cast<size_t>(j)] = std::exp(score * scale);
           }
           for (int64_t j = start; j <= i; ++j) {
@@ -281,8 +286,12 @@ TEST_F(Layers, AttentionAcrossBlocks) {
                 begins ? static_cast<int32_t>(position) : starts[static_cast<size_t>(t - 1)];
           }
         const SlowAttention slow(shape, qkv, dy, starts);
+        std::vector<float> max_logits(3, -std::numeric_limits<float>::infinity());
         attention_forward(stream, shape, operands,
-                          documents ? std::span<const int32_t>(starts) : std::span<const int32_t>(), scratch, y, lse);
+                          documents ? std::span<const int32_t>(starts) : std::span<const int32_t>(), scratch, y, lse,
+                          max_logits);
+        for (size_t head = 0; head < 3; ++head)
+          EXPECT_NEAR(max_logits[head], slow.max_logits[head], 2e-6) << length << documents << head;
         attention_backward(stream, shape, gradient, operands,
                            documents ? std::span<const int32_t>(starts) : std::span<const int32_t>(), y, lse, scratch,
                            dqkv);

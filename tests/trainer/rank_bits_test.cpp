@@ -47,11 +47,13 @@ struct Case {
   float weight = 0;  ///< if it is no number, one of the weights
   OptimizerSettings optimizer{};
   int64_t ffn = 80;  ///< without a recipe
+  double qk_clip = 0;
 };
 
 /// What a run computed: losses, norms, and at last every master, moment and working weight.
 struct Numbers {
-  std::vector<double> losses, z_losses, norms;
+  std::vector<double> losses, z_losses, norms, max_logits;
+  std::vector<int64_t> clipped_heads;
   std::map<std::string, std::vector<float>> state;
   std::vector<bool> refused;
 
@@ -124,6 +126,7 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
          .gather_codes = how.gather_codes,
          .clip = 0.5,
          .z_loss = how.z_loss,
+         .qk_clip = how.qk_clip,
          .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps},
          .cage = {.strength = how.cage, .silence = 0, .steps = steps}},
         weight_decay_mask(model.layout().parameters(), default_no_decay),
@@ -146,6 +149,8 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
       numbers.losses.push_back(result.loss);
       numbers.z_losses.push_back(result.z_loss);
       numbers.norms.push_back(result.gradient_norm);
+      numbers.max_logits.push_back(result.max_logit);
+      numbers.clipped_heads.push_back(result.clipped_heads);
       numbers.refused.push_back(result.refused);
     }
     collect(step, numbers.state, mutex);
@@ -247,6 +252,43 @@ TEST(RankBits, ZLossIsTheSameEverywhere) {
     for (const Shard shard : levels) {
       const Case how{.ranks = ranks, .shard = shard, .z_loss = 0.1};
       EXPECT_EQ(run(how), alone) << name(how);
+    }
+}
+
+// Rows of a head lie in the runs of several ranks, and beside each other in one.
+TEST(RankBits, QkClipKeepsItsBits) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    Case how{.type = type};
+    const Numbers without = run(how);
+    how.qk_clip = 0.9 * without.max_logits.front();
+    const Numbers alone = run(how);
+    EXPECT_EQ(alone.max_logits.front(), without.max_logits.front());
+    EXPECT_EQ(without.clipped_heads, std::vector<int64_t>(steps, 0));
+    EXPECT_GT(alone.clipped_heads.front(), 0);
+    EXPECT_LT(alone.clipped_heads.front(), 3 * 4) << "not all of them";
+    EXPECT_NE(alone.state, without.state);
+    how.recompute = Recompute::block;
+    EXPECT_EQ(run(how), alone) << "recomputed";
+    for (const int ranks : {1, 2, 4})
+      for (const Shard shard : levels) {
+        how.ranks = ranks;
+        how.shard = shard;
+        EXPECT_EQ(run(how), alone) << name(how);
+      }
+  }
+}
+
+// What travels or is multiplied after a clip is made of the clipped weights.
+TEST(RankBits, QkClipReachesCodesOfWeights) {
+  Case how{.micro_batches = 4, .recipe = "halo1-int8", .qk_clip = 0.5};
+  const Numbers alone = run(how);
+  EXPECT_GT(alone.clipped_heads.front(), 0);
+  how.shard = Shard::parameters;
+  for (const int ranks : {1, 2, 4})
+    for (const bool codes : {false, true}) {
+      how.ranks = ranks;
+      how.gather_codes = codes;
+      EXPECT_EQ(run(how), alone) << name(how) << codes;
     }
 }
 

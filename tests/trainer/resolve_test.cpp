@@ -55,6 +55,14 @@ TEST(Resolve, Shape) {
   });
 }
 
+TEST(Resolve, QkClipAndQkNormExcludeEachOther) {
+  expect_contradiction({"QK-norm takes out again", "optimizer.qk_clip, model.qk_norm", "optimizer.qk_clip: 100"},
+                       [](Settings& s) {
+                         s.model.qk_norm = true;
+                         s.optimizer.qk_clip = 100;
+                       });
+}
+
 TEST(Resolve, Batch) {
   expect_contradiction({"no whole number of micro-batches", "8 x 512 = 4096", "set batch.tokens to 8192 or 12288"},
                        [](Settings& s) { s.batch.tokens = 10000; });
