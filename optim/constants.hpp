@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "tensor/error.hpp"
@@ -28,6 +29,10 @@ class OptimizerConstants {
   void positive(const char* key, double value) const {
     if (!(static_cast<float>(value) > 0 && std::isfinite(value)))
       refuse(key, value, "a positive number that float32 holds");
+  }
+
+  void at_least_one(const char* key, int64_t value) const {
+    if (value < 1) refuse(key, static_cast<double>(value), "at least 1");
   }
 
  private:

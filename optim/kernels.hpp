@@ -47,6 +47,11 @@ struct AdamWFactors {
 void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
                   std::span<const TensorBlock> blocks, const AdamWFactors& factors);
 
+/// second = beta2 second + (1 - beta2) gradient^2, and what AdamW would subtract: direction = step_size first /
+/// (sqrt(second) / sqrt_bias_correction2 + epsilon). f32, packed, of one size; `direction` may be one of the others.
+void adam_direction(Stream& stream, const Tensor& gradient, const Tensor& first, const Tensor& second,
+                    const Tensor& direction, const AdamWFactors& factors);
+
 /// The factors of one step of SGD, computed in double and rounded once.
 struct SgdFactors {
   float gradient_scale;

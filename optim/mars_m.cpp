@@ -25,7 +25,10 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
       states_(parameters_.size()),
-      whole_(parameters_, DType::f32, orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
+      whole_(parameters_, DType::f32,
+             work_of(parameters_,
+                     [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
+             shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
@@ -39,30 +42,34 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
 void MarsM::step(Stream& stream, const StepContext& context) {
   assert(std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
   const double momentum = settings_.momentum;
-  whole_.pass(stream,
-              {
-                  .write =
-                      [&](size_t i, const Tensor& part) {
-                        std::copy_n(parameters_[i].gradient.as<float>(), part.size(), part.as<float>());
-                      },
-                  .change =
-                      [&](size_t i, const Tensor& whole, int64_t thread) {
-                        const Tensor row(whole.as<float>(), 1, whole.size());
-                        extrapolate(stream, states_[i].last_gradient, row, static_cast<float>(context.gradient_scale),
-                                    static_cast<float>(settings_.gamma * momentum / (1 - momentum)));
-                        const double norm = gradient_norm(gradient_square_sums(stream, {&row, 1}));
-                        momentum_update(stream, row, states_[i].momentum, row,
-                                        {.gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
-                                         .momentum = static_cast<float>(momentum),
-                                         .nesterov = false});
-                        newton_schulz_(stream, whole, thread);
-                      },
-                  .read =
-                      [&](size_t i, const Tensor& part) {
-                        descend(stream, parameters_[i], blocks_[i], part, settings_.scale, settings_.weight_decay,
-                                context.learning_rate);
-                      },
-              });
+  whole_.pass(
+      stream,
+      {
+          .kernel = "newton_schulz",
+          .operations = [&](size_t i) { return orthogonalisation_work(settings_.newton_schulz, *parameters_[i].info); },
+          .write =
+              [&](size_t i, const Tensor& part) {
+                std::copy_n(parameters_[i].gradient.as<float>(), part.size(), part.as<float>());
+              },
+          .change =
+              [&](size_t i, const Tensor& whole, int64_t thread) {
+                const Tensor row(whole.as<float>(), 1, whole.size());
+                extrapolate(stream, states_[i].last_gradient, row, static_cast<float>(context.gradient_scale),
+                            static_cast<float>(settings_.gamma * momentum / (1 - momentum)));
+                const double norm = gradient_norm(gradient_square_sums(stream, {&row, 1}));
+                momentum_update(stream, row, states_[i].momentum, row,
+                                {.gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
+                                 .momentum = static_cast<float>(momentum),
+                                 .nesterov = false});
+                newton_schulz_(stream, whole, thread);
+              },
+          .read =
+              [&](size_t i, const Tensor& part) {
+                const ParameterInfo& info = *parameters_[i].info;
+                descend(stream, parameters_[i], blocks_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
+                        settings_.weight_decay, context.learning_rate);
+              },
+      });
 }
 
 void MarsM::state(StateList& list) {

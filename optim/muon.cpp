@@ -33,11 +33,8 @@ double muon_scale(MuonScale scale, int64_t rows, int64_t cols) {
   return 1;
 }
 
-std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices, int64_t steps) {
-  std::vector<double> work;
-  for (const OptimizedParameter& matrix : matrices)
-    work.push_back(newton_schulz_operations(matrix.info->rows, matrix.info->cols, steps));
-  return work;
+double orthogonalisation_work(const NewtonSchulzSettings& settings, const ParameterInfo& matrix) {
+  return newton_schulz_operations(matrix.rows, matrix.cols, settings.steps);
 }
 
 NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<const OptimizedParameter> matrices,
@@ -51,23 +48,13 @@ NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<co
   return {settings, own, beside_others, shares.threads};
 }
 
-// With what came back as the gradient it is a step of plain descent.
-void descend(Stream& stream, OptimizedParameter parameter, std::span<const TensorBlock> blocks, const Tensor& direction,
-             MuonScale scale, double weight_decay, double learning_rate) {
-  parameter.gradient = direction;
-  const double factor = muon_scale(scale, parameter.info->rows, parameter.info->cols);
-  sgd_update(stream, {&parameter, 1}, {}, blocks,
-             {.gradient_scale = 1,
-              .decay = static_cast<float>(1 - learning_rate * weight_decay),
-              .momentum = 0,
-              .learning_rate = static_cast<float>(learning_rate * factor)});
-}
-
 Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& settings, const ParameterShares& shares)
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
       whole_(parameters_, settings.newton_schulz.operands,
-             orthogonalisation_work(parameters_, settings.newton_schulz.steps), shares),
+             work_of(parameters_,
+                     [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
+             shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
@@ -87,22 +74,27 @@ void Muon::step(Stream& stream, const StepContext& context) {
   const MomentumFactors momentum{.gradient_scale = static_cast<float>(context.gradient_scale),
                                  .momentum = static_cast<float>(settings_.momentum),
                                  .nesterov = settings_.nesterov};
-  whole_.pass(stream, {
-                          .write =
-                              [&](size_t i, const Tensor& part) {
-                                momentum_update(stream, parameters_[i].gradient, momenta_[i], part, momentum);
-                              },
-                          .change =
-                              [&](size_t i, const Tensor& whole, int64_t thread) {
-                                newton_schulz_(stream, whole, thread);
-                                if (settings_.row_beta2) normalize_rows(stream, i, whole);
-                              },
-                          .read =
-                              [&](size_t i, const Tensor& part) {
-                                descend(stream, parameters_[i], blocks_[i], part, settings_.scale,
-                                        settings_.weight_decay, context.learning_rate);
-                              },
-                      });
+  whole_.pass(
+      stream,
+      {
+          .kernel = "newton_schulz",
+          .operations = [&](size_t i) { return orthogonalisation_work(settings_.newton_schulz, *parameters_[i].info); },
+          .write =
+              [&](size_t i, const Tensor& part) {
+                momentum_update(stream, parameters_[i].gradient, momenta_[i], part, momentum);
+              },
+          .change =
+              [&](size_t i, const Tensor& whole, int64_t thread) {
+                newton_schulz_(stream, whole, thread);
+                if (settings_.row_beta2) normalize_rows(stream, i, whole);
+              },
+          .read =
+              [&](size_t i, const Tensor& part) {
+                const ParameterInfo& info = *parameters_[i].info;
+                descend(stream, parameters_[i], blocks_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
+                        settings_.weight_decay, context.learning_rate);
+              },
+      });
 }
 
 void Muon::normalize_rows(Stream& stream, size_t matrix, const Tensor& whole) {

@@ -14,7 +14,7 @@
 #include <optional>
 #include <vector>
 
-#include "optim/kernels.hpp"
+#include "optim/descend.hpp"
 #include "optim/newton_schulz.hpp"
 #include "optim/whole_matrices.hpp"
 
@@ -41,15 +41,11 @@ struct MuonSettings {
 // What optimizers that orthogonalise have in common.
 
 /// Operations, by which matrices are shared among the ranks (matrix_shares).
-std::vector<double> orthogonalisation_work(std::span<const OptimizedParameter> matrices, int64_t steps);
+double orthogonalisation_work(const NewtonSchulzSettings& settings, const ParameterInfo& matrix);
 
 /// With memory for those that this rank orthogonalises.
 NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<const OptimizedParameter> matrices,
                               const WholeMatrices& whole, const ParameterShares& shares);
-
-/// w *= 1 - lr wd, if it decays;   w -= lr scale direction: of this rank's part of a parameter, the direction too.
-void descend(Stream& stream, OptimizedParameter parameter, std::span<const TensorBlock> blocks, const Tensor& direction,
-             MuonScale scale, double weight_decay, double learning_rate);
 
 class Muon final : public Optimizer {
  public:

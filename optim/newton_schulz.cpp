@@ -7,8 +7,8 @@
 
 #include "optim/gradient_norm.hpp"
 #include "optim/kernels.hpp"
+#include "optim/tile_products.hpp"
 #include "tensor/error.hpp"
-#include "tensor/gemm.hpp"
 
 namespace nibble {
 namespace {
@@ -36,50 +36,6 @@ std::span<const Quintic> table_of(NewtonSchulzTable table) {
       return polar_express;
   }
   return {};
-}
-
-/// Rows and columns of a product that one thread computes: fixed, so that no number of threads cuts it otherwise, and
-/// so large that packing its operands does not count.
-constexpr int64_t tile = 256;
-
-Tensor tile_of(const Tensor& x, int64_t row, int64_t col) {
-  const int64_t rows = std::min(tile, x.rows - row), cols = std::min(tile, x.cols - col);
-  return x.slice_rows(row, rows).slice_cols(col, cols);
-}
-
-/// Calls body(task) for every tile; a single one needs no team, which costs more than a small product.
-template <class Body>
-void for_each_tile(Stream& stream, int64_t count, Body&& body) {
-  if (count > 1 && !omp_in_parallel()) return parallel_tasks(stream, count, [&](int64_t task, int64_t) { body(task); });
-  for (int64_t task = 0; task < count; ++task) body(task);
-}
-
-/// c = a aᵀ, which is symmetric: tiles below the diagonal are computed, those above are their mirror images.
-void square_product(Stream& stream, const Tensor& a, const Tensor& c) {
-  const int64_t count = (c.rows + tile - 1) / tile;
-  for_each_tile(stream, count * (count + 1) / 2, [&](int64_t task) {
-    int64_t i = 0;
-    for (; task > i; ++i) task -= i + 1;
-    const int64_t row = i * tile, col = task * tile;
-    const Tensor result = tile_of(c, row, col);
-    gemm_in_task(stream, a.slice_rows(row, result.rows), Transpose::no, a.slice_rows(col, result.cols), Transpose::yes,
-                 result);
-    if (row == col) return;
-    const Tensor mirror = tile_of(c, col, row);
-    for (int64_t r = 0; r < mirror.rows; ++r)
-      for (int64_t k = 0; k < mirror.cols; ++k) mirror.row<float>(r)[k] = result.row<float>(k)[r];
-  });
-}
-
-/// c += a b
-void add_product(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c) {
-  const int64_t across = (c.cols + tile - 1) / tile, down = (c.rows + tile - 1) / tile;
-  for_each_tile(stream, across * down, [&](int64_t task) {
-    const int64_t row = task / across * tile, col = task % across * tile;
-    const Tensor result = tile_of(c, row, col);
-    gemm_in_task(stream, a.slice_rows(row, result.rows), Transpose::no, b.slice_cols(col, result.cols), Transpose::no,
-                 result, result);
-  });
 }
 
 Tensor shaped(const Tensor& memory, int64_t rows, int64_t cols) {
@@ -114,7 +70,7 @@ NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const
                  .where = "optimizer.muon.steps",
                  .seen = fmt::format("{}", settings.steps),
                  .allowed = "at least 1"});
-  arena_ = Arena("orthogonalisation", [&](Arena& arena) {
+  arena_ = Arena("matrix updates", [&](Arena& arena) {
     memories_.clear();
     for (int thread = 0; thread < threads; ++thread)
       memories_.push_back(take(arena, settings.operands, thread == 0 ? shapes : beside_others));
@@ -141,9 +97,7 @@ size_t NewtonSchulz::gemm_scratch_bytes(const Stream& stream, const NewtonSchulz
                                         std::span<const Shape> shapes) {
   int64_t longest = 0;
   for (const auto& [rows, cols] : shapes) longest = std::max({longest, rows, cols});
-  return longest == 0
-             ? 0
-             : nibble::gemm_scratch_bytes(stream, settings.operands, tile * longest, tile * longest, tile * tile);
+  return tile_product_scratch_bytes(stream, settings.operands, longest);
 }
 
 void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix, int64_t thread) {
@@ -158,11 +112,11 @@ void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix, int64_t thre
   scale_into(stream, matrix, scale, tall, x);
   for (const auto& [a, b, c] : polynomials_) {
     convert_and_scale(stream, x, operand, static_cast<float>(a));
-    square_product(stream, operand, square);
+    square_product(stream, operand, Transpose::no, square);
     convert_and_scale(stream, square, factor, static_cast<float>(b));
-    square_product(stream, factor, fourth);
+    square_product(stream, factor, Transpose::no, fourth);
     add_scaled(stream, square, fourth, static_cast<float>(c), factor);
-    add_product(stream, factor, operand, x);
+    tiled_product(stream, factor, Transpose::no, operand, Transpose::no, x, x);
   }
   scale_into(stream, x, 1.0f, tall, matrix);
 }

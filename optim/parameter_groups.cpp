@@ -20,7 +20,7 @@ const char* kind_of(const ParameterInfo& info) {
 
 [[noreturn]] void refuse_kind(const ParameterInfo& info, size_t rule, const std::string& pattern) {
   throw Error({.kind = ErrorKind::configuration,
-               .what = fmt::format("{} is {}: its optimizer orthogonalizes projections", info.name, kind_of(info)),
+               .what = fmt::format("{} is {}: its optimizer is one of projections", info.name, kind_of(info)),
                .where = place_of(rule),
                .seen = pattern,
                .allowed = "patterns that match projections alone: *_proj.weight, *self_attn*, *mlp*",
@@ -47,7 +47,7 @@ std::vector<int> assign_groups(const std::vector<ParameterInfo>& parameters, std
                        .seen = pattern,
                        .allowed = "each parameter in one group",
                        .next = "make one of the patterns narrower"});
-        if (rules[rule].orthogonalizes && parameters[i].kind != ParameterKind::projection)
+        if (rules[rule].takes_matrices && parameters[i].kind != ParameterKind::projection)
           refuse_kind(parameters[i], rule, pattern);
         group[i] = static_cast<int>(rule);
       }

@@ -15,13 +15,13 @@ namespace nibble {
 /// Parameters that are named in one place.
 struct GroupRule {
   std::vector<std::string> match;  ///< patterns of names
-  bool orthogonalizes = false;     ///< its optimizer treats a parameter as a linear map
+  bool takes_matrices = false;     ///< its optimizer treats a parameter as a linear map
 };
 
 /// By parameter: the number of the rule that names it, -1 where none does.
 ///
 /// Throws Error{configuration} for a rule without patterns, a pattern that matches nothing, a parameter that two rules
-/// name, and for an embedding, a head or a vector in a group that orthogonalizes: rows of an embedding are looked up
+/// name, and for an embedding, a head or a vector in a group that takes matrices: rows of an embedding are looked up
 /// and not multiplied, those of a head are its classes, so that equal singular values mean nothing for them (Jordan et
 /// al., "Muon", 2024; Liu et al., arXiv 2502.16982), and a vector has one singular value.
 std::vector<int> assign_groups(const std::vector<ParameterInfo>& parameters, std::span<const GroupRule> rules);

@@ -53,12 +53,18 @@ std::vector<MatrixWave> matrix_waves(const std::vector<std::vector<int>>& shares
   return waves;
 }
 
+std::vector<double> work_of(std::span<const OptimizedParameter> matrices,
+                            const std::function<double(const ParameterInfo&)>& work) {
+  std::vector<double> by_matrix;
+  for (const OptimizedParameter& matrix : matrices) by_matrix.push_back(work(*matrix.info));
+  return by_matrix;
+}
+
 WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, DType type, std::span<const double> work,
                              const ParameterShares& shares)
     : matrices_(matrices.begin(), matrices.end()),
       shares_(shares),
       type_(type),
-      work_(work.begin(), work.end()),
       owner_(matrices.size()),
       beside_others_(matrices.size()) {
   if (shares.thread) {
@@ -85,7 +91,7 @@ WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, DType
     largest[wave % under_way] = std::max(largest[wave % under_way], all);
   }
   std::vector<Tensor> slots(under_way);
-  memory_ = Arena("orthogonalisation", [&](Arena& arena) {
+  memory_ = Arena("matrix updates", [&](Arena& arena) {
     for (size_t slot = 0; slot < under_way; ++slot) slots[slot] = arena.take(type, 1, largest[slot]);
   });
   for (size_t wave = 0; wave < waves_.size(); ++wave) lay_out(waves_[wave], slots[wave % under_way]);
@@ -159,9 +165,9 @@ void WholeMatrices::change_own(Stream& stream, const Wave& wave, const Stages& s
     if (!part.whole) continue;
     own.push_back(part);
     bytes += static_cast<double>(2 * part.whole.bytes());
-    operations += work_[index(part.matrix)];
+    operations += stages.operations(index(part.matrix));
   }
-  const KernelTimer timer(stream, "matrix_updates", bytes, operations);
+  const KernelTimer timer(stream, stages.kernel, bytes, operations);
   const auto one = [&](int64_t i, int64_t thread) {
     const Part& part = own[static_cast<size_t>(i)];
     stages.change(index(part.matrix), part.whole, thread);

@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -29,16 +30,23 @@ using MatrixWave = std::vector<std::vector<int>>;
 inline constexpr int64_t wave_elements = int64_t{1} << 21;
 std::vector<MatrixWave> matrix_waves(const std::vector<std::vector<int>>& shares, std::span<const int64_t> elements);
 
-/// A parameter that goes to one rank and back in this type.
-struct TravellingMatrix {
+/// A parameter that one rank updates whole.
+struct MatrixWork {
   int parameter = 0;
-  DType type = DType::f32;
+  double operations = 0;    ///< multiplications and additions of a step, in the mean
+  DType type = DType::f32;  ///< in which it goes there and back
 };
+
+/// By matrix.
+std::vector<double> work_of(std::span<const OptimizedParameter> matrices,
+                            const std::function<double(const ParameterInfo&)>& work);
 
 class WholeMatrices {
  public:
   /// What a pass does with a matrix. `part` is this rank's run of it, packed, as many elements as its master.
   struct Stages {
+    std::string_view kernel;                                       ///< what the changes are in a profile
+    std::function<double(size_t matrix)> operations;               ///< of a change, for the profile
     std::function<void(size_t matrix, const Tensor& part)> write;  ///< fills the part
     /// On the owner alone; `whole` is [rows, cols]. Several threads change one matrix each where there are enough, so
     /// it may touch nothing that another matrix has, and of work memory only the thread's (< ParameterShares::threads).
@@ -57,7 +65,7 @@ class WholeMatrices {
   /// Whether several threads may change one matrix each, this one among them.
   bool changes_beside_others(size_t matrix) const { return beside_others_[matrix]; }
 
-  /// All ranks call it. The changes are the profile's "matrix_updates".
+  /// All ranks call it.
   void pass(Stream& stream, const Stages& stages);
 
  private:
@@ -93,7 +101,6 @@ class WholeMatrices {
   ParameterShares shares_;
   int rank_ = 0, ranks_ = 1;
   DType type_;
-  std::vector<double> work_;
   std::vector<int> owner_;           ///< by matrix
   std::vector<bool> beside_others_;  ///< by matrix
   std::vector<Wave> waves_;

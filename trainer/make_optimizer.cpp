@@ -1,5 +1,6 @@
 #include "trainer/make_optimizer.hpp"
 
+#include <algorithm>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -10,9 +11,13 @@
 #include "optim/muon.hpp"
 #include "optim/parameter_groups.hpp"
 #include "optim/sgd.hpp"
+#include "optim/shampoo.hpp"
+#include "optim/soap.hpp"
 
 namespace nibble {
 namespace {
+
+bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
 
 /// Each parameter's group with all that is said of it: its own number (-1: none names it) and an optimizer.
 struct Membership {
@@ -22,13 +27,13 @@ struct Membership {
 
 std::vector<Membership> memberships(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters) {
   std::vector<GroupRule> rules;
-  for (const OptimizerGroup& group : settings.groups) rules.push_back({group.match, orthogonalizes(group.name)});
+  for (const OptimizerGroup& group : settings.groups) rules.push_back({group.match, takes_matrices(group.name)});
   std::vector<Membership> found;
   for (const int number : assign_groups(parameters, rules)) {
     const bool projection = parameters[found.size()].kind == ParameterKind::projection;
     Membership& own = found.emplace_back(Membership{.number = number});
     if (number >= 0) own.group = settings.groups[static_cast<size_t>(number)];
-    if (own.group.name.empty()) own.group.name = projection || !orthogonalizes(settings.name) ? settings.name : "adamw";
+    if (own.group.name.empty()) own.group.name = projection || !takes_matrices(settings.name) ? settings.name : "adamw";
   }
   return found;
 }
@@ -49,6 +54,32 @@ MuonSettings muon_settings(const OrthogonalSettings& from, double weight_decay) 
                                               : MuonScale::moonlight,
           .weight_decay = weight_decay,
           .newton_schulz = newton_schulz_settings(from)};
+}
+
+Grafting grafting_of(const std::string& name) {
+  return name == "sgd" ? Grafting::sgd : name == "none" ? Grafting::none : Grafting::adam;
+}
+
+ShampooSettings shampoo_settings(const OptimizerSettings& from, double weight_decay) {
+  return {.beta1 = from.beta1,
+          .beta2 = from.beta2,
+          .graft_epsilon = from.epsilon,
+          .epsilon = from.shampoo.epsilon,
+          .exponent = from.shampoo.exponent,
+          .every = from.shampoo.every,
+          .max_side = from.shampoo.max_side,
+          .grafting = grafting_of(from.shampoo.grafting),
+          .weight_decay = weight_decay};
+}
+
+SoapSettings soap_settings(const OptimizerSettings& from, double weight_decay) {
+  return {.beta1 = from.beta1,
+          .beta2 = from.beta2,
+          .factor_beta = from.soap.factor_beta > 0 ? from.soap.factor_beta : from.beta2,
+          .epsilon = from.epsilon,
+          .every = from.soap.every,
+          .max_side = from.soap.max_side,
+          .weight_decay = weight_decay};
 }
 
 std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const OptimizerGroup& group, int64_t steps,
@@ -74,6 +105,10 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
                                                  .newton_schulz = muon.newton_schulz},
                                    shares);
   }
+  if (group.name == "shampoo")
+    return std::make_unique<Shampoo>(std::move(parameters), shampoo_settings(settings, weight_decay), shares);
+  if (group.name == "soap")
+    return std::make_unique<Soap>(std::move(parameters), soap_settings(settings, weight_decay), shares);
   if (orthogonalizes(group.name)) {
     MuonSettings muon = muon_settings(settings.muon, weight_decay);
     if (group.name == "normuon") muon.row_beta2 = settings.beta2;
@@ -87,30 +122,39 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
 
 }  // namespace
 
-bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
+bool takes_matrices(const std::string& name) { return orthogonalizes(name) || name == "shampoo" || name == "soap"; }
 
-std::vector<TravellingMatrix> travelling_matrices(const OptimizerSettings& settings,
-                                                  const std::vector<ParameterInfo>& parameters) {
-  std::vector<TravellingMatrix> found;
+std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings,
+                                       const std::vector<ParameterInfo>& parameters) {
+  const NewtonSchulzSettings newton_schulz = newton_schulz_settings(settings.muon);
+  std::vector<MatrixWork> found;
   int parameter = 0;
   for (const Membership& own : memberships(settings, parameters)) {
-    if (orthogonalizes(own.group.name))
-      found.push_back(
-          {.parameter = parameter,
-           .type = own.group.name == "mars-m" ? DType::f32 : newton_schulz_settings(settings.muon).operands});
+    const ParameterInfo& info = parameters[static_cast<size_t>(parameter)];
+    const std::string& name = own.group.name;
+    if (takes_matrices(name))
+      found.push_back({.parameter = parameter,
+                       .operations = name == "shampoo" ? shampoo_work(shampoo_settings(settings, 0), info)
+                                     : name == "soap"  ? soap_work(soap_settings(settings, 0), info)
+                                                       : orthogonalisation_work(newton_schulz, info),
+                       .type = name == "muon" || name == "normuon" ? newton_schulz.operands : DType::f32});
     ++parameter;
   }
   return found;
 }
 
-size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
-                                    const std::vector<ParameterInfo>& parameters) {
+size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
+                               const std::vector<ParameterInfo>& parameters) {
+  std::map<std::string, std::vector<ParameterInfo>> matrices;
+  auto next = parameters.begin();
+  for (const Membership& own : memberships(settings, parameters)) matrices[own.group.name].push_back(*next++);
   std::vector<NewtonSchulz::Shape> shapes;
-  for (const auto& [parameter, type] : travelling_matrices(settings, parameters)) {
-    const ParameterInfo& matrix = parameters[static_cast<size_t>(parameter)];
-    shapes.push_back({matrix.rows, matrix.cols});
-  }
-  return NewtonSchulz::gemm_scratch_bytes(stream, newton_schulz_settings(settings.muon), shapes);
+  for (const auto& [name, own] : matrices)
+    if (orthogonalizes(name))
+      for (const ParameterInfo& matrix : own) shapes.push_back({matrix.rows, matrix.cols});
+  return std::max({NewtonSchulz::gemm_scratch_bytes(stream, newton_schulz_settings(settings.muon), shapes),
+                   two_sided_scratch_bytes(stream, matrices["shampoo"], settings.shampoo.max_side),
+                   two_sided_scratch_bytes(stream, matrices["soap"], settings.soap.max_side)});
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,

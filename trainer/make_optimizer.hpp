@@ -16,19 +16,19 @@
 namespace nibble {
 
 /// What optimizer.name and the names of groups may be.
-inline const std::vector<std::string> optimizer_names = {"adamw", "sgd", "ademamix", "muon", "normuon", "mars-m"};
+inline const std::vector<std::string> optimizer_names = {"adamw",   "sgd",    "ademamix", "muon",
+                                                         "normuon", "mars-m", "shampoo",  "soap"};
 
-/// Whether an optimizer of that name orthogonalizes. As optimizer.name it is that of projections, and adamw of all else
-/// for which no group names one.
-bool orthogonalizes(const std::string& name);
+/// Whether an optimizer of that name takes matrices, each whole. As optimizer.name it is that of projections, and adamw
+/// of all else for which no group names one.
+bool takes_matrices(const std::string& name);
 
-/// The parameters that orthogonalizing optimizers have. Throws as assign_groups.
-std::vector<TravellingMatrix> travelling_matrices(const OptimizerSettings& settings,
-                                                  const std::vector<ParameterInfo>& parameters);
+/// The parameters that such optimizers have, and the work with each. Throws as assign_groups.
+std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters);
 
-/// What products of the optimizers take beside their own memory (tensor/gemm.hpp).
-size_t optimizer_gemm_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
-                                    const std::vector<ParameterInfo>& parameters);
+/// What products and decompositions of the optimizers take beside their own memory (tensor/gemm.hpp).
+size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
+                               const std::vector<ParameterInfo>& parameters);
 
 /// `parameters`: all of the model, or this rank's runs of all of them. `steps` of the whole run. Throws as
 /// assign_groups and as the optimizers do.

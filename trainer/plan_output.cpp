@@ -38,7 +38,7 @@ std::string wire_text(const RunPlan& plan) {
       "  links          {}{}\n",
       bytes_text(step.gradient_bytes), bytes_text(step.weight_bytes),
       step.matrix_bytes > 0
-          ? fmt::format("  matrices       {:>12}  to be orthogonalised, and back\n", bytes_text(step.matrix_bytes))
+          ? fmt::format("  matrices       {:>12}  to who updates them, and back\n", bytes_text(step.matrix_bytes))
           : "",
       bytes_text(step.control_bytes), bytes_text(step.bytes()), step.messages, name(plan.speed_is),
       plan.speed.summed_bytes_per_second > 0

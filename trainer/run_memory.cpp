@@ -95,7 +95,7 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   if (world.size() > 1) memory.table["communication"] = collective_staging_bytes(world.size());
   memory.table["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +
-      optimizer_gemm_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
+      optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
   return memory;
 }
 

@@ -9,7 +9,6 @@
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
 #include "data/token_data.hpp"
-#include "optim/newton_schulz.hpp"
 #include "optim/whole_matrices.hpp"
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
@@ -48,6 +47,9 @@ AvailableMemory memory_of_a_rank(const World& world) {
   return most;
 }
 
+/// Shampoo's roots and SOAP's bases are made so often, so that a burst shows what steps take with and without.
+constexpr int64_t renewal_in_burst = 2;
+
 /// A run of one rank that has this shape and so many micro-batches a step.
 Settings burst_settings(Settings settings, const ModelConfig& config, int64_t micro_batches) {
   ModelSettings& model = settings.model;
@@ -64,6 +66,7 @@ Settings burst_settings(Settings settings, const ModelConfig& config, int64_t mi
   model.tied = config.tied;
   model.qk_norm = config.qk_norm;
   settings.shard = "none";
+  settings.optimizer.shampoo.every = settings.optimizer.soap.every = renewal_in_burst;
   settings.gradients = {};
   settings.batch.lanes = 1;
   settings.batch.tokens = micro_batches * settings.batch.micro * settings.data.sequence;
@@ -72,14 +75,41 @@ Settings burst_settings(Settings settings, const ModelConfig& config, int64_t mi
 
 struct ComputeSeconds {
   double turn = 0;
-  double optimizer = 0;          ///< norm and update of all parameters, without
-  double orthogonalisation = 0;  ///< of all matrices
+  double optimizer = 0;  ///< norm and update of all parameters, without
+  double matrices = 0;   ///< directions of those that one rank has whole
   std::string trouble{};
 };
 
+struct MatrixSeconds {
+  double of_run = 0;  ///< in a step of the run, in the mean
+  double of_burst = 0;
+};
+
+MatrixSeconds matrix_seconds(const StepMeasurement& burst, const OptimizerSettings& optimizer) {
+  MatrixSeconds seconds;
+  // A step in `renewal_in_burst` of the burst renews roots or bases, one in `every` of the run.
+  const auto add = [&](const std::string& kernel, double steps_of_run, double steps_of_burst) {
+    for (const auto& [name, per_step] : burst.kernels) {
+      if (name != kernel) continue;
+      seconds.of_run += per_step.seconds * steps_of_run / steps_of_burst;
+      seconds.of_burst += per_step.seconds;
+    }
+  };
+  constexpr double renewing = 1.0 / renewal_in_burst;
+  const auto add_renewing = [&](const std::string& plain, const std::string& renewal, int64_t every) {
+    const double of_run = 1.0 / static_cast<double>(every);
+    add(plain, 1 - of_run, 1 - renewing);
+    add(renewal, of_run, renewing);
+  };
+  add("newton_schulz", 1, 1);
+  add_renewing("shampoo", "shampoo_with_new_roots", optimizer.shampoo.every);
+  add_renewing("soap", "soap_with_new_basis", optimizer.soap.every);
+  return seconds;
+}
+
 /// What the slowest rank takes while all of them compute.
 ComputeSeconds measure_compute(World& world, const Settings& settings, const ModelConfig& config, int64_t turns) {
-  constexpr int64_t steps = 3;
+  constexpr int64_t steps = 2 * renewal_in_burst;
   // With a second micro-batch, which is added to the first, if the run has one.
   const int64_t micro_batches = std::min<int64_t>(turns, 2);
   std::vector<double> seconds(4);
@@ -88,11 +118,9 @@ ComputeSeconds measure_compute(World& world, const Settings& settings, const Mod
   try {
     const StepMeasurement burst =
         measure_step(burst_settings(settings, config, micro_batches), steps, !world.is_first());
-    double orthogonalisation = 0;
-    for (const auto& [name, per_step] : burst.kernels)
-      if (name == "matrix_updates") orthogonalisation = per_step.seconds;
-    seconds = {burst.forward_backward / static_cast<double>(micro_batches),
-               std::max(burst.optimizer - orthogonalisation, 0.0), orthogonalisation, 0};
+    const auto& [matrices, in_burst] = matrix_seconds(burst, settings.optimizer);
+    seconds = {burst.forward_backward / static_cast<double>(micro_batches), std::max(burst.optimizer - in_burst, 0.0),
+               matrices, 0};
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::resource) throw;
     trouble = error.detail().what + ": " + error.detail().seen;
@@ -100,7 +128,7 @@ ComputeSeconds measure_compute(World& world, const Settings& settings, const Mod
   }
   seconds = largest_of_all(world, seconds);
   if (seconds.back() > 0) return {.trouble = trouble.empty() ? "another rank has no memory for it" : trouble};
-  return {.turn = seconds[0], .optimizer = seconds[1], .orthogonalisation = seconds[2]};
+  return {.turn = seconds[0], .optimizer = seconds[1], .matrices = seconds[2]};
 }
 
 /// Whether no core is left for the communication thread. Ranks that may use all cores of a host share them.
@@ -120,17 +148,14 @@ double share_of(const ShardPlan& plan, int64_t parameters) {
 }
 
 /// Of the work with whole matrices, that of the rank that has most.
-double largest_share(const ParameterLayout& layout, std::span<const TravellingMatrix> matrices, int ranks) {
-  std::vector<double> work, of_rank;
-  for (const TravellingMatrix& matrix : matrices) {
-    const ParameterInfo& info = layout.parameters()[static_cast<size_t>(matrix.parameter)];
-    work.push_back(newton_schulz_operations(info.rows, info.cols, 1));
-  }
-  for (const std::vector<int>& own : matrix_shares(work, ranks)) {
+double largest_share(std::span<const MatrixWork> matrices, int ranks) {
+  std::vector<double> operations, of_rank;
+  for (const MatrixWork& matrix : matrices) operations.push_back(matrix.operations);
+  for (const std::vector<int>& own : matrix_shares(operations, ranks)) {
     double& sum = of_rank.emplace_back(0);
-    for (const int matrix : own) sum += work[static_cast<size_t>(matrix)];
+    for (const int matrix : own) sum += operations[static_cast<size_t>(matrix)];
   }
-  const double all = std::accumulate(work.begin(), work.end(), 0.0);
+  const double all = std::accumulate(operations.begin(), operations.end(), 0.0);
   return all > 0 ? std::ranges::max(of_rank) / all : 0;
 }
 
@@ -220,22 +245,21 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
     const auto values = static_cast<double>(plan.parameters);
     compressed = {.bytes = own.bytes / values, .processor_seconds = own.processor_seconds / values};
   }
-  const std::vector<TravellingMatrix> matrices = travelling_matrices(settings.optimizer, layout.parameters());
-  plan.step =
-      forecast_step(layout, shards,
-                    {.config = config,
-                     .length = settings.data.sequence,
-                     .recompute = llama.recompute,
-                     .operands = operands_of(settings),
-                     .z_loss = settings.loss.z_loss > 0,
-                     .statistics = plan.memory.statistics,
-                     .wire = wire,
-                     .compressed = compressed,
-                     .matrices = matrices,
-                     .turn_seconds = compute.turn,
-                     .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters) +
-                                          compute.orthogonalisation * largest_share(layout, matrices, options.ranks),
-                     .speed = plan.speed});
+  const std::vector<MatrixWork> matrices = whole_matrices(settings.optimizer, layout.parameters());
+  plan.step = forecast_step(layout, shards,
+                            {.config = config,
+                             .length = settings.data.sequence,
+                             .recompute = llama.recompute,
+                             .operands = operands_of(settings),
+                             .z_loss = settings.loss.z_loss > 0,
+                             .statistics = plan.memory.statistics,
+                             .wire = wire,
+                             .compressed = compressed,
+                             .matrices = matrices,
+                             .turn_seconds = compute.turn,
+                             .optimizer_seconds = compute.optimizer * share_of(shards, plan.parameters) +
+                                                  compute.matrices * largest_share(matrices, options.ranks),
+                             .speed = plan.speed});
   return plan;
 }
 

@@ -119,7 +119,7 @@ struct OptimizerGroup {
   bool operator==(const OptimizerGroup&) const = default;
 };
 
-/// Of muon and normuon.
+/// Of muon, normuon and mars-m.
 struct OrthogonalSettings {
   double momentum = 0.95;
   bool nesterov = true;
@@ -139,6 +139,24 @@ struct SlowMomentSettings {
   bool operator==(const SlowMomentSettings&) const = default;
 };
 
+struct RotatedMomentSettings {
+  int64_t every = 10;
+  int64_t max_side = 10000;
+  double factor_beta = 0;  ///< 0: optimizer.beta2
+
+  bool operator==(const RotatedMomentSettings&) const = default;
+};
+
+struct InverseRootSettings {
+  int64_t every = 10;
+  int64_t max_side = 8192;
+  double exponent = 0.25;
+  double epsilon = 1e-12;
+  std::string grafting = "adam";
+
+  bool operator==(const InverseRootSettings&) const = default;
+};
+
 struct OptimizerSettings {
   std::string name = "adamw";
   double learning_rate = 1e-3;
@@ -153,6 +171,8 @@ struct OptimizerSettings {
   std::vector<OptimizerGroup> groups{};
   OrthogonalSettings muon{};
   SlowMomentSettings ademamix{};
+  InverseRootSettings shampoo{};
+  RotatedMomentSettings soap{};
 
   bool operator==(const OptimizerSettings&) const = default;
 };

@@ -5,7 +5,6 @@
 #include <numeric>
 #include <utility>
 
-#include "optim/muon.hpp"
 #include "trainer/rotating_units.hpp"
 
 namespace nibble {
@@ -28,14 +27,13 @@ class Step {
         rotating_(layout),
         gathered_(index(layout.units())),
         summed_(index(plan.partition().buckets())) {
-    std::vector<double> work;
+    std::vector<double> operations;
     std::vector<int64_t> elements;
-    for (const TravellingMatrix& matrix : input.matrices) {
-      const ParameterInfo& info = layout.parameters()[index(matrix.parameter)];
-      work.push_back(newton_schulz_operations(info.rows, info.cols, 1));
-      elements.push_back(info.size());
+    for (const MatrixWork& matrix : input.matrices) {
+      operations.push_back(matrix.operations);
+      elements.push_back(layout.parameters()[index(matrix.parameter)].size());
     }
-    waves_ = matrix_waves(matrix_shares(work, plan.ranks()), elements);
+    waves_ = matrix_waves(matrix_shares(operations, plan.ranks()), elements);
     const ModelConfig& config = input.config;
     const double attention = static_cast<double>(input.length * config.query_width());
     double products = 3 * products_of(layout.head());
@@ -233,8 +231,8 @@ class Step {
   // As WholeMatrices, whose waves are about equally long.
 
   int64_t bytes_in_run(int matrix, int rank) const {
-    const auto [parameter, type] = input_.matrices[index(matrix)];
-    return plan_.partition().runs(rank)[index(parameter)].count * static_cast<int64_t>(size_of(type));
+    const MatrixWork& work = input_.matrices[index(matrix)];
+    return plan_.partition().runs(rank)[index(work.parameter)].count * static_cast<int64_t>(size_of(work.type));
   }
   /// What this rank has of the others' matrices of a wave, and what the others have of its own.
   double bring(const MatrixWave& wave, bool to_owners) {
@@ -262,8 +260,8 @@ class Step {
     for (const std::vector<int>& own : wave) {
       int64_t& bytes = parts.emplace_back(0);
       for (const int matrix : own) {
-        const auto [parameter, type] = input_.matrices[index(matrix)];
-        bytes += layout_.parameters()[index(parameter)].size() * static_cast<int64_t>(size_of(type));
+        const MatrixWork& work = input_.matrices[index(matrix)];
+        bytes += layout_.parameters()[index(work.parameter)].size() * static_cast<int64_t>(size_of(work.type));
       }
     }
     return submit(gather(parts, forecast_.matrix_bytes));

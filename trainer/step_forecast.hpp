@@ -37,11 +37,11 @@ struct ForecastInput {
   bool z_loss = false;     ///< the ranks tell each other its term of each micro-batch too
   int64_t statistics = 0;  ///< of the linear operators, of which ranks find the largest (Llama::statistics)
   Wire wire = Wire::f32;
-  std::optional<ValueCost> compressed{};     ///< sums of gradients are no plain ones of the wire's type
-  std::vector<TravellingMatrix> matrices{};  ///< that one rank must have whole for its update (Muon)
-  double turn_seconds = 0;                   ///< forward and backward pass of one micro-batch
-  double optimizer_seconds = 0;              ///< norm and update of what this rank owns
-  ExchangeSpeed speed;                       ///< of zeros: messages take no time
+  std::optional<ValueCost> compressed{};  ///< sums of gradients are no plain ones of the wire's type
+  std::vector<MatrixWork> matrices{};     ///< parameters that one rank must have whole for its update (Muon)
+  double turn_seconds = 0;                ///< forward and backward pass of one micro-batch
+  double optimizer_seconds = 0;           ///< norm and update of what this rank owns
+  ExchangeSpeed speed;                    ///< of zeros: messages take no time
 };
 
 struct StepForecast {
@@ -49,7 +49,7 @@ struct StepForecast {
   // Bytes that this rank sends.
   int64_t gradient_bytes = 0;
   int64_t weight_bytes = 0;
-  int64_t matrix_bytes = 0;   ///< directions to the ranks that orthogonalise them, and back
+  int64_t matrix_bytes = 0;   ///< gradients or directions to the ranks that update them, and back
   int64_t control_bytes = 0;  ///< losses, block sums, statistics and logits, from which all ranks decide alike
   int64_t messages = 0;
   // Seconds.

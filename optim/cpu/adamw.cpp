@@ -56,6 +56,21 @@ void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters
                  });
 }
 
+void adam_direction(Stream& stream, const Tensor& gradient, const Tensor& first, const Tensor& second,
+                    const Tensor& direction, const AdamWFactors& factors) {
+  const KernelTimer timer(stream, "adam_direction", {gradient, first, second, second, direction});
+  parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
+    simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
+      const int64_t i = begin + j;
+      const f32x g = simd::load_n(gradient.as<float>() + i, count), m = simd::load_n(first.as<float>() + i, count);
+      const f32x v = simd::load_n(second.as<float>() + i, count) * factors.beta2 + factors.one_minus_beta2 * g * g;
+      simd::store_n(second.as<float>() + i, v, count);
+      simd::store_n(direction.as<float>() + i,
+                    factors.step_size * m / (simd::sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon), count);
+    });
+  });
+}
+
 void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters,
                    std::span<const TensorBlock> blocks) {
   double bytes = 0;

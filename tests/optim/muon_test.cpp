@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -16,6 +15,7 @@ namespace nibble {
 namespace {
 
 using testing::Draws;
+using testing::fill;
 using testing::Matrix;
 using testing::Parameters;
 
@@ -51,10 +51,6 @@ TEST(Muon, MomentumLooksAhead) {
       EXPECT_NEAR(direction.view().as<float>()[0], (nesterov ? ahead : behind)[step], 1e-6);
     }
   }
-}
-
-void fill(const Tensor& x, Draws& draw) {
-  for (int64_t i = 0; i < x.size(); ++i) x.as<float>()[i] = draw();
 }
 
 TEST(Muon, TenStepsAsTorch) {
@@ -181,18 +177,11 @@ TEST(Muon, SameBitsWithAnyNumberOfThreads) {
     Draws draw(3);
     for (const OptimizedParameter& parameter : parameters.list) fill(parameter.master, draw);
     Muon optimizer(parameters.list, {.row_beta2 = 0.95});
-    std::vector<uint32_t> all;
     for (int64_t step = 1; step <= 2; ++step) {
       for (const OptimizedParameter& parameter : parameters.list) fill(parameter.gradient, draw);
       optimizer.step(stream, {.step = step, .learning_rate = 1e-2});
     }
-    StateList list;
-    optimizer.state(list);
-    for (size_t i = 0; i < 2; ++i) list.add("master" + std::to_string(i), parameters.list[i].master);
-    for (const StateList::Entry& entry : list.entries())
-      for (int64_t i = 0; i < entry.tensor.size(); ++i)
-        all.push_back(std::bit_cast<uint32_t>(entry.tensor.as<float>()[i]));
-    return all;
+    return testing::bits_of(optimizer, parameters);
   };
   const std::vector<uint32_t> one = bits(1);
   for (const int threads : {2, 3, 8}) EXPECT_EQ(bits(threads), one);

@@ -1,6 +1,7 @@
 // Parameters for the optimizer tests: packed masters and gradients, working copies with padded rows.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <deque>
 #include <string>
@@ -53,5 +54,31 @@ class Draws {
  private:
   uint64_t state_;
 };
+
+inline void fill(const Tensor& x, Draws& draw) {
+  for (int64_t i = 0; i < x.size(); ++i) x.as<float>()[i] = draw();
+}
+
+/// Of all of an optimizer's state and of the masters.
+inline std::vector<uint32_t> bits_of(Optimizer& optimizer, const Parameters& parameters) {
+  StateList list;
+  optimizer.state(list);
+  for (const OptimizedParameter& parameter : parameters.list)
+    list.add("master/" + parameter.info->name, parameter.master);
+  std::vector<uint32_t> bits;
+  for (const StateList::Entry& entry : list.entries())
+    for (int64_t i = 0; i < entry.tensor.size(); ++i)
+      bits.push_back(std::bit_cast<uint32_t>(entry.tensor.as<float>()[i]));
+  return bits;
+}
+
+/// What a state of an optimizer, "optimizer/NAME", is now.
+inline Tensor state_of(Optimizer& optimizer, const std::string& name) {
+  StateList list;
+  optimizer.state(list);
+  for (const StateList::Entry& entry : list.entries())
+    if (entry.name == "optimizer/" + name) return {DType::f32, entry.tensor.data, entry.rows, entry.cols};
+  return {};
+}
 
 }  // namespace nibble::testing

@@ -96,6 +96,8 @@ TEST_P(WholeMatricesOfThreads, EveryElementComesToTheOwnerAndBack) {
           std::vector<int64_t> seen(own.size());
           for (int pass = 1; pass <= 2; ++pass)
             matrices.pass(stream, {
+                                      .kernel = "matrices",
+                                      .operations = [](size_t) { return 1.0; },
                                       .write =
                                           [&](size_t i, const Tensor& part) {
                                             for (int64_t j = 0; j < part.size(); ++j)

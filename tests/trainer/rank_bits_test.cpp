@@ -198,7 +198,7 @@ TEST(RankBits, RanksNeedNotBeAPowerOfTwo) {
 
 // Whole matrices of several blocks come from the runs of several ranks, and of fewer and more than there are ranks.
 TEST(RankBits, EveryOptimizerKeepsItsBits) {
-  std::vector<OptimizerSettings> optimizers(7);
+  std::vector<OptimizerSettings> optimizers(9);
   for (size_t i = 0; i < optimizers.size(); ++i) optimizers[i].learning_rate = 1e-2;
   optimizers[0].name = "muon";
   optimizers[1].name = "normuon";
@@ -210,6 +210,10 @@ TEST(RankBits, EveryOptimizerKeepsItsBits) {
                           {.match = {"*1.mlp.down_proj.weight"}, .name = "normuon", .weight_decay = 0}};
   optimizers[5].groups = {{.match = {"model.layers.0.mlp.up_proj.weight"}, .name = "muon"}};
   optimizers[6].name = "mars-m";
+  optimizers[7].name = "shampoo";
+  optimizers[7].shampoo.every = 2;
+  optimizers[8].name = "soap";
+  optimizers[8].soap = {.every = 1, .max_side = 200};
   for (const OptimizerSettings& optimizer : optimizers)
     for (const DType type : {DType::f32, DType::bf16}) {
       Case how{.type = type, .optimizer = optimizer, .ffn = 400};

@@ -114,12 +114,25 @@ TEST_F(RunMemoryTest, MuonByHand) {
   // Directions of all in bf16, which one wave has; and of each thread, for the largest ones, 80 x 48 and 48 x 80, the
   // iteration's own copy of 48 rows in f32 and bf16, the products of 48 x 48 in f32, twice, and bf16.
   const size_t iteration = 48 * (4 * 80 + 2 * 96) + 48 * (2 * 4 * 48 + 2 * 64u);
-  EXPECT_EQ(table.at("orthogonalisation"), 2 * projections + 2 * iteration);
+  EXPECT_EQ(table.at("matrix updates"), 2 * projections + 2 * iteration);
   EXPECT_GT(table.at("GEMM scratch"), foresee(settings()).table.at("GEMM scratch"));
 }
 
+TEST_F(RunMemoryTest, SoapAndShampooByHand) {
+  constexpr size_t projections = 2 * (144 * 48 + 48 * 48 + 160 * 48 + 48 * 80), others = 2 * 300 * 48 + 5 * 48,
+                   squares = 2 * (8 * 48 * 48 + 3 * (48 * 48 + 80 * 80));
+  for (const char* how : {"optimizer.name=soap", "optimizer.name=shampoo"}) {
+    const MemoryTable table = foresee(settings({how})).table;
+    EXPECT_EQ(table.at("optimizer moments"), 4 * (2 * projections + 2 * squares) + 8 * others) << how;
+    // All gradients, which one wave has; of each thread two matrices as large as the largest, and one of its longest side.
+    EXPECT_EQ(table.at("matrix updates"), 4 * projections + 2 * 4 * (2 * 80 * 48 + 80 * 80)) << how;
+    EXPECT_GT(table.at("GEMM scratch"), foresee(settings()).table.at("GEMM scratch")) << how;
+  }
+}
+
 TEST_F(RunMemoryTest, IsWhatARunHolds) {
-  for (const char* how : {"model.recompute=none", "model.recompute=block", "optimizer.name=normuon"}) {
+  for (const char* how : {"model.recompute=none", "model.recompute=block", "optimizer.name=normuon",
+                          "optimizer.name=soap", "optimizer.name=shampoo"}) {
     const std::string recompute = how;
     const MemoryTable before = held_memory();
     TrainingRun run(settings({recompute, "run.directory=" + path(recompute)}), {});

@@ -69,7 +69,9 @@ Settings everything_changed() {
                           .coefficients = "tuned",
                           .steps = 3,
                           .products = "f32"},
-                 .ademamix = {.beta3 = 0.999, .alpha = 5, .warmup = StepsOrShare::steps(200)}};
+                 .ademamix = {.beta3 = 0.999, .alpha = 5, .warmup = StepsOrShare::steps(200)},
+                 .shampoo = {.every = 7, .max_side = 512, .exponent = 0.5, .epsilon = 1e-10, .grafting = "sgd"},
+                 .soap = {.every = 3, .max_side = 256, .factor_beta = 0.9}};
   s.schedule = {.name = "wsd",
                 .warmup = StepsOrShare::steps(20),
                 .final = 0.07,

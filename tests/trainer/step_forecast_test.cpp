@@ -180,13 +180,14 @@ TEST(StepForecast, DelayedStatisticsAreSentToo) {
   }
 }
 
-TEST(StepForecast, MatricesTravelToWhoOrthogonalisesThem) {
-  for (const auto& [ranks, optimizer] : {std::pair(2, "muon"), {4, "muon"}, {2, "mars-m"}})
+TEST(StepForecast, MatricesTravelToWhoUpdatesThem) {
+  for (const auto& [ranks, optimizer] : {std::pair(2, "muon"), {4, "muon"}, {2, "mars-m"}, {2, "soap"}, {4, "shampoo"}})
     for (const Shard shard : levels) {
       const Case how{.ranks = ranks, .shard = shard, .micro_batches = 4, .optimizer = optimizer, .ffn = 400};
       const std::vector<Sent> sent = bytes_sent(how);
       ForecastInput input = input_of(how);
-      input.matrices = travelling_matrices({.name = optimizer}, ParameterLayout(shape(how)).parameters());
+      input.matrices = whole_matrices({.name = optimizer}, ParameterLayout(shape(how)).parameters());
+      EXPECT_EQ(input.matrices.size(), 7 * 4u);
       for (int rank = 0; rank < ranks; ++rank) {
         const StepForecast step = forecast(how, rank, input);
         EXPECT_EQ(step.bytes(), sent[static_cast<size_t>(rank)].in_last_step) << name(how) << ", rank " << rank;
