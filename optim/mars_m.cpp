@@ -61,7 +61,7 @@ void MarsM::step(Stream& stream, const StepContext& context) {
                                 {.gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
                                  .momentum = static_cast<float>(momentum),
                                  .nesterov = false});
-                newton_schulz_(stream, whole, thread);
+                orthogonalise(stream, newton_schulz_, parameters_[i], whole, thread);
               },
           .read =
               [&](size_t i, const Tensor& part) {

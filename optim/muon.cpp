@@ -48,6 +48,14 @@ NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<co
   return {settings, own, beside_others, shares.threads};
 }
 
+void orthogonalise(Stream& stream, NewtonSchulz& newton_schulz, const OptimizedParameter& parameter,
+                   const Tensor& whole, int64_t thread) {
+  newton_schulz(stream, whole, thread);
+  if (parameter.meter && parameter.meter->on())
+    parameter.meter->orthogonality_errors()[static_cast<size_t>(parameter.number)] =
+        newton_schulz.orthogonality_error(stream, whole, thread);
+}
+
 Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& settings, const ParameterShares& shares)
     : parameters_(std::move(matrices)),
       settings_(valid(settings)),
@@ -85,7 +93,7 @@ void Muon::step(Stream& stream, const StepContext& context) {
               },
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
-                newton_schulz_(stream, whole, thread);
+                orthogonalise(stream, newton_schulz_, parameters_[i], whole, thread);
                 if (settings_.row_beta2) normalize_rows(stream, i, whole);
               },
           .read =

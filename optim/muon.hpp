@@ -47,6 +47,10 @@ double orthogonalisation_work(const NewtonSchulzSettings& settings, const Parame
 NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<const OptimizedParameter> matrices,
                               const WholeMatrices& whole, const ParameterShares& shares);
 
+/// Newton-Schulz of a whole matrix, whose parameter's meter hears how nearly orthogonal it became.
+void orthogonalise(Stream& stream, NewtonSchulz& newton_schulz, const OptimizedParameter& parameter,
+                   const Tensor& whole, int64_t thread);
+
 class Muon final : public Optimizer {
  public:
   /// Every parameter is orthogonalised by itself. Allocates the momenta, zero. What `shares` points to must outlive the

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 
 #include "optim/gradient_norm.hpp"
 #include "optim/kernels.hpp"
@@ -119,6 +120,19 @@ void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix, int64_t thre
     tiled_product(stream, factor, Transpose::no, operand, Transpose::no, x, x);
   }
   scale_into(stream, x, 1.0f, tall, matrix);
+}
+
+double NewtonSchulz::orthogonality_error(Stream& stream, const Tensor& matrix, int64_t thread) {
+  const Memory& memory = memories_[static_cast<size_t>(thread)];
+  const int64_t m = std::min(matrix.rows, matrix.cols), n = std::max(matrix.rows, matrix.cols);
+  const auto short_side = static_cast<double>(m);
+  const Tensor x = shaped(memory.x, m, n), operand = shaped(memory.operand, m, n),
+               square(DType::f32, memory.square.data, m, m);
+  scale_into(stream, matrix, 1.0f, matrix.rows > matrix.cols, x);
+  convert_and_scale(stream, x, operand, 1.0f);
+  square_product(stream, operand, Transpose::no, square);
+  for (int64_t i = 0; i < m; ++i) square.row<float>(i)[i] -= 1;
+  return gradient_norm(gradient_square_sums(stream, {&square, 1})) / std::sqrt(short_side);
 }
 
 }  // namespace nibble

@@ -62,6 +62,10 @@ class NewtonSchulz {
   /// Gives the same bits with any number of threads, and where it is one thread's task.
   void operator()(Stream& stream, const Tensor& matrix, int64_t thread = 0);
 
+  /// |O Oᵀ - 1|_F / sqrt(m) of such a matrix O, m its shorter side: 0 if it is orthogonal, 1 of zeros, and the root of
+  /// the mean of (s^2 - 1)^2 over its singular values s. One product of the settings' operands.
+  double orthogonality_error(Stream& stream, const Tensor& matrix, int64_t thread = 0);
+
  private:
   NewtonSchulzSettings settings_;
   std::vector<Quintic> polynomials_;

@@ -13,6 +13,7 @@
 #include "comm/communication_thread.hpp"
 #include "comm/partition.hpp"
 #include "model/parameters.hpp"
+#include "optim/update_meter.hpp"
 #include "tensor/state.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
@@ -26,10 +27,12 @@ struct OptimizedParameter {
   Tensor gradient;  ///< f32, packed, as many elements; averaged, not yet clipped
   Tensor working;   ///< bf16 or f32, rows may be padded: the model's copy, rounded to nearest from the master
   bool decay = false;
-  bool owned = false;         ///< a run that no other rank has, an empty one maybe; else all ranks have the whole
-  int64_t first = 0;          ///< element of the logical matrix with which the run begins
-  int64_t working_first = 0;  ///< the same element, counted in `working`
-  int number = 0;             ///< of the parameter in the model's layout, and of the tensor in ParameterShares
+  bool cautious = false;         ///< an element decays only where the update has its sign or is 0 (arXiv 2510.12402)
+  bool owned = false;            ///< a run that no other rank has, an empty one maybe; else all ranks have the whole
+  int64_t first = 0;             ///< element of the logical matrix with which the run begins
+  int64_t working_first = 0;     ///< the same element, counted in `working`
+  int number = 0;                ///< of the parameter in the model's layout, and of the tensor in ParameterShares
+  UpdateMeter* meter = nullptr;  ///< while it is on, updates tell it of themselves (for_each_update); none: nobody asks
 };
 
 /// How ranks share the parameters, for optimizers that need more of one than their own run.

@@ -1,5 +1,7 @@
 #include "trainer/make_optimizer.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -35,6 +37,33 @@ std::vector<Membership> memberships(const OptimizerSettings& settings, const std
     if (number >= 0) own.group = settings.groups[static_cast<size_t>(number)];
     if (own.group.name.empty()) own.group.name = projection || !takes_matrices(settings.name) ? settings.name : "adamw";
   }
+  return found;
+}
+
+/// Parameters that have one optimizer and one learning rate.
+struct Division {
+  OptimizerGroup group;             ///< with the weight decay that belongs to its learning rate
+  double learning_rate_factor = 1;  ///< what the step's learning rate is multiplied with
+  std::vector<int> parameters{};    ///< ascending
+};
+
+std::vector<Division> divided(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters,
+                              const Mup& mup) {
+  using Key = std::tuple<int, std::string, double>;  // group, optimizer, muP's factor
+  std::map<Key, Division> divisions;
+  int parameter = 0;
+  for (const auto& [number, group] : memberships(settings, parameters)) {
+    const ParameterKind kind = parameters[static_cast<size_t>(parameter)].kind;
+    const double factor = mup.learning_rate(kind, update_rule(group.name, settings.muon.scale));
+    Division& division = divisions[{number, group.name, factor}];
+    division.group = group;
+    division.group.weight_decay = group.weight_decay.value_or(settings.weight_decay) / factor;
+    division.learning_rate_factor =
+        factor * group.learning_rate.value_or(settings.learning_rate) / settings.learning_rate;
+    division.parameters.push_back(parameter++);
+  }
+  std::vector<Division> found;
+  for (auto& [key, division] : divisions) found.push_back(std::move(division));
   return found;
 }
 
@@ -143,6 +172,22 @@ std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings,
   return found;
 }
 
+std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters,
+                                       const Mup& mup) {
+  std::vector<UpdateGroup> groups;
+  std::map<std::string, int> namesakes;
+  for (auto& [group, learning_rate_factor, own] : divided(settings, parameters, mup)) {
+    std::string name = group.name;
+    std::ranges::replace(name, '-', '_');
+    if (const int count = ++namesakes[name]; count > 1) name += fmt::format("_{}", count);
+    groups.push_back({.name = name,
+                      .orthogonalizes = orthogonalizes(group.name),
+                      .learning_rate_factor = learning_rate_factor,
+                      .parameters = std::move(own)});
+  }
+  return groups;
+}
+
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                const std::vector<ParameterInfo>& parameters) {
   std::map<std::string, std::vector<ParameterInfo>> matrices;
@@ -162,23 +207,11 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int
                                           const ParameterShares& shares, const Mup& mup) {
   std::vector<ParameterInfo> infos;
   for (const OptimizedParameter& parameter : parameters) infos.push_back(*parameter.info);
-  using Key = std::tuple<int, std::string, double>;  // group, optimizer, muP's factor
-  std::map<Key, std::pair<OptimizerGroup, std::vector<OptimizedParameter>>> members;
-  const std::vector<Membership> found = memberships(settings, infos);
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const auto& [number, group] = found[i];
-    const double factor = mup.learning_rate(infos[i].kind, update_rule(group.name, settings.muon.scale));
-    auto& [same, own] = members[{number, group.name, factor}];
-    same = group;
-    own.push_back(parameters[i]);
-  }
   std::vector<GroupedOptimizer::Group> groups;
-  for (auto& [key, member] : members) {
-    auto& [group, own] = member;
-    const double factor = std::get<double>(key);
-    group.weight_decay = group.weight_decay.value_or(settings.weight_decay) / factor;
-    groups.push_back({make_one(settings, group, steps, std::move(own), shares),
-                      factor * group.learning_rate.value_or(settings.learning_rate) / settings.learning_rate});
+  for (const auto& [group, learning_rate_factor, numbers] : divided(settings, infos, mup)) {
+    std::vector<OptimizedParameter> own;
+    for (const int number : numbers) own.push_back(parameters[static_cast<size_t>(number)]);
+    groups.push_back({make_one(settings, group, steps, std::move(own), shares), learning_rate_factor});
   }
   return std::make_unique<GroupedOptimizer>(std::move(groups));
 }

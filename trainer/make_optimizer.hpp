@@ -26,6 +26,18 @@ bool takes_matrices(const std::string& name);
 /// The parameters that such optimizers have, and the work with each. Throws as assign_groups.
 std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters);
 
+/// Parameters that one optimizer updates.
+struct UpdateGroup {
+  std::string name;  ///< the optimizer's, as "mars_m"; the second of a name is "adamw_2"
+  bool orthogonalizes = false;
+  double learning_rate_factor = 1;  ///< what the step's learning rate is multiplied with
+  std::vector<int> parameters{};    ///< by their number in the layout, ascending
+};
+
+/// All groups, in the order in which they are updated. Throws as assign_groups.
+std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters,
+                                       const Mup& mup);
+
 /// What products and decompositions of the optimizers take beside their own memory (tensor/gemm.hpp).
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                const std::vector<ParameterInfo>& parameters);

@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace nibble {
+namespace {
+
+constexpr std::string_view update_rms = "update_rms_", orthogonality_error = "orthogonality_error_";
+
+}  // namespace
 
 const std::vector<MetricColumn>& metric_columns() {
   static const std::vector<MetricColumn> columns = {
@@ -29,6 +34,7 @@ const std::vector<MetricColumn>& metric_columns() {
       {"seconds_checkpoint", "seconds/checkpoint"},
       {"seconds_communication", "seconds/communication"},
       {"bytes_sent", "communication/bytes_sent"},
+      {"bytes_sent_matrices", "communication/bytes_sent_matrices"},
       {"exchange_error", "communication/exchange_error"},
       {"exchange_residual", "communication/exchange_residual"},
       {"exchange_signal_ratio", "communication/exchange_signal_ratio"},
@@ -46,7 +52,14 @@ std::vector<std::string> metric_column_names() {
   return names;
 }
 
+std::string update_rms_column(std::string_view group) { return std::string(update_rms) + std::string(group); }
+
+std::string orthogonality_error_column(std::string_view group) {
+  return std::string(orthogonality_error) + std::string(group);
+}
+
 std::string metric_tag(std::string_view name) {
+  if (name.starts_with(update_rms) || name.starts_with(orthogonality_error)) return "optimizer/" + std::string(name);
   const std::vector<MetricColumn>& columns = metric_columns();
   const auto found = std::ranges::find(columns, name, &MetricColumn::name);
   return found == columns.end() ? "other/" + std::string(name) : found->tag;

@@ -18,6 +18,10 @@ struct MetricColumn {
 const std::vector<MetricColumn>& metric_columns();
 std::vector<std::string> metric_column_names();
 
+// Of each group of parameters (update_groups), behind all others.
+std::string update_rms_column(std::string_view group);
+std::string orthogonality_error_column(std::string_view group);
+
 /// The tag of a column by its name; "other/NAME" for one that is not in the table, such as an older Nibble's.
 std::string metric_tag(std::string_view name);
 

@@ -10,6 +10,7 @@
 
 #include "trainer/median.hpp"
 #include "trainer/memory.hpp"
+#include "trainer/metric_columns.hpp"
 #include "trainer/page_frame.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/report_axis.hpp"
@@ -136,6 +137,16 @@ double end_of(Runs runs, const std::string& x) {
   return end;
 }
 
+/// Those of groups of parameters, each once.
+std::vector<std::string> update_columns(Runs runs) {
+  std::vector<std::string> columns;
+  for (const ReportRun& run : runs)
+    for (const std::string& name : run.metrics.names())
+      if (name.starts_with(update_rms_column("")) || name.starts_with(orthogonality_error_column("")))
+        if (std::ranges::find(columns, name) == columns.end()) columns.push_back(name);
+  return columns;
+}
+
 void figures(Html& html, Runs runs) {
   if (std::ranges::all_of(runs, [](const ReportRun& run) { return run.metrics.rows() == 0; })) return;
   const std::string x = abscissa(runs);
@@ -160,7 +171,7 @@ void figures(Html& html, Runs runs) {
   html.close();
 
   struct Panel {
-    const char *column, *title, *note;
+    std::string column, title, note;
     bool dots, magnitudes;
   };
   const Panel panels[] = {
@@ -172,7 +183,7 @@ void figures(Html& html, Runs runs) {
       {"tokens_per_second", "Tokens per second", "without validation and checkpoints", false, false},
       {"bytes_sent", "Bytes sent", "in each step", false, true},
   };
-  for (const Panel& panel : panels) {
+  const auto draw_panel = [&](const Panel& panel) {
     Figure figure{.title = panel.title,
                   .note = panel.note,
                   .x_label = x,
@@ -181,6 +192,17 @@ void figures(Html& html, Runs runs) {
                   .magnitudes = panel.magnitudes};
     add_curves(figure, runs, panel.column, panel.dots);
     draw(html, figure);
+  };
+  for (const Panel& panel : panels) draw_panel(panel);
+  for (const std::string& column : update_columns(runs)) {
+    const bool length = column.starts_with(update_rms_column(""));
+    const std::string group =
+        column.substr(length ? update_rms_column("").size() : orthogonality_error_column("").size());
+    draw_panel({.column = column,
+                .title = (length ? "Update RMS, " : "Orthogonality error, ") + group,
+                .note = length ? "of what the learning rate is multiplied with" : "largest of the matrices",
+                .dots = false,
+                .magnitudes = false});
   }
   html.close();
   html.close();

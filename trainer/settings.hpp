@@ -161,6 +161,7 @@ struct OptimizerSettings {
   std::string name = "adamw";
   double learning_rate = 1e-3;
   double weight_decay = 0.1;
+  std::string decay = "decoupled";
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
@@ -251,6 +252,12 @@ struct OperandSettings {
   bool operator==(const OperandSettings&) const = default;
 };
 
+struct UpdateSettings {
+  int64_t every = 10;
+
+  bool operator==(const UpdateSettings&) const = default;
+};
+
 struct RunSettings {
   int64_t seed = 1;
   int64_t threads = 0;
@@ -258,6 +265,7 @@ struct RunSettings {
   std::string branch{};
   CheckpointSettings checkpoint{};
   OperandSettings operands{};
+  UpdateSettings updates{};
   double progress = 10;  ///< seconds
   int64_t max_refused = 10;
   std::string sample{};

@@ -119,6 +119,9 @@ std::vector<Setting> make_table() {
     {"optimizer.learning_rate", real, NIBBLE_MEMBER(optimizer.learning_rate), "peak learning rate", positive},
     {"optimizer.weight_decay", real, NIBBLE_MEMBER(optimizer.weight_decay),
      "per step: weights times 1 - learning rate x this", not_negative},
+    {"optimizer.decay", choice, NIBBLE_MEMBER(optimizer.decay),
+     "what of a weight_decay: all elements; cautious: those that the update makes smaller", {},
+     {"decoupled", "cautious"}},
     {"optimizer.beta1", real, NIBBLE_MEMBER(optimizer.beta1),
      "memory of the first moment (shampoo, soap: 0.95)", below_one},
     {"optimizer.beta2", real, NIBBLE_MEMBER(optimizer.beta2),
@@ -129,8 +132,8 @@ std::vector<Setting> make_table() {
     {"optimizer.clip", real, NIBBLE_MEMBER(optimizer.clip),
      "largest global gradient norm (0: no clipping)", not_negative},
     {"optimizer.qk_clip", real, NIBBLE_MEMBER(optimizer.qk_clip),
-     "after a step, query and key weights of heads whose largest logit of attention was above this are scaled down to it "
-     "(0: not; Kimi K2: 100)", not_negative},
+     "after a step, query and key weights of heads whose largest logit of attention was above this are scaled down to "
+     "it (0: not; Kimi K2: 100)", not_negative},
     {"optimizer.no_decay", list, NIBBLE_MEMBER(optimizer.no_decay),
      "names of parameters without decay; * stands for any characters (QuEST and Quartet: lm_head.weight too)"},
     {"optimizer.groups", overrides, NIBBLE_MEMBER(optimizer.groups),
@@ -256,6 +259,8 @@ std::vector<Setting> make_table() {
      "save a copy of the state, in memory, while training goes on; false: training waits and needs none"},
     {"run.operands.every", count, NIBBLE_MEMBER(run.operands.every),
      "steps between records of what quantization does to each operand (0: none)", any_count},
+    {"run.updates.every", count, NIBBLE_MEMBER(run.updates.every),
+     "steps between records of how long each optimizer's updates are and how nearly orthogonal (0: none)", any_count},
   };
 }
 // clang-format on
@@ -283,6 +288,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"run", "seed, machine, results"},
     {"run.checkpoint", "what a killed run continues from"},
     {"run.operands", "errors of quantized operands, in operands.jsonl"},
+    {"run.updates", "what optimizers do, in the metrics"},
 };
 
 std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }

@@ -63,7 +63,7 @@ struct StepForecast {
   int64_t bytes() const { return gradient_bytes + weight_bytes + matrix_bytes + control_bytes; }
 };
 
-/// A step in the midst of a run, for the rank of the plan.
+/// A step in the midst of a run, for the rank of the plan; one whose updates are not recorded (update_record.hpp).
 StepForecast forecast_step(const ParameterLayout& layout, const ShardPlan& plan, const ForecastInput& input);
 
 }  // namespace nibble

@@ -13,11 +13,14 @@ namespace nibble {
 namespace {
 
 std::vector<OptimizedParameter> with_gradients(std::vector<OptimizedParameter> parameters, const GradientSum& gradients,
-                                               Shard shard, const std::vector<bool>& decay) {
+                                               const TrainStepOptions& options, const std::vector<bool>& decay,
+                                               UpdateMeter* meter) {
   for (size_t i = 0; i < parameters.size(); ++i) {
     OptimizedParameter& parameter = parameters[i];
-    parameter.gradient = shard == Shard::none ? gradients.whole()[i] : gradients.own()[i];
+    parameter.gradient = options.shard == Shard::none ? gradients.whole()[i] : gradients.own()[i];
     parameter.decay = decay[i];
+    parameter.cautious = options.cautious_decay;
+    parameter.meter = meter;
   }
   return parameters;
 }
@@ -58,7 +61,8 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       middle_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       gradients_(stream, model, *exchange_, plan_),
-      optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options.shard, decay),
+      record_(model.layout(), plan_, options.update_groups, options.updates_every),
+      optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options, decay, record_.meter()),
                                 {.threads = stream.threads(),
                                  .thread = &world.thread(),
                                  .partition = options.shard == Shard::none ? nullptr : &plan_.partition()})),
@@ -200,9 +204,13 @@ StepResult TrainStep::run(int64_t step, const Batch& batch, OperandObserver* obs
   } else {
     keep_point();
     cage_.pull(step, result.learning_rate);
+    record_.start(step);
+    const uint64_t sent = thread.totals().bytes_sent;
     optimizer_->step(stream_, {.step = ++updates_,
                                .learning_rate = result.learning_rate,
                                .gradient_scale = clip_factor(result.gradient_norm, options_.clip)});
+    result.matrix_bytes = static_cast<int64_t>(thread.totals().bytes_sent - sent);
+    result.updates = record_.finish(thread, result.learning_rate);
     result.clipped_heads = qk_clip_.apply(model_.max_logits());
     weights_.publish();
     exchange_->commit();

@@ -19,6 +19,7 @@
 #include "trainer/qk_clip.hpp"
 #include "trainer/shard_plan.hpp"
 #include "trainer/sharded_weights.hpp"
+#include "trainer/update_record.hpp"
 
 namespace nibble {
 
@@ -41,18 +42,23 @@ struct StepResult {
   int64_t bytes_sent = 0;  ///< by this rank, since the step before: weights still travel when a step returns
   StepSeconds seconds;
   ExchangeReport exchange;
+  int64_t matrix_bytes = 0;              ///< of bytes_sent: matrices on their way to be orthogonalised, and back
+  std::vector<UpdateFigures> updates{};  ///< where the step is recorded
 };
 
 struct TrainStepOptions {
   int64_t micro_batches = 1;  ///< of one step, of all ranks
   int64_t lanes = 4;
   Shard shard = Shard::none;
-  bool gather_codes = false;  ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
-  double clip = 0;            ///< largest gradient norm; 0: no clipping
-  double z_loss = 0;          ///< coefficient of z-loss (TokenObjective); 0: none
-  double qk_clip = 0;         ///< largest logit of attention (QkClip); 0: none
+  bool gather_codes = false;    ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
+  double clip = 0;              ///< largest gradient norm; 0: no clipping
+  bool cautious_decay = false;  ///< of the parameters that decay (OptimizedParameter)
+  double z_loss = 0;            ///< coefficient of z-loss (TokenObjective); 0: none
+  double qk_clip = 0;           ///< largest logit of attention (QkClip); 0: none
   ScheduleSettings schedule;
   CageSettings cage{};
+  std::vector<UpdateGroup> update_groups{};  ///< whose updates are recorded
+  int64_t updates_every = 0;                 ///< steps between their records; 0: none
 };
 
 /// Makes the optimizer of a list of parameters: all of them, or this rank's runs as the shares say.
@@ -114,6 +120,7 @@ class TrainStep {
   std::unique_ptr<GradientExchange> exchange_;
   ParameterSet previous_, middle_;  ///< points that the exchange compares: the step's before, and halfway from there
   GradientSum gradients_;
+  UpdateRecord record_;
   std::unique_ptr<Optimizer> optimizer_;
   Cage cage_;
   QkClip qk_clip_;

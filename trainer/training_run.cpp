@@ -63,6 +63,26 @@ int threads_of(const Settings& settings, const World& world) {
   return std::max(1, cores / world.local_size());
 }
 
+std::vector<std::string> columns_of(const Settings& settings, const Llama& model) {
+  std::vector<std::string> columns = metric_column_names();
+  if (settings.run.updates.every == 0) return columns;
+  for (const UpdateGroup& group :
+       update_groups(settings.optimizer, model.layout().parameters(), mup_of(settings, model.config()))) {
+    columns.push_back(update_rms_column(group.name));
+    if (group.orthogonalizes) columns.push_back(orthogonality_error_column(group.name));
+  }
+  return columns;
+}
+
+void add_updates(MetricRow& row, const StepResult& result) {
+  if (result.matrix_bytes > 0) row.emplace_back("bytes_sent_matrices", result.matrix_bytes);
+  for (const UpdateFigures& figures : result.updates) {
+    row.emplace_back(update_rms_column(figures.group), figures.rms);
+    if (figures.orthogonality_error)
+      row.emplace_back(orthogonality_error_column(figures.group), *figures.orthogonality_error);
+  }
+}
+
 }  // namespace
 
 TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& options)
@@ -315,9 +335,9 @@ void TrainingRun::begin_directory(bool resumed) {
   hold_directory();
   // Step 0 has a row of its own, written again when not even the first step was saved.
   const int64_t next_step = resumed && counters_.step > 0 ? counters_.step + 1 : 0;
-  metrics_ =
-      std::make_unique<MetricsWriter>(options_.resume ? MetricsWriter::resume(run, metric_column_names(), next_step)
-                                                      : MetricsWriter::create(run, metric_column_names()));
+  const std::vector<std::string> columns = columns_of(settings_, *parts_.model);
+  metrics_ = std::make_unique<MetricsWriter>(options_.resume ? MetricsWriter::resume(run, columns, next_step)
+                                                             : MetricsWriter::create(run, columns));
   operands_ = std::make_unique<OperandRecord>(run, settings_.run.operands.every, next_step);
   write_file_atomically(run / "config.yaml", resolved_config());
   nlohmann::json tuning = tuning_;
@@ -518,6 +538,7 @@ void TrainingRun::train_one_step() {
   if (settings_.optimizer.qk_clip > 0) row.emplace_back("clipped_heads", result.clipped_heads);
   if (evaluation) add_validation(row, *evaluation);
   add_exchange(row, result.exchange);
+  add_updates(row, result);
   if (metrics_) metrics_->write(row);
   judge_exchange(result);
   if (operands_) operands_->write(counters_.step);

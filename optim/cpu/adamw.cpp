@@ -19,11 +19,12 @@ inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& 
     float* const second_moment = moments.second.as<float>() + first;
     simd::for_each_group(part, [&](int64_t i, int64_t count) {
       const f32x g = simd::load_n(gradient + i, count) * factors.gradient_scale;
-      f32x w = simd::load_n(master + i, count) * decay;
+      f32x w = simd::load_n(master + i, count);
       f32x m = simd::load_n(first_moment + i, count);
       m = m + factors.one_minus_beta1 * (g - m);
       const f32x v = simd::load_n(second_moment + i, count) * factors.beta2 + factors.one_minus_beta2 * g * g;
-      w = w - factors.step_size * m / (simd::sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon);
+      const f32x update = factors.step_size * m / (simd::sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon);
+      w = decayed(w, update, decay, parameter.cautious) - update;
       simd::store_n(first_moment + i, m, count);
       simd::store_n(second_moment + i, v, count);
       simd::store_n(master + i, w, count);
@@ -50,10 +51,10 @@ void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters
     bytes +=
         static_cast<double>(7 * parameter.master.bytes() + parameter.master.size() * size_of(parameter.working.dtype));
   const KernelTimer timer(stream, "adamw", bytes);
-  for_each_block(stream, parameters, blocks,
-                 [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
-                   adamw_block<T>(parameter, moments[block.tensor], block, factors);
-                 });
+  for_each_update(stream, parameters, blocks, factors.decay,
+                  [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
+                    adamw_block<T>(parameter, moments[block.tensor], block, factors);
+                  });
 }
 
 void adam_direction(Stream& stream, const Tensor& gradient, const Tensor& first, const Tensor& second,

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "optim/kernels.hpp"
+#include "tensor/simd.hpp"
 
 namespace nibble {
 
@@ -39,6 +40,45 @@ void for_each_block(Stream& stream, std::span<const OptimizedParameter> paramete
       with_type(parameter.working, [&](auto type) { body(type, parameter, block); });
     }
   });
+}
+
+/// What `update` is taken from: w times `decay`, which is 1 where the parameter does not decay; cautious decay (Chen et
+/// al., arXiv 2510.12402) leaves elements that the update makes larger.
+[[gnu::always_inline]] inline simd::f32x decayed(simd::f32x w, simd::f32x update, float decay, bool cautious) {
+  const simd::f32x smaller = w * decay;
+  if (!cautious) return smaller;
+  return update * w >= 0.0f ? smaller : w;
+}
+
+/// The squares of what an update took from masters beside the decay, which multiplied them with `decay`, or if it is
+/// cautious those that moved towards zero; in double, over lanes and a tree as in gradient_square_sums.
+inline double update_squares(const float* before, const float* after, int64_t count, float decay, bool cautious) {
+  simd::f64x squares{};
+  simd::for_each_group(count, [&](int64_t i, int64_t part) {
+    const simd::f64x w = simd::widen(simd::load_n(before + i, part)),
+                     change = w - simd::widen(simd::load_n(after + i, part)),
+                     beside_decay = change - w * (1 - static_cast<double>(decay));
+    const simd::f64x update = cautious ? (change * w > 0.0 ? beside_decay : change) : beside_decay;
+    squares += update * update;
+  });
+  return simd::sum(squares);
+}
+
+// As for_each_block, of a body that updates masters; those with decay it first multiplies with `decay`. Meters that are
+// on are told how long the updates were.
+template <class Body>
+void for_each_update(Stream& stream, std::span<const OptimizedParameter> parameters,
+                     std::span<const TensorBlock> blocks, float decay, Body&& body) {
+  for_each_block(stream, parameters, blocks,
+                 [&]<class T>(T type, const OptimizedParameter& parameter, const TensorBlock& block) {
+                   if (!parameter.meter || !parameter.meter->on()) return body(type, parameter, block);
+                   float before[block_elements];
+                   const float* const master = parameter.master.as<float>() + block.first;
+                   std::copy_n(master, block.count, before);
+                   body(type, parameter, block);
+                   parameter.meter->squares(parameter.number, parameter.first + block.first) =
+                       update_squares(before, master, block.count, parameter.decay ? decay : 1.0f, parameter.cautious);
+                 });
 }
 
 }  // namespace nibble

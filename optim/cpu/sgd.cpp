@@ -22,7 +22,8 @@ inline void sgd_block(const OptimizedParameter& parameter, const Tensor& momenta
         m = simd::load_n(momentum + i, count) * factors.momentum + m;
         simd::store_n(momentum + i, m, count);
       }
-      const f32x w = simd::load_n(master + i, count) * decay - factors.learning_rate * m;
+      const f32x update = factors.learning_rate * m;
+      const f32x w = decayed(simd::load_n(master + i, count), update, decay, parameter.cautious) - update;
       simd::store_n(master + i, w, count);
       simd::store_n(working + i, w, count);
     });
@@ -38,12 +39,12 @@ void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, 
     bytes += static_cast<double>((momenta.empty() ? 3 : 5) * parameter.master.bytes() +
                                  parameter.master.size() * size_of(parameter.working.dtype));
   const KernelTimer timer(stream, "sgd", bytes);
-  for_each_block(stream, parameters, blocks,
-                 [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
-                   with_type(parameter.gradient, [&]<class G>(G) {
-                     sgd_block<T, G>(parameter, momenta.empty() ? Tensor() : momenta[block.tensor], block, factors);
-                   });
-                 });
+  for_each_update(stream, parameters, blocks, factors.decay,
+                  [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
+                    with_type(parameter.gradient, [&]<class G>(G) {
+                      sgd_block<T, G>(parameter, momenta.empty() ? Tensor() : momenta[block.tensor], block, factors);
+                    });
+                  });
 }
 
 }  // namespace nibble

@@ -49,6 +49,22 @@ TEST(NewtonSchulz, PolynomialsMapAsPublished) {
     EXPECT_NEAR(mapped(NewtonSchulzTable::classic, 1, steps), after[steps - 1], 1e-6);
 }
 
+// Of diag(1, 0.5, 0): the root of the mean of 0, (1/4 - 1)^2 and 1.
+TEST(NewtonSchulz, OrthogonalityErrorIsThatOfSingularValues) {
+  Stream stream(2);
+  for (const bool tall : {false, true})
+    for (const DType operands : {DType::f32, DType::bf16}) {
+      Matrix matrix(tall ? 5 : 3, tall ? 3 : 5);
+      matrix.at(0, 0) = 1;
+      matrix.at(1, 1) = 0.5;
+      const NewtonSchulz::Shape shape{matrix.rows, matrix.cols};
+      NewtonSchulz iterate({.operands = operands}, {&shape, 1});
+      const OwnedTensor memory = matrix.tensor();
+      EXPECT_NEAR(iterate.orthogonality_error(stream, memory), std::sqrt((0.5625 + 1) / 3), 1e-6);
+      EXPECT_EQ(Matrix(memory.view()).values, matrix.values) << "the matrix stays";
+    }
+}
+
 TEST(NewtonSchulz, TablesThatAreTooShortRepeatTheirLastPolynomial) {
   for (const NewtonSchulzTable table : tables) {
     const std::vector<Quintic> seven = newton_schulz_polynomials(table, 7), two = newton_schulz_polynomials(table, 2);

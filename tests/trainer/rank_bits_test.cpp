@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string_view>
 #include <thread>
+#include <tuple>
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
@@ -48,12 +49,15 @@ struct Case {
   OptimizerSettings optimizer{};
   int64_t ffn = 80;  ///< without a recipe
   double qk_clip = 0;
+  int64_t updates_every = 0;
+  bool cautious_decay = false;
 };
 
 /// What a run computed: losses, norms, and at last every master, moment and working weight.
 struct Numbers {
   std::vector<double> losses, z_losses, norms, max_logits;
   std::vector<int64_t> clipped_heads;
+  std::vector<std::tuple<std::string, double, double>> updates;  ///< group, RMS, orthogonality error or -1
   std::map<std::string, std::vector<float>> state;
   std::vector<bool> refused;
 
@@ -125,10 +129,13 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
          .shard = how.shard,
          .gather_codes = how.gather_codes,
          .clip = 0.5,
+         .cautious_decay = how.cautious_decay,
          .z_loss = how.z_loss,
          .qk_clip = how.qk_clip,
          .schedule = {.kind = ScheduleKind::constant, .peak = 1e-2, .steps = steps},
-         .cage = {.strength = how.cage, .silence = 0, .steps = steps}},
+         .cage = {.strength = how.cage, .silence = 0, .steps = steps},
+         .update_groups = update_groups(how.optimizer, model.layout().parameters(), {}),
+         .updates_every = how.updates_every},
         weight_decay_mask(model.layout().parameters(), default_no_decay),
         [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
           return make_optimizer(how.optimizer, steps, parameters, shares);
@@ -151,6 +158,8 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
       numbers.norms.push_back(result.gradient_norm);
       numbers.max_logits.push_back(result.max_logit);
       numbers.clipped_heads.push_back(result.clipped_heads);
+      for (const UpdateFigures& figures : result.updates)
+        numbers.updates.emplace_back(figures.group, figures.rms, figures.orthogonality_error.value_or(-1));
       numbers.refused.push_back(result.refused);
     }
     collect(step, numbers.state, mutex);
@@ -229,6 +238,53 @@ TEST(RankBits, EveryOptimizerKeepsItsBits) {
           EXPECT_EQ(numbers.state, alone.state) << optimizer.name << ", " << name(how);
         }
     }
+}
+
+// Three groups, one of a learning rate of its own, recorded in every second step.
+TEST(RankBits, FiguresOfUpdatesAreThoseOfAllRanks) {
+  Case how{.optimizer = {.name = "muon", .learning_rate = 1e-2}, .ffn = 400};
+  how.optimizer.groups = {{.match = {"*0.self_attn*"}, .name = "adamw", .learning_rate = 1e-3}};
+  const Numbers without = run(how);
+  how.updates_every = 2;
+  const Numbers alone = run(how);
+  ASSERT_EQ(alone.updates.size(), 3u) << "of one step of three";
+  const char* names[] = {"adamw", "muon", "adamw_2"};
+  for (size_t i = 0; i < 3; ++i) {
+    const auto& [group, rms, error] = alone.updates[i];
+    EXPECT_EQ(group, names[i]);
+    if (i == 1) {
+      EXPECT_NEAR(rms, 0.2, 0.05) << "Moonlight's scale";
+      EXPECT_GT(error, 0.05);
+    } else {
+      EXPECT_GT(rms, 0.5) << "Adam's second step";
+      EXPECT_LT(rms, 1.1);
+      EXPECT_EQ(error, -1);
+    }
+  }
+  EXPECT_EQ(alone.state, without.state) << "measuring changes nothing";
+  for (const int ranks : {1, 2, 4})
+    for (const Shard shard : levels) {
+      how.ranks = ranks;
+      how.shard = shard;
+      EXPECT_EQ(run(how), alone) << name(how);
+    }
+}
+
+TEST(RankBits, CautiousDecayKeepsItsBits) {
+  for (const char* optimizer : {"adamw", "muon"}) {
+    Case how{
+        .optimizer = {.name = optimizer, .learning_rate = 1e-2, .weight_decay = 2}, .ffn = 400, .updates_every = 2};
+    const Numbers decoupled = run(how);
+    how.cautious_decay = true;
+    const Numbers alone = run(how);
+    EXPECT_NE(alone.state, decoupled.state);
+    for (const int ranks : {1, 2, 4})
+      for (const Shard shard : levels) {
+        how.ranks = ranks;
+        how.shard = shard;
+        EXPECT_EQ(run(how), alone) << optimizer << ", " << name(how);
+      }
+  }
 }
 
 TEST(RankBits, QkNormKeepsItsBits) {

@@ -332,6 +332,26 @@ TEST_F(TrainingRunTest, ZLossIsRecordedBesideTheLoss) {
   EXPECT_LT(of_step("z", 12, "z_loss").get<double>(), of_step("z", 1, "z_loss").get<double>());
 }
 
+TEST_F(TrainingRunTest, UpdatesAreRecordedByGroup) {
+  TrainingRun(settings("a", {"optimizer.name=muon", "run.updates.every=5", "optimizer.qk_clip=1e-3"}), {}).run();
+  std::ifstream file(path("a") + "/metrics.jsonl"), csv(path("a") + "/metrics.csv");
+  std::string line, header;
+  std::getline(csv, header);
+  EXPECT_TRUE(header.ends_with(",update_rms_adamw,update_rms_muon,orthogonality_error_muon")) << header;
+  for (int64_t step = 0; std::getline(file, line); ++step) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    EXPECT_EQ(row.contains("max_logit"), step > 0) << step;
+    EXPECT_EQ(row.contains("update_rms_adamw"), step == 5 || step == 10) << step;
+    EXPECT_EQ(row.contains("orthogonality_error_muon"), step == 5 || step == 10) << step;
+    EXPECT_FALSE(row.contains("bytes_sent_matrices")) << "one rank sends none";
+    if (step == 0) continue;
+    EXPECT_GT(row["clipped_heads"].get<int64_t>(), 0) << step;
+  }
+  TrainingRun(settings("off", {"run.updates.every=0"}), {}).run();
+  std::getline(std::ifstream(path("off") + "/metrics.csv"), header);
+  EXPECT_EQ(header.find("update_rms"), std::string::npos);
+}
+
 TEST_F(TrainingRunTest, RefusesTokensOfAnotherVocabulary) {
   expect_error(ErrorKind::configuration, {"vocab"}, [&] { TrainingRun(settings("a", {"model.vocab=200"}), {}); });
 }
