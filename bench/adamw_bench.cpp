@@ -1,6 +1,7 @@
-// One AdamW step and one gradient norm over the parameters of the 30M Llama, against the memory's bandwidth.
+// One step of AdamW and AdEMAMix in each precision of moments, one of Muon's momentum, and one gradient norm, over the
+// parameters of the 30M Llama, against the memory's bandwidth.
 //
-// AdamW reads master, gradient and both moments (16 bytes an element), writes master and moments (12) and the bf16
+// AdamW reads master, gradient and both moments (f32: 16 bytes an element), writes master and moments (12) and the bf16
 // working copy (2; the cache reads its lines first, which is not counted). The ceiling is the same traffic without
 // arithmetic worth the name: four arrays read, three written.
 #include <benchmark/benchmark.h>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "optim/adamw.hpp"
+#include "optim/ademamix.hpp"
 #include "optim/gradient_norm.hpp"
 #include "tensor/simd.hpp"
 
@@ -59,13 +61,58 @@ class Set {
   Arena memory_;
 };
 
-void adamw(benchmark::State& state) {
+MomentSettings moments(const benchmark::State& state) {
+  return {.precision = static_cast<MomentPrecision>(state.range(1)), .seed = 1, .embedding_codes = true};
+}
+
+/// Beside the moments: master and gradient read, master and working copy written.
+constexpr int64_t bytes_of_update = 4 + 4 + 4 + 2;
+
+template <class AnyOptimizer>
+void steps(benchmark::State& state, const Set& set, AnyOptimizer& optimizer) {
   Stream stream(static_cast<int>(state.range(0)));
-  const Set set;
-  AdamW optimizer(set.list, {});
+  StateList moments_of;
+  optimizer.state(moments_of);
   int64_t step = 0;
   for (auto _ : state) optimizer.step(stream, {.step = ++step, .learning_rate = 1e-4, .gradient_scale = 0.5});
-  state.SetBytesProcessed(state.iterations() * set.elements * 30);
+  state.SetLabel(moment_precision_names[static_cast<size_t>(state.range(1))]);
+  state.SetBytesProcessed(state.iterations() *
+                          (set.elements * bytes_of_update + 2 * static_cast<int64_t>(moments_of.bytes())));
+}
+
+void adamw(benchmark::State& state) {
+  const Set set;
+  AdamW optimizer(set.list, {.moments = moments(state)});
+  steps(state, set, optimizer);
+}
+
+void ademamix(benchmark::State& state) {
+  const Set set;
+  AdEMAMix optimizer(set.list, {.moments = moments(state)});
+  steps(state, set, optimizer);
+}
+
+void momentum(benchmark::State& state) {
+  Stream stream(static_cast<int>(state.range(0)));
+  const Set set;
+  std::vector<Moment> momenta;
+  const Arena memory("bench", [&](Arena& arena) {
+    momenta.clear();
+    for (const OptimizedParameter& parameter : set.list)
+      momenta.push_back(take_moment(arena, MomentKind::matrix_momentum, moments(state), parameter));
+  });
+  const OwnedTensor direction(DType::f32, 1, set.elements);
+  int64_t step = 0, bytes = 2 * 4 * set.elements;
+  for (const Moment& moment : momenta) bytes += 2 * static_cast<int64_t>(moment.bytes());
+  for (auto _ : state) {
+    ++step;
+    for (size_t i = 0; i < momenta.size(); ++i)
+      momentum_update(stream, set.list[i].gradient, momenta[i],
+                      direction.view().slice_cols(0, momenta[i].values.size()),
+                      {.gradient_scale = 0.5f, .momentum = 0.95f, .nesterov = true, .step = step});
+  }
+  state.SetLabel(moment_precision_names[static_cast<size_t>(state.range(1))]);
+  state.SetBytesProcessed(state.iterations() * bytes);
 }
 
 void norm(benchmark::State& state) {
@@ -99,7 +146,15 @@ void ceiling(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * n * 28);
 }
 
-BENCHMARK(adamw)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+void threads_and_precisions(benchmark::internal::Benchmark* measured) {
+  for (const int64_t threads : {1, 2})
+    for (const int64_t precision : {0, 1, 2}) measured->Args({threads, precision});
+  measured->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+
+BENCHMARK(adamw)->Apply(threads_and_precisions);
+BENCHMARK(ademamix)->Apply(threads_and_precisions);
+BENCHMARK(momentum)->Apply(threads_and_precisions);
 BENCHMARK(norm)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK(ceiling)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
 

@@ -24,14 +24,9 @@ AdamW::AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& se
   validate(settings_);
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     moments_.clear();
-    // Packed: taken as one row and seen in the parameter's shape.
-    auto take = [&arena](const Tensor& like) {
-      return Tensor(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
-    };
-    for (const OptimizedParameter& parameter : parameters_) {
-      const Tensor first = take(parameter.master), second = take(parameter.master);
-      moments_.push_back({first, second});
-    }
+    for (const OptimizedParameter& parameter : parameters_)
+      moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
+                          take_moment(arena, MomentKind::second, settings_.moments, parameter)});
   });
 }
 
@@ -47,6 +42,7 @@ AdamWFactors adamw_factors(const AdamWSettings& settings, const StepContext& con
       .step_size = static_cast<float>(context.learning_rate / bias_correction1),
       .sqrt_bias_correction2 = static_cast<float>(std::sqrt(bias_correction2)),
       .epsilon = static_cast<float>(settings.epsilon),
+      .step = context.step,
   };
 }
 
@@ -56,9 +52,9 @@ void AdamW::step(Stream& stream, const StepContext& context) {
 }
 
 void AdamW::state(StateList& list) {
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    add_state(list, "optimizer/first_moment", parameters_[i], moments_[i].first);
-    add_state(list, "optimizer/second_moment", parameters_[i], moments_[i].second);
+  for (const AdamMoments& moments : moments_) {
+    moments.first.state(list);
+    moments.second.state(list);
   }
 }
 

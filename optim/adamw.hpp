@@ -18,6 +18,7 @@ struct AdamWSettings {
   double beta2 = 0.95;
   double epsilon = 1e-8;
   double weight_decay = 0.1;  ///< for parameters with `decay`
+  MomentSettings moments{};
 };
 
 /// What `settings` make of one step.
@@ -30,7 +31,7 @@ class AdamW final : public Optimizer {
   AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& settings);
 
   void step(Stream& stream, const StepContext& context) override;
-  /// "optimizer/first_moment/NAME" and "optimizer/second_moment/NAME", f32.
+  /// "optimizer/first_moment/NAME" and "optimizer/second_moment/NAME" (Moment::state).
   void state(StateList& list) override;
 
  private:

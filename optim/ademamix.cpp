@@ -44,13 +44,10 @@ AdEMAMix::AdEMAMix(std::vector<OptimizedParameter> parameters, const AdEMAMixSet
   validate(settings_);
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     moments_.clear();
-    auto take = [&arena](const Tensor& like) {
-      return Tensor(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
-    };
-    for (const OptimizedParameter& parameter : parameters_) {
-      const Tensor first = take(parameter.master), slow = take(parameter.master), second = take(parameter.master);
-      moments_.push_back({first, slow, second});
-    }
+    for (const OptimizedParameter& parameter : parameters_)
+      moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
+                          take_moment(arena, MomentKind::slow, settings_.moments, parameter),
+                          take_moment(arena, MomentKind::second, settings_.moments, parameter)});
   });
 }
 
@@ -67,10 +64,10 @@ void AdEMAMix::step(Stream& stream, const StepContext& context) {
 }
 
 void AdEMAMix::state(StateList& list) {
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    add_state(list, "optimizer/first_moment", parameters_[i], moments_[i].first);
-    add_state(list, "optimizer/slow_moment", parameters_[i], moments_[i].slow);
-    add_state(list, "optimizer/second_moment", parameters_[i], moments_[i].second);
+  for (const MixedMoments& moments : moments_) {
+    moments.first.state(list);
+    moments.slow.state(list);
+    moments.second.state(list);
   }
 }
 

@@ -22,6 +22,7 @@ struct AdEMAMixSettings {
   int64_t warmup = 0;  ///< updates until alpha and beta3 have their values; 0: from the first on
   double epsilon = 1e-8;
   double weight_decay = 0.1;  ///< for parameters with `decay`
+  MomentSettings moments{};
 };
 
 /// alpha and beta3 of update `step`, counted from 1.
@@ -35,7 +36,7 @@ class AdEMAMix final : public Optimizer {
   AdEMAMix(std::vector<OptimizedParameter> parameters, const AdEMAMixSettings& settings);
 
   void step(Stream& stream, const StepContext& context) override;
-  /// "optimizer/first_moment/NAME", "optimizer/slow_moment/NAME" and "optimizer/second_moment/NAME", f32.
+  /// "optimizer/first_moment/NAME", "optimizer/slow_moment/NAME" and "optimizer/second_moment/NAME".
   void state(StateList& list) override;
 
  private:

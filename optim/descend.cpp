@@ -10,7 +10,8 @@ void descend(Stream& stream, OptimizedParameter parameter, std::span<const Tenso
              {.gradient_scale = 1,
               .decay = static_cast<float>(1 - learning_rate * weight_decay),
               .momentum = 0,
-              .learning_rate = static_cast<float>(learning_rate * scale)});
+              .learning_rate = static_cast<float>(learning_rate * scale),
+              .step = 0});
 }
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/partition.hpp"
+#include "optim/moment.hpp"
 #include "optim/optimizer.hpp"
 
 namespace nibble {
@@ -25,10 +26,9 @@ std::vector<TensorBlock> tensor_blocks(std::span<const Tensor> tensors);
 /// Those of the masters.
 std::vector<TensorBlock> master_blocks(std::span<const OptimizedParameter> parameters);
 
-/// The moments of one parameter, f32, packed, as many elements as the master.
+/// The moments of one parameter, in one precision.
 struct AdamMoments {
-  Tensor first;
-  Tensor second;
+  Moment first, second;
 };
 
 /// The factors of one AdamW step, computed in double and rounded once.
@@ -41,6 +41,7 @@ struct AdamWFactors {
   float step_size;              ///< learning_rate / (1 - beta1^t)
   float sqrt_bias_correction2;  ///< sqrt(1 - beta2^t)
   float epsilon;
+  int64_t step;  ///< for the rounding of moments
 };
 
 /// One AdamW update of every block; one pass over memory.
@@ -58,32 +59,41 @@ struct SgdFactors {
   float decay;  ///< 1 - learning_rate * weight_decay, for parameters with decay
   float momentum;
   float learning_rate;
+  int64_t step;  ///< for the rounding of momenta
 };
 
-/// One update of every block by SGD. `momenta`: f32, packed, by parameter; none: plain gradients, which may be bf16.
-void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const Tensor> momenta,
+/// One update of every block by SGD. `momenta`: by parameter; none: plain gradients, which may be bf16.
+void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const Moment> momenta,
                 std::span<const TensorBlock> blocks, const SgdFactors& factors);
 
 struct MomentumFactors {
   float gradient_scale;
   float momentum;
   bool nesterov;
+  int64_t step;  ///< for the rounding of the momentum
 };
 
 /// momentum = factor momentum + scale gradient; direction = that, or with Nesterov's look ahead scale gradient + factor
-/// momentum. Packed, of one size; the direction f32 or bf16, all else f32.
-void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momentum, const Tensor& direction,
+/// momentum. Packed, of one size; the gradient f32, the direction f32 or bf16.
+void momentum_update(Stream& stream, const Tensor& gradient, const Moment& momentum, const Tensor& direction,
                      const MomentumFactors& factors);
 
-/// gradient = g + factor (g - last), last = g, where g = scale gradient; f32, packed, of one size.
-void extrapolate(Stream& stream, const Tensor& last, const Tensor& gradient, float scale, float factor);
+struct ExtrapolationFactors {
+  float gradient_scale;
+  float difference;
+  int64_t step;  ///< for the rounding of the last gradient
+};
+
+/// gradient = g + difference (g - last), last = g, where g = scale gradient; the gradient f32, packed, as many elements
+/// as `last`.
+void extrapolate(Stream& stream, const Moment& last, const Tensor& gradient, const ExtrapolationFactors& factors);
 
 /// matrix[i, j] *= factors[i]; f32 or bf16.
 void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors);
 
-/// The moments of one parameter of AdEMAMix, f32, packed.
+/// The moments of one parameter of AdEMAMix, in one precision.
 struct MixedMoments {
-  Tensor first, slow, second;
+  Moment first, slow, second;
 };
 
 /// The factors of one AdEMAMix step, computed in double and rounded once.

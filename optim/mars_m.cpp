@@ -33,8 +33,10 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
   for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
-      const int64_t size = whole_.owns(i) ? parameters_[i].info->size() : 0;
-      states_[i] = {arena.take(DType::f32, 1, size), arena.take(DType::f32, 1, size)};
+      const auto take = [&](MomentKind kind) {
+        return take_whole_moment(arena, kind, settings_.moments, parameters_[i], whole_.owns(i));
+      };
+      states_[i] = {take(MomentKind::matrix_momentum), take(MomentKind::last_gradient)};
     }
   });
 }
@@ -54,13 +56,16 @@ void MarsM::step(Stream& stream, const StepContext& context) {
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
                 const Tensor row(whole.as<float>(), 1, whole.size());
-                extrapolate(stream, states_[i].last_gradient, row, static_cast<float>(context.gradient_scale),
-                            static_cast<float>(settings_.gamma * momentum / (1 - momentum)));
+                extrapolate(stream, states_[i].last_gradient, row,
+                            {.gradient_scale = static_cast<float>(context.gradient_scale),
+                             .difference = static_cast<float>(settings_.gamma * momentum / (1 - momentum)),
+                             .step = context.step});
                 const double norm = gradient_norm(gradient_square_sums(stream, {&row, 1}));
                 momentum_update(stream, row, states_[i].momentum, row,
                                 {.gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
                                  .momentum = static_cast<float>(momentum),
-                                 .nesterov = false});
+                                 .nesterov = false,
+                                 .step = context.step});
                 orthogonalise(stream, newton_schulz_, parameters_[i], whole, thread);
               },
           .read =
@@ -73,10 +78,9 @@ void MarsM::step(Stream& stream, const StepContext& context) {
 }
 
 void MarsM::state(StateList& list) {
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const ParameterInfo& info = *parameters_[i].info;
-    list.add_run("optimizer/momentum/" + info.name, states_[i].momentum, info.rows, info.cols, 0);
-    list.add_run("optimizer/last_gradient/" + info.name, states_[i].last_gradient, info.rows, info.cols, 0);
+  for (const State& state : states_) {
+    state.momentum.state(list);
+    state.last_gradient.state(list);
   }
 }
 

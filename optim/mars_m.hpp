@@ -19,6 +19,7 @@ struct MarsMSettings {
   MuonScale scale = MuonScale::moonlight;
   double weight_decay = 0.1;  ///< for parameters with `decay`
   NewtonSchulzSettings newton_schulz{};
+  MomentSettings moments{};  ///< of the momentum; the last gradient is bf16 where this is 8-bit
 };
 
 class MarsM final : public Optimizer {
@@ -28,13 +29,14 @@ class MarsM final : public Optimizer {
 
   /// All ranks call it.
   void step(Stream& stream, const StepContext& context) override;
-  /// "optimizer/momentum/NAME" and "optimizer/last_gradient/NAME", f32, on the rank that orthogonalises the matrix.
+  /// "optimizer/momentum/NAME" and "optimizer/last_gradient/NAME" (Moment::state), on the rank that orthogonalises the
+  /// matrix.
   void state(StateList& list) override;
 
  private:
-  /// Of one matrix, [1, rows cols] on the rank that orthogonalises it, else empty.
+  /// Of one matrix, on the rank that orthogonalises it, else empty.
   struct State {
-    Tensor momentum, last_gradient;
+    Moment momentum, last_gradient;
   };
 
   std::vector<OptimizedParameter> parameters_;

@@ -69,8 +69,7 @@ Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& setting
     momenta_.clear();
     rows_.clear();
     for (size_t i = 0; i < parameters_.size(); ++i) {
-      const Tensor& like = parameters_[i].master;
-      momenta_.emplace_back(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
+      momenta_.push_back(take_moment(arena, MomentKind::matrix_momentum, settings_.moments, parameters_[i]));
       if (!settings_.row_beta2) continue;
       rows_.push_back(arena.take(DType::f32, 1, whole_.owns(i) ? parameters_[i].info->rows : 0));
     }
@@ -81,7 +80,8 @@ void Muon::step(Stream& stream, const StepContext& context) {
   assert(std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
   const MomentumFactors momentum{.gradient_scale = static_cast<float>(context.gradient_scale),
                                  .momentum = static_cast<float>(settings_.momentum),
-                                 .nesterov = settings_.nesterov};
+                                 .nesterov = settings_.nesterov,
+                                 .step = context.step};
   whole_.pass(
       stream,
       {
@@ -130,7 +130,7 @@ void Muon::normalize_rows(Stream& stream, size_t matrix, const Tensor& whole) {
 
 void Muon::state(StateList& list) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    add_state(list, "optimizer/momentum", parameters_[i], momenta_[i]);
+    momenta_[i].state(list);
     if (settings_.row_beta2)
       list.add_run("optimizer/row_second_moment/" + parameters_[i].info->name, rows_[i], parameters_[i].info->rows, 1,
                    0);

@@ -36,6 +36,7 @@ struct MuonSettings {
   double weight_decay = 0.1;          ///< for parameters with `decay`
   std::optional<double> row_beta2{};  ///< NorMuon: memory of the rows' squares
   NewtonSchulzSettings newton_schulz{};
+  MomentSettings moments{};  ///< of the momentum; NorMuon's rows stay f32
 };
 
 // What optimizers that orthogonalise have in common.
@@ -59,7 +60,7 @@ class Muon final : public Optimizer {
 
   /// All ranks call it.
   void step(Stream& stream, const StepContext& context) override;
-  /// "optimizer/momentum/NAME", and NorMuon's "optimizer/row_second_moment/NAME" [rows, 1], f32.
+  /// "optimizer/momentum/NAME" (Moment::state), and NorMuon's "optimizer/row_second_moment/NAME" [rows, 1], f32.
   void state(StateList& list) override;
 
  private:
@@ -68,7 +69,7 @@ class Muon final : public Optimizer {
   std::vector<OptimizedParameter> parameters_;
   MuonSettings settings_;
   std::vector<std::vector<TensorBlock>> blocks_;  ///< by parameter
-  std::vector<Tensor> momenta_;                   ///< packed, as the masters
+  std::vector<Moment> momenta_;                   ///< of what this rank has
   std::vector<Tensor> rows_;                      ///< [1, rows] on the rank that orthogonalises the matrix, else empty
   WholeMatrices whole_;
   NewtonSchulz newton_schulz_;

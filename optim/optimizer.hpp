@@ -64,7 +64,8 @@ class Optimizer {
   /// threads.
   virtual void step(Stream& stream, const StepContext& context) = 0;
 
-  /// Adds what a resumed run needs, named "optimizer/MOMENT/PARAMETER", in the parameter's shape.
+  /// Adds what a resumed run needs, named "optimizer/MOMENT/PARAMETER", in the parameter's shape; what belongs to
+  /// blocks of it, as [blocks, 1].
   virtual void state(StateList& list) = 0;
 };
 

@@ -16,10 +16,8 @@ Sgd::Sgd(std::vector<OptimizedParameter> parameters, const SgdSettings& settings
   if (settings.momentum == 0) return;
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     momenta_.clear();
-    for (const OptimizedParameter& parameter : parameters_) {
-      const Tensor& like = parameter.master;
-      momenta_.emplace_back(DType::f32, arena.take(DType::f32, 1, like.size()).data, like.rows, like.cols);
-    }
+    for (const OptimizedParameter& parameter : parameters_)
+      momenta_.push_back(take_moment(arena, MomentKind::momentum, settings_.moments, parameter));
   });
 }
 
@@ -29,11 +27,12 @@ void Sgd::step(Stream& stream, const StepContext& context) {
              {.gradient_scale = static_cast<float>(context.gradient_scale),
               .decay = static_cast<float>(1 - context.learning_rate * settings_.weight_decay),
               .momentum = static_cast<float>(settings_.momentum),
-              .learning_rate = static_cast<float>(context.learning_rate)});
+              .learning_rate = static_cast<float>(context.learning_rate),
+              .step = context.step});
 }
 
 void Sgd::state(StateList& list) {
-  for (size_t i = 0; i < momenta_.size(); ++i) add_state(list, "optimizer/momentum", parameters_[i], momenta_[i]);
+  for (const Moment& momentum : momenta_) momentum.state(list);
 }
 
 }  // namespace nibble

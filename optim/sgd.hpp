@@ -12,6 +12,7 @@ namespace nibble {
 struct SgdSettings {
   double momentum = 0.9;      ///< 0: none, and no memory for it
   double weight_decay = 0.1;  ///< for parameters with `decay`
+  MomentSettings moments{};
 };
 
 class Sgd final : public Optimizer {
@@ -20,14 +21,14 @@ class Sgd final : public Optimizer {
   Sgd(std::vector<OptimizedParameter> parameters, const SgdSettings& settings);
 
   void step(Stream& stream, const StepContext& context) override;
-  /// "optimizer/momentum/NAME", f32.
+  /// "optimizer/momentum/NAME" (Moment::state).
   void state(StateList& list) override;
 
  private:
   std::vector<OptimizedParameter> parameters_;
   SgdSettings settings_;
   std::vector<TensorBlock> blocks_;
-  std::vector<Tensor> momenta_;  ///< packed; empty without momentum
+  std::vector<Moment> momenta_;  ///< empty without momentum
   Arena memory_;
 };
 

@@ -118,10 +118,11 @@ void Shampoo::step(Stream& stream, const StepContext& context) {
 Tensor Shampoo::take_in(Stream& stream, size_t matrix, const Tensor& gradient, const TwoSidedScratch& scratch) {
   update_factors(stream, gradient, states_[matrix].factors, settings_.beta2, scratch);
   const Tensor moment = scratch.like(gradient, 0);
-  momentum_update(stream, gradient, states_[matrix].first_moment, moment,
+  momentum_update(stream, gradient, moment_over(states_[matrix].first_moment), moment,
                   {.gradient_scale = static_cast<float>(1 - settings_.beta1),
                    .momentum = static_cast<float>(settings_.beta1),
-                   .nesterov = false});
+                   .nesterov = false,
+                   .step = 0});
   return moment;
 }
 

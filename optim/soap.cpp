@@ -134,10 +134,11 @@ void Soap::rotate_and_divide(Stream& stream, const StepContext& context, size_t 
   const auto& [first_moment, second_moment, factors, basis] = states_[matrix];
   update_factors(stream, gradient, factors, settings_.factor_beta, scratch);
   const Tensor moment = scratch.like(gradient, 0);
-  momentum_update(stream, gradient, first_moment, moment,
+  momentum_update(stream, gradient, moment_over(first_moment), moment,
                   {.gradient_scale = static_cast<float>(1 - settings_.beta1),
                    .momentum = static_cast<float>(settings_.beta1),
-                   .nesterov = false});
+                   .nesterov = false,
+                   .step = 0});
   multiply_sides(stream, basis, Transpose::no, moment, Transpose::yes, scratch);
   multiply_sides(stream, basis, Transpose::no, gradient, Transpose::yes, scratch);
   adam_direction(stream, gradient, moment, second_moment, gradient,

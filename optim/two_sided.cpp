@@ -70,13 +70,15 @@ std::vector<TwoSidedScratch> two_sided_scratch(std::span<const OptimizedParamete
 
 void update_factors(Stream& stream, const Tensor& gradient, const TwoSides& factors, double beta,
                     const TwoSidedScratch& scratch) {
-  const MomentumFactors mean{
-      .gradient_scale = static_cast<float>(1 - beta), .momentum = static_cast<float>(beta), .nesterov = false};
+  const MomentumFactors mean{.gradient_scale = static_cast<float>(1 - beta),
+                             .momentum = static_cast<float>(beta),
+                             .nesterov = false,
+                             .step = 0};
   const auto update = [&](const Tensor& factor, Transpose transpose) {
     if (!factor) return;
     const Tensor square = scratch.square(factor.rows);
     square_product(stream, gradient, transpose, square);
-    momentum_update(stream, square, factor, square, mean);
+    momentum_update(stream, square, moment_over(factor), square, mean);
   };
   update(factors.left, Transpose::no);
   update(factors.right, Transpose::yes);

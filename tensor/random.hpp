@@ -34,7 +34,8 @@ enum class Purpose : uint32_t {
   sampling = 3,
   rounding = 4,        ///< of elements to a format: 16 bits each
   scale_rounding = 5,  ///< of block scales
-  rotation_signs = 6
+  rotation_signs = 6,
+  moment_rounding = 7  ///< of optimizers' moments: 16 bits each
 };
 
 /// The random numbers of one (seed, purpose, step, tensor).

@@ -64,12 +64,49 @@ struct FoldedRows {
   int64_t row, rows;
 };
 
-/// Fills elements [at, at + count) of `into` with those of a dataset from `from` on.
-void read_into(hdf5::File& file, const ManifestTensor& stored, int64_t from, const Tensor& into, int64_t at,
-               int64_t count) {
+/// The first element that is not finite, whose bits are `Bits`; their number where there is none.
+template <class Bits>
+int64_t first_not_finite(const Bits* bits, int64_t count, Bits exponent) {
+  constexpr int64_t at_once = 4096;
+  for (int64_t begin = 0; begin < count; begin += at_once) {
+    const int64_t end = std::min(begin + at_once, count);
+    Bits found = 0;  // without a branch, so that the check is faster than memory
+    for (int64_t i = begin; i < end; ++i) found |= static_cast<Bits>((bits[i] & exponent) == exponent);
+    if (found == 0) continue;
+    while ((bits[begin] & exponent) != exponent) ++begin;
+    return begin;
+  }
+  return count;
+}
+
+/// What went into a sound checkpoint is finite: a step that is not is refused. `values` [1, n] begin with element
+/// `first` of the tensor.
+void require_finite(const fs::path& checkpoint, const ManifestTensor& stored, int64_t first, const Tensor& values) {
+  int64_t found = values.size();
+  if (values.dtype == DType::f32)
+    found = first_not_finite<uint32_t>(static_cast<const uint32_t*>(values.data), values.size(), 0x7f800000u);
+  else if (values.dtype == DType::bf16)
+    found = first_not_finite<uint16_t>(static_cast<const uint16_t*>(values.data), values.size(), 0x7f80u);
+  if (found == values.size()) return;
+  const float value = values.dtype == DType::f32 ? values.as<float>()[found] : float(values.as<bf16>()[found]);
+  const int64_t element = first + found;
+  throw Error({.kind = ErrorKind::checkpoint,
+               .what = "the state of a checkpoint is not finite",
+               .where = fmt::format("{}: {}, element {} (row {}, column {})", checkpoint.string(), stored.name, element,
+                                    element / stored.cols, element % stored.cols),
+               .seen = fmt::format("{}", value),
+               .allowed = "finite numbers",
+               .next = "use an earlier checkpoint: move this one away, and --resume takes the newest that is left"});
+}
+
+/// Fills elements [at, at + count) of `into` with those of a dataset from `from` on, which are those of the tensor from
+/// `first` on.
+void read_into(hdf5::File& file, const fs::path& path, const ManifestTensor& stored, int64_t first, int64_t from,
+               const Tensor& into, int64_t at, int64_t count) {
   const std::optional<Tensor> elements = view_elements(into, at, count);
   if (elements && into.dtype == stored.dtype) {
     file.read_elements(stored.name, from, *elements);
+    require_finite(path, stored, first, *elements);
     return;
   }
   constexpr int64_t most = int64_t{1} << 20;
@@ -77,6 +114,7 @@ void read_into(hdf5::File& file, const ManifestTensor& stored, int64_t from, con
   for (int64_t done = 0; done < count; done += most) {
     const Tensor part = packed.view().slice_cols(0, std::min(most, count - done));
     file.read_elements(stored.name, from + done, part);
+    require_finite(path, stored, first + done, part);
     set_elements(into, at + done, part);
   }
 }
@@ -96,7 +134,8 @@ void read_targets(const VerifiedCheckpoint& checkpoint, const std::vector<Target
           refuse(path, target.stored.name,
                  "a file of the checkpoint holds another part of a tensor than its manifest says",
                  fmt::format("{} elements", size), fmt::format("{} elements", piece.count));
-        read_into(*file, target.stored, begin - piece.first, target.into, begin - target.first, end - begin);
+        read_into(*file, checkpoint.path, target.stored, begin, begin - piece.first, target.into, begin - target.first,
+                  end - begin);
       }
     }
   }

@@ -15,7 +15,7 @@ namespace nibble {
 /// Fills every entry of `state`, whole tensors and runs, but those whose names begin with one of `left_out`: they are
 /// as they were, and what the checkpoint has of that kind is not read. None is touched when the checkpoint does not
 /// fit. Throws Error{checkpoint}: entries that are missing, left over, of another element type or of another logical
-/// shape than in `state`.
+/// shape than in `state`; values of f32 or bf16 that are not finite, when some of `state` is filled already.
 void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state,
                      const std::vector<std::string_view>& left_out = {});
 

@@ -15,11 +15,13 @@
 #include "optim/sgd.hpp"
 #include "optim/shampoo.hpp"
 #include "optim/soap.hpp"
+#include "tensor/error.hpp"
 
 namespace nibble {
 namespace {
 
 bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
+bool is_two_sided(const std::string& name) { return name == "shampoo" || name == "soap"; }
 
 /// Each parameter's group with all that is said of it: its own number (-1: none names it) and an optimizer.
 struct Membership {
@@ -112,10 +114,14 @@ SoapSettings soap_settings(const OptimizerSettings& from, double weight_decay) {
 }
 
 std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const OptimizerGroup& group, int64_t steps,
-                                    std::vector<OptimizedParameter> parameters, const ParameterShares& shares) {
+                                    uint64_t seed, std::vector<OptimizedParameter> parameters,
+                                    const ParameterShares& shares) {
   const double weight_decay = group.weight_decay.value_or(settings.weight_decay);
+  const MomentSettings moments{.precision = moment_precision(group.moments.empty() ? settings.moments : group.moments),
+                               .seed = seed,
+                               .embedding_codes = !group.moments.empty()};
   if (group.name == "sgd")
-    return std::make_unique<Sgd>(std::move(parameters), SgdSettings{settings.momentum, weight_decay});
+    return std::make_unique<Sgd>(std::move(parameters), SgdSettings{settings.momentum, weight_decay, moments});
   if (group.name == "ademamix")
     return std::make_unique<AdEMAMix>(std::move(parameters),
                                       AdEMAMixSettings{.beta1 = settings.beta1,
@@ -124,34 +130,45 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
                                                        .alpha = settings.ademamix.alpha,
                                                        .warmup = settings.ademamix.warmup.of(steps),
                                                        .epsilon = settings.epsilon,
-                                                       .weight_decay = weight_decay});
+                                                       .weight_decay = weight_decay,
+                                                       .moments = moments});
   if (group.name == "mars-m") {
     const MuonSettings muon = muon_settings(settings.muon, weight_decay);
     return std::make_unique<MarsM>(std::move(parameters),
                                    MarsMSettings{.momentum = muon.momentum,
                                                  .scale = muon.scale,
                                                  .weight_decay = muon.weight_decay,
-                                                 .newton_schulz = muon.newton_schulz},
+                                                 .newton_schulz = muon.newton_schulz,
+                                                 .moments = moments},
                                    shares);
   }
+  if (is_two_sided(group.name) && moments.precision != MomentPrecision::f32)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = group.name + " keeps its state in f32 alone",
+                 .where = "optimizer.moments",
+                 .seen = group.moments.empty() ? settings.moments : group.moments,
+                 .allowed = "f32",
+                 .next = "leave it at f32; a group of adamw may have moments of its own"});
   if (group.name == "shampoo")
     return std::make_unique<Shampoo>(std::move(parameters), shampoo_settings(settings, weight_decay), shares);
   if (group.name == "soap")
     return std::make_unique<Soap>(std::move(parameters), soap_settings(settings, weight_decay), shares);
   if (orthogonalizes(group.name)) {
     MuonSettings muon = muon_settings(settings.muon, weight_decay);
+    muon.moments = moments;
     if (group.name == "normuon") muon.row_beta2 = settings.beta2;
     return std::make_unique<Muon>(std::move(parameters), muon, shares);
   }
-  return std::make_unique<AdamW>(
-      std::move(parameters),
-      AdamWSettings{
-          .beta1 = settings.beta1, .beta2 = settings.beta2, .epsilon = settings.epsilon, .weight_decay = weight_decay});
+  return std::make_unique<AdamW>(std::move(parameters), AdamWSettings{.beta1 = settings.beta1,
+                                                                      .beta2 = settings.beta2,
+                                                                      .epsilon = settings.epsilon,
+                                                                      .weight_decay = weight_decay,
+                                                                      .moments = moments});
 }
 
 }  // namespace
 
-bool takes_matrices(const std::string& name) { return orthogonalizes(name) || name == "shampoo" || name == "soap"; }
+bool takes_matrices(const std::string& name) { return orthogonalizes(name) || is_two_sided(name); }
 
 std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings,
                                        const std::vector<ParameterInfo>& parameters) {
@@ -202,7 +219,7 @@ size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& se
                    two_sided_scratch_bytes(stream, matrices["soap"], settings.soap.max_side)});
 }
 
-std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps, uint64_t seed,
                                           const std::vector<OptimizedParameter>& parameters,
                                           const ParameterShares& shares, const Mup& mup) {
   std::vector<ParameterInfo> infos;
@@ -211,7 +228,7 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int
   for (const auto& [group, learning_rate_factor, numbers] : divided(settings, infos, mup)) {
     std::vector<OptimizedParameter> own;
     for (const int number : numbers) own.push_back(parameters[static_cast<size_t>(number)]);
-    groups.push_back({make_one(settings, group, steps, std::move(own), shares), learning_rate_factor});
+    groups.push_back({make_one(settings, group, steps, seed, std::move(own), shares), learning_rate_factor});
   }
   return std::make_unique<GroupedOptimizer>(std::move(groups));
 }

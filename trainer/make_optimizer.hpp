@@ -42,9 +42,9 @@ std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const 
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                const std::vector<ParameterInfo>& parameters);
 
-/// `parameters`: all of the model, or this rank's runs of all of them. `steps` of the whole run. Throws as
-/// assign_groups and as the optimizers do.
-std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps,
+/// `parameters`: all of the model, or this rank's runs of all of them. `steps` of the whole run; `seed`: of the
+/// rounding of moments. Throws as assign_groups and as the optimizers do.
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps, uint64_t seed,
                                           const std::vector<OptimizedParameter>& parameters,
                                           const ParameterShares& shares, const Mup& mup = {});
 

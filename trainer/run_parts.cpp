@@ -94,7 +94,8 @@ RunParts make_run_parts(Stream& stream, World& world, const Settings& settings, 
                        .updates_every = settings.run.updates.every},
       weight_decay_mask(parts.model->layout().parameters(), settings.optimizer.no_decay),
       [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
-        return make_optimizer(settings.optimizer, steps, parameters, shares, mup_of(settings, config));
+        return make_optimizer(settings.optimizer, steps, static_cast<uint64_t>(settings.run.seed), parameters, shares,
+                              mup_of(settings, config));
       },
       make_exchange);
   return parts;

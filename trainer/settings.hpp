@@ -115,6 +115,7 @@ struct OptimizerGroup {
   std::vector<std::string> match{};  ///< patterns of names
   std::string name{};
   std::optional<double> learning_rate{}, weight_decay{};
+  std::string moments{};
 
   bool operator==(const OptimizerGroup&) const = default;
 };
@@ -168,6 +169,7 @@ struct OptimizerSettings {
   double momentum = 0.9;
   double clip = 1;
   double qk_clip = 0;
+  std::string moments = "f32";
   std::vector<std::string> no_decay = default_no_decay;
   std::vector<OptimizerGroup> groups{};
   OrthogonalSettings muon{};

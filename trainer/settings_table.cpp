@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "optim/moment.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/nearest.hpp"
 #include "trainer/presets.hpp"
@@ -134,10 +135,13 @@ std::vector<Setting> make_table() {
     {"optimizer.qk_clip", real, NIBBLE_MEMBER(optimizer.qk_clip),
      "after a step, query and key weights of heads whose largest logit of attention was above this are scaled down to "
      "it (0: not; Kimi K2: 100)", not_negative},
+    {"optimizer.moments", choice, NIBBLE_MEMBER(optimizer.moments),
+     "what moments are kept in between steps; 8-bit: codes with a scale each block, but f32 of the embedding and of what has "
+     "fewer than 4096 elements", {}, moment_precision_names, true},
     {"optimizer.no_decay", list, NIBBLE_MEMBER(optimizer.no_decay),
      "names of parameters without decay; * stands for any characters (QuEST and Quartet: lm_head.weight too)"},
     {"optimizer.groups", overrides, NIBBLE_MEMBER(optimizer.groups),
-     "parameters, by patterns of their names, that have an optimizer, a learning rate or a decay of their own", {}, {},
+     "parameters, by patterns of their names, that have an optimizer, a learning rate, a decay or a precision of moments of their own", {}, {},
      true},
     {"optimizer.muon.momentum", real, NIBBLE_MEMBER(optimizer.muon.momentum), "memory of gradients", below_one},
     {"optimizer.muon.nesterov", boolean, NIBBLE_MEMBER(optimizer.muon.nesterov),

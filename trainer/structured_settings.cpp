@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "optim/moment.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/precision.hpp"
@@ -22,9 +23,10 @@ inline constexpr auto fields<GradientOverride> =
                Field{"codec", &GradientOverride::codec}, Field{"density", &GradientOverride::density}};
 
 template <>
-inline constexpr auto fields<OptimizerGroup> = std::tuple{
-    Field{"match", &OptimizerGroup::match}, Field{"name", &OptimizerGroup::name},
-    Field{"learning_rate", &OptimizerGroup::learning_rate}, Field{"weight_decay", &OptimizerGroup::weight_decay}};
+inline constexpr auto fields<OptimizerGroup> =
+    std::tuple{Field{"match", &OptimizerGroup::match}, Field{"name", &OptimizerGroup::name},
+               Field{"learning_rate", &OptimizerGroup::learning_rate},
+               Field{"weight_decay", &OptimizerGroup::weight_decay}, Field{"moments", &OptimizerGroup::moments}};
 
 namespace {
 
@@ -81,8 +83,11 @@ void check_words(const OptimizerGroup& group, const YAML::Node& node, const Plac
     refuse_field(node["learning_rate"], place, "no learning rate", "a number above 0");
   if (group.weight_decay && *group.weight_decay < 0)
     refuse_field(node["weight_decay"], place, "a negative decay", "0 or a positive number");
-  if (group.name.empty() && !group.learning_rate && !group.weight_decay)
-    refuse_field(node, place, "a group that changes nothing", "name, learning_rate or weight_decay");
+  if (!group.moments.empty() &&
+      std::ranges::find(moment_precision_names, group.moments) == moment_precision_names.end())
+    refuse_word(node["moments"], place, "unknown precision of moments", moment_precision_names);
+  if (group.name.empty() && !group.learning_rate && !group.weight_decay && group.moments.empty())
+    refuse_field(node, place, "a group that changes nothing", "name, learning_rate, weight_decay or moments");
 }
 
 template <class Override>

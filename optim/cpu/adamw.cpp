@@ -1,4 +1,5 @@
 #include "optim/cpu/blocks.hpp"
+#include "optim/cpu/moment_tile.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -8,37 +9,28 @@ namespace {
 
 using simd::f32x;
 
-template <class T>
 inline void adamw_block(const OptimizedParameter& parameter, const AdamMoments& moments, const TensorBlock& block,
-                        const AdamWFactors& factors) {
+                        const AdamWFactors& factors, const MomentPacking& packing) {
   const float decay = parameter.decay ? factors.decay : 1.0f;
-  for_each_row_part<T>(parameter, block, [&](int64_t first, int64_t part, T* working) {
+  update_in_tiles(parameter, block, moments.first.tile(), [&](int64_t first, int64_t count) {
     float* const master = parameter.master.as<float>() + first;
     const float* const gradient = parameter.gradient.as<float>() + first;
-    float* const first_moment = moments.first.as<float>() + first;
-    float* const second_moment = moments.second.as<float>() + first;
-    simd::for_each_group(part, [&](int64_t i, int64_t count) {
-      const f32x g = simd::load_n(gradient + i, count) * factors.gradient_scale;
-      f32x w = simd::load_n(master + i, count);
-      f32x m = simd::load_n(first_moment + i, count);
+    MomentTile first_tile(moments.first, first, count, factors.step, packing);
+    MomentTile second_tile(moments.second, first, count, factors.step, packing);
+    float *const first_moment = first_tile.values(), *const second_moment = second_tile.values();
+    simd::for_each_group(count, [&](int64_t i, int64_t n) {
+      const f32x g = simd::load_n(gradient + i, n) * factors.gradient_scale;
+      const f32x w = simd::load_n(master + i, n);
+      f32x m = simd::load_n(first_moment + i, n);
       m = m + factors.one_minus_beta1 * (g - m);
-      const f32x v = simd::load_n(second_moment + i, count) * factors.beta2 + factors.one_minus_beta2 * g * g;
+      const f32x v = simd::load_n(second_moment + i, n) * factors.beta2 + factors.one_minus_beta2 * g * g;
       const f32x update = factors.step_size * m / (simd::sqrt(v) / factors.sqrt_bias_correction2 + factors.epsilon);
-      w = decayed(w, update, decay, parameter.cautious) - update;
-      simd::store_n(first_moment + i, m, count);
-      simd::store_n(second_moment + i, v, count);
-      simd::store_n(master + i, w, count);
-      simd::store_n(working + i, w, count);
+      simd::store_n(first_moment + i, m, n);
+      simd::store_n(second_moment + i, v, n);
+      simd::store_n(master + i, decayed(w, update, decay, parameter.cautious) - update, n);
     });
-  });
-}
-
-template <class T>
-inline void round_block(const OptimizedParameter& parameter, const TensorBlock& block) {
-  for_each_row_part<T>(parameter, block, [&](int64_t first, int64_t part, T* working) {
-    const float* const master = parameter.master.as<float>() + first;
-    simd::for_each_group(
-        part, [&](int64_t i, int64_t count) { simd::store_n(working + i, simd::load_n(master + i, count), count); });
+    first_tile.close();
+    second_tile.close();
   });
 }
 
@@ -46,14 +38,14 @@ inline void round_block(const OptimizedParameter& parameter, const TensorBlock& 
 
 void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const AdamMoments> moments,
                   std::span<const TensorBlock> blocks, const AdamWFactors& factors) {
-  double bytes = 0;
-  for (const OptimizedParameter& parameter : parameters)  // reads four, writes four
-    bytes +=
-        static_cast<double>(7 * parameter.master.bytes() + parameter.master.size() * size_of(parameter.working.dtype));
+  double bytes = update_bytes(parameters);
+  for (const AdamMoments& moment : moments)
+    bytes += 2 * static_cast<double>(moment.first.bytes() + moment.second.bytes());
   const KernelTimer timer(stream, "adamw", bytes);
+  const MomentPacking& packing = moment_packing(stream.isa());
   for_each_update(stream, parameters, blocks, factors.decay,
-                  [&]<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
-                    adamw_block<T>(parameter, moments[block.tensor], block, factors);
+                  [&](const OptimizedParameter& parameter, const TensorBlock& block) {
+                    adamw_block(parameter, moments[block.tensor], block, factors, packing);
                   });
 }
 
@@ -78,10 +70,9 @@ void round_masters(Stream& stream, std::span<const OptimizedParameter> parameter
   for (const OptimizedParameter& parameter : parameters)
     bytes += static_cast<double>(parameter.master.bytes() + parameter.master.size() * size_of(parameter.working.dtype));
   const KernelTimer timer(stream, "round_masters", bytes);
-  for_each_block(stream, parameters, blocks,
-                 []<class T>(T, const OptimizedParameter& parameter, const TensorBlock& block) {
-                   round_block<T>(parameter, block);
-                 });
+  for_each_block(stream, parameters, blocks, [](const OptimizedParameter& parameter, const TensorBlock& block) {
+    round_to_working(parameter, block.first, block.count);
+  });
 }
 
 }  // namespace nibble

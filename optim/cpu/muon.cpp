@@ -1,39 +1,57 @@
+#include <algorithm>
+
 #include "optim/cpu/blocks.hpp"
+#include "optim/cpu/moment_tile.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
 namespace nibble {
+namespace {
 
-void momentum_update(Stream& stream, const Tensor& gradient, const Tensor& momentum, const Tensor& direction,
+/// Calls update(first, count, values) for the tiles of a moment, on the stream's threads.
+template <class Update>
+void for_each_tile(Stream& stream, const Moment& moment, int64_t step, Update&& update) {
+  const MomentPacking& packing = moment_packing(stream.isa());
+  parallel_for(stream, moment.values.size(), block_elements, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += moment.tile()) {
+      const int64_t count = std::min(moment.tile(), end - first);
+      MomentTile tile(moment, first, count, step, packing);
+      update(first, count, tile.values());
+      tile.close();
+    }
+  });
+}
+
+}  // namespace
+
+void momentum_update(Stream& stream, const Tensor& gradient, const Moment& momentum, const Tensor& direction,
                      const MomentumFactors& factors) {
-  const KernelTimer timer(stream, "momentum", {gradient, momentum, momentum, direction});
-  const float* const from = gradient.as<float>();
-  float* const kept = momentum.as<float>();
-  with_type(direction, [&]<class T>(T) {
-    T* const to = direction.as<T>();
-    parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
-      simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
-        const int64_t i = begin + j;
-        const simd::f32x g = simd::load_n(from + i, count) * factors.gradient_scale;
-        const simd::f32x m = simd::load_n(kept + i, count) * factors.momentum + g;
-        simd::store_n(kept + i, m, count);
-        simd::store_n(to + i, factors.nesterov ? m * factors.momentum + g : m, count);
+  const KernelTimer timer(stream, "momentum",
+                          static_cast<double>(gradient.bytes() + direction.bytes() + 2 * momentum.bytes()));
+  for_each_tile(stream, momentum, factors.step, [&](int64_t first, int64_t count, float* kept) {
+    const float* const from = gradient.as<float>() + first;
+    with_type(direction, [&]<class T>(T) {
+      T* const to = direction.as<T>() + first;
+      simd::for_each_group(count, [&](int64_t i, int64_t n) {
+        const simd::f32x g = simd::load_n(from + i, n) * factors.gradient_scale;
+        const simd::f32x m = simd::load_n(kept + i, n) * factors.momentum + g;
+        simd::store_n(kept + i, m, n);
+        simd::store_n(to + i, factors.nesterov ? m * factors.momentum + g : m, n);
       });
     });
   });
 }
 
-void extrapolate(Stream& stream, const Tensor& last, const Tensor& gradient, float scale, float factor) {
-  const KernelTimer timer(stream, "extrapolate", {last, last, gradient, gradient});
-  float *const before = last.as<float>(), *const now = gradient.as<float>();
-  parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
-    simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
-      const int64_t i = begin + j;
-      const simd::f32x g = simd::load_n(now + i, count) * scale;
-      const simd::f32x ahead = g + (g - simd::load_n(before + i, count)) * factor;
-      simd::store_n(before + i, g, count);
-      simd::store_n(now + i, ahead, count);
+void extrapolate(Stream& stream, const Moment& last, const Tensor& gradient, const ExtrapolationFactors& factors) {
+  const KernelTimer timer(stream, "extrapolate", static_cast<double>(2 * (gradient.bytes() + last.bytes())));
+  for_each_tile(stream, last, factors.step, [&](int64_t first, int64_t count, float* before) {
+    float* const now = gradient.as<float>() + first;
+    simd::for_each_group(count, [&](int64_t i, int64_t n) {
+      const simd::f32x g = simd::load_n(now + i, n) * factors.gradient_scale;
+      const simd::f32x ahead = g + (g - simd::load_n(before + i, n)) * factors.difference;
+      simd::store_n(before + i, g, n);
+      simd::store_n(now + i, ahead, n);
     });
   });
 }

@@ -43,11 +43,12 @@ TEST(Muon, MomentumLooksAhead) {
   constexpr float gradients[] = {1, 2, -1}, ahead[] = {1.95f, 4.8025f, .712375f}, behind[] = {1, 2.95f, 1.8025f};
   Stream stream(1);
   for (const bool nesterov : {true, false}) {
-    const OwnedTensor gradient(DType::f32, 1, 1), momentum(DType::f32, 1, 1), direction(DType::f32, 1, 1);
+    const OwnedTensor gradient(DType::f32, 1, 1), values(DType::f32, 1, 1), direction(DType::f32, 1, 1);
+    const Moment momentum{.kind = MomentKind::matrix_momentum, .values = values};
     for (int step = 0; step < 3; ++step) {
       gradient.view().as<float>()[0] = 2 * gradients[step];
       momentum_update(stream, gradient, momentum, direction,
-                      {.gradient_scale = 0.5f, .momentum = 0.95f, .nesterov = nesterov});
+                      {.gradient_scale = 0.5f, .momentum = 0.95f, .nesterov = nesterov, .step = step + 1});
       EXPECT_NEAR(direction.view().as<float>()[0], (nesterov ? ahead : behind)[step], 1e-6);
     }
   }

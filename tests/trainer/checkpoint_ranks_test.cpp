@@ -65,6 +65,9 @@ struct RankState {
       for (int64_t i = 0; i < entry.tensor.size() * size; ++i)
         static_cast<uint8_t*>(entry.tensor.data)[i] =
             static_cast<uint8_t>((static_cast<uint64_t>(entry.first * size + i) * 2654435761u + tensor * 97u) >> 13);
+      if (entry.tensor.dtype == DType::f32 || entry.tensor.dtype == DType::bf16)
+        for (int64_t i = size - 1; i < entry.tensor.size() * size; i += size)
+          static_cast<uint8_t*>(entry.tensor.data)[i] &= 0xbf;  // finite
       ++tensor;
     }
   }

@@ -1,5 +1,7 @@
 #include "trainer/checkpoint.hpp"
 
+#include <fmt/format.h>
+
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -8,6 +10,7 @@
 #include <csignal>
 #include <cstring>
 #include <functional>
+#include <limits>
 
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
@@ -209,6 +212,34 @@ TEST_F(CheckpointTest, StateOfAnotherRunIsRefusedAndNothingIsTouched) {
   error = change([&](StateList& list, const StateList::Entry& entry) { list.add(entry.name, Tensor(words, 3, 1)); });
   EXPECT_EQ(error.allowed, "u16 [3, 1]");
   EXPECT_EQ(other.bytes(), before);
+}
+
+TEST_F(CheckpointTest, WhatIsNotFiniteIsRefused) {
+  const float before = state_.weights[0].row<float>(2)[3];
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    state_.weights[0].row<float>(2)[3] = value;
+    const VerifiedCheckpoint checkpoint = open_checkpoint(save(500));
+    state_.weights[0].row<float>(2)[3] = before;
+    const ParameterInfo& info = state_.layout.parameters()[0];
+    for (const bool weights_alone : {false, true}) {
+      const ErrorDetail detail = error_of([&] {
+        if (weights_alone) load_checkpoint_weights(checkpoint, state_.layout, DType::bf16);
+        else load_checkpoint(checkpoint, state_.list);
+      });
+      EXPECT_EQ(detail.kind, ErrorKind::checkpoint);
+      EXPECT_EQ(detail.what, "the state of a checkpoint is not finite");
+      EXPECT_EQ(detail.where, fmt::format("{}: {}{}, element {} (row 2, column 3)", checkpoint.path.string(),
+                                          weights_prefix, info.name, 2 * info.cols + 3));
+      EXPECT_EQ(detail.seen, fmt::format("{}", value));
+      EXPECT_NE(detail.next.find("an earlier checkpoint"), std::string::npos);
+    }
+    state_.fill(0);
+  }
+  // A moment in bf16, by its bits.
+  state_.moments.view().as<bf16>()[5].bits = 0x7f80;
+  const ErrorDetail detail = load_error(save(501), state_.list);
+  EXPECT_EQ(detail.what, "the state of a checkpoint is not finite");
+  EXPECT_EQ(detail.seen, "inf");
 }
 
 TEST_F(CheckpointTest, ForeignFoldersAreRefused) {

@@ -21,7 +21,7 @@ class MakeOptimizerTest : public testing::Test {
       parameter.info = &info;
       parameter.master = Tensor(DType::f32, nullptr, info.rows, info.cols);
     }
-    const std::unique_ptr<Optimizer> optimizer = make_optimizer(settings, 10, parameters, {});
+    const std::unique_ptr<Optimizer> optimizer = make_optimizer(settings, 10, 1, parameters, {});
     StateList list;
     optimizer->state(list);
     std::set<std::string> names;
@@ -62,6 +62,13 @@ TEST_F(MakeOptimizerTest, GroupsWithAName) {
   EXPECT_EQ(whole_matrices(settings, layout_.parameters()).size(), 3u);
   expect_error(ErrorKind::configuration, {"embedding", "optimizer.groups[0].match", embedding},
                [&] { state_of({.name = "adamw", .groups = {{.match = {embedding}, .name = "muon"}}}); });
+}
+
+TEST_F(MakeOptimizerTest, ShampooAndSoapKeepF32) {
+  for (const char* name : {"shampoo", "soap"})
+    for (const char* moments : {"bf16", "8-bit"})
+      expect_error(ErrorKind::configuration, {name, "optimizer.moments", moments},
+                   [&] { state_of({.name = name, .moments = moments}); });
 }
 
 }  // namespace

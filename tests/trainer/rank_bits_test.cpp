@@ -53,7 +53,7 @@ struct Case {
   bool cautious_decay = false;
 };
 
-/// What a run computed: losses, norms, and at last every master, moment and working weight.
+/// What a run computed: losses, norms, and at last every master, moment, code of a moment and working weight.
 struct Numbers {
   std::vector<double> losses, z_losses, norms, max_logits;
   std::vector<int64_t> clipped_heads;
@@ -85,10 +85,17 @@ void collect(TrainStep& step, std::map<std::string, std::vector<float>>& state, 
   step.state(list);
   const std::lock_guard lock(mutex);
   for (const StateList::Entry& entry : list.entries()) {
-    if (entry.tensor.dtype != DType::f32) continue;
     std::vector<float>& whole = state[entry.name];
     whole.resize(static_cast<size_t>(entry.rows * entry.cols));
-    std::copy_n(entry.tensor.as<float>(), entry.tensor.size(), whole.begin() + entry.first);
+    const auto copy = [&]<class T>(const T* elements) {
+      std::transform(elements, elements + entry.tensor.size(), whole.begin() + entry.first,
+                     [](T element) { return static_cast<float>(element); });
+    };
+    if (entry.tensor.dtype == DType::f32) copy(entry.tensor.as<float>());
+    else if (entry.tensor.dtype == DType::bf16) copy(entry.tensor.as<bf16>());
+    else if (entry.tensor.dtype == DType::u8) copy(entry.tensor.as<uint8_t>());
+    else if (entry.tensor.dtype == DType::i8) copy(entry.tensor.as<int8_t>());
+    else state.erase(entry.name);  // counters
   }
 }
 
@@ -138,7 +145,7 @@ Numbers run(const Case& how, const ScriptedExchange::Script& script = {}, int sc
          .updates_every = how.updates_every},
         weight_decay_mask(model.layout().parameters(), default_no_decay),
         [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
-          return make_optimizer(how.optimizer, steps, parameters, shares);
+          return make_optimizer(how.optimizer, steps, 5, parameters, shares);
         },
         [&](CommunicationThread& thread, const ExchangePlan& plan) -> std::unique_ptr<GradientExchange> {
           auto dense = make_dense_exchange(thread, how.wire, plan.goes);
@@ -285,6 +292,34 @@ TEST(RankBits, CautiousDecayKeepsItsBits) {
         EXPECT_EQ(run(how), alone) << optimizer << ", " << name(how);
       }
   }
+}
+
+// Blocks of codes end where ranks' runs do, and rounding draws by element.
+TEST(RankBits, MomentsInFewerBitsKeepTheirBits) {
+  for (const char* optimizer : {"adamw", "ademamix", "sgd", "muon", "normuon", "mars-m"})
+    for (const char* moments : {"bf16", "8-bit"}) {
+      Case how{.optimizer = {.name = optimizer, .learning_rate = 1e-2, .moments = moments}, .ffn = 400};
+      const std::string what = fmt::format("{}, {}, ", optimizer, moments);
+      const Numbers alone = run(how);
+      EXPECT_LT(alone.losses.back(), alone.losses.front()) << what;
+      const std::string matrix = "model.layers.1.mlp.up_proj.weight";
+      EXPECT_EQ(alone.state.contains("optimizer/first_moment_scale/" + matrix) ||
+                    alone.state.contains("optimizer/momentum_scale/" + matrix),
+                std::string_view(moments) == "8-bit")
+          << what;
+      how.optimizer.moments = "f32";
+      EXPECT_NE(run(how).losses, alone.losses) << what;
+      how.optimizer.moments = moments;
+      for (const int ranks : {1, 2, 4})
+        for (const Shard shard : levels) {
+          how.ranks = ranks;
+          how.shard = shard;
+          const Numbers numbers = run(how);
+          EXPECT_EQ(numbers.losses, alone.losses) << what << name(how);
+          EXPECT_EQ(numbers.norms, alone.norms) << what << name(how);
+          EXPECT_EQ(numbers.state, alone.state) << what << name(how);
+        }
+    }
 }
 
 TEST(RankBits, QkNormKeepsItsBits) {

@@ -124,15 +124,36 @@ TEST_F(RunMemoryTest, SoapAndShampooByHand) {
   for (const char* how : {"optimizer.name=soap", "optimizer.name=shampoo"}) {
     const MemoryTable table = foresee(settings({how})).table;
     EXPECT_EQ(table.at("optimizer moments"), 4 * (2 * projections + 2 * squares) + 8 * others) << how;
-    // All gradients, which one wave has; of each thread two matrices as large as the largest, and one of its longest side.
+    // All gradients, which one wave has; of each thread two matrices as large as the largest, and one of its longest
+    // side.
     EXPECT_EQ(table.at("matrix updates"), 4 * projections + 2 * 4 * (2 * 80 * 48 + 80 * 80)) << how;
     EXPECT_GT(table.at("GEMM scratch"), foresee(settings()).table.at("GEMM scratch")) << how;
   }
 }
 
+TEST_F(RunMemoryTest, MomentsByHand) {
+  const auto moments = [&](std::vector<std::string> overrides) {
+    overrides.push_back("model.ffn=96");
+    return foresee(settings(overrides)).table.at("optimizer moments");
+  };
+  constexpr size_t embedding = 300 * 48, gains = 5 * 48, ffn = 2 * 3 * 96 * 48, attention = 2 * (144 + 48) * 48;
+  EXPECT_EQ(moments({"optimizer.moments=bf16"}), 4 * (2 * embedding + gains + ffn + attention) + 2 * 5 * 32)
+      << "each moment of a gain ends half a cache line early";
+  // Matrices of 48 x 48 have fewer than 4096 elements. Blocks of 256: 57 of the head, 18 of each FFN matrix; their
+  // scales take whole cache lines.
+  constexpr size_t scales = 256 + 2 * 3 * 128;
+  EXPECT_EQ(moments({"optimizer.moments=8-bit"}), 8 * (embedding + gains + attention) + 2 * (embedding + ffn + scales));
+  EXPECT_EQ(
+      moments({"optimizer.moments=8-bit", "optimizer.groups=[{match: model.embed_tokens.weight, moments: 8-bit}]"}),
+      8 * (gains + attention) + 2 * (2 * embedding + ffn + scales + 256));
+  // Blocks of 2048: three of each FFN matrix.
+  EXPECT_EQ(moments({"optimizer.moments=8-bit", "optimizer.name=muon"}),
+            4 * attention + ffn + 2 * 3 * 64 + 8 * (embedding + gains) + 2 * (embedding + 256));
+}
+
 TEST_F(RunMemoryTest, IsWhatARunHolds) {
   for (const char* how : {"model.recompute=none", "model.recompute=block", "optimizer.name=normuon",
-                          "optimizer.name=soap", "optimizer.name=shampoo"}) {
+                          "optimizer.name=soap", "optimizer.name=shampoo", "optimizer.moments=8-bit"}) {
     const std::string recompute = how;
     const MemoryTable before = held_memory();
     TrainingRun run(settings({recompute, "run.directory=" + path(recompute)}), {});

@@ -96,7 +96,7 @@ std::vector<Sent> bytes_sent(const Case& how) {
            .schedule = {.steps = steps}},
           weight_decay_mask(model.layout().parameters(), default_no_decay),
           [&](const std::vector<OptimizedParameter>& parameters, const ParameterShares& shares) {
-            return make_optimizer({.name = how.optimizer}, steps, parameters, shares);
+            return make_optimizer({.name = how.optimizer}, steps, 5, parameters, shares);
           },
           [&](CommunicationThread& thread, const ExchangePlan& plan) {
             return make_dense_exchange(thread, how.wire, plan.goes);

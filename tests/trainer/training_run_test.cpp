@@ -75,6 +75,20 @@ TEST_F(TrainingRunTest, ResumedIsBitIdenticalToUninterrupted) {
     }
 }
 
+TEST_F(TrainingRunTest, MomentsInFewerBitsAreResumed) {
+  for (const std::string optimizer : {"adamw", "ademamix", "sgd", "normuon", "mars-m"})
+    for (const std::string moments : {"bf16", "8-bit"}) {
+      const std::string name = optimizer + moments;
+      const std::vector<std::string> overrides = {"optimizer.name=" + optimizer, "optimizer.moments=" + moments,
+                                                  "model.width=64", "model.ffn=128"};
+      TrainingRun(settings(name + "whole", overrides), {}).run();
+      EXPECT_EQ(TrainingRun(settings(name + "cut", overrides), scripted(interrupted_in(6))).run(),
+                TrainingRun::Outcome::interrupted);
+      EXPECT_EQ(TrainingRun(settings(name + "cut", overrides), {.resume = true}).run(), TrainingRun::Outcome::finished);
+      EXPECT_EQ(rows(name + "cut"), rows(name + "whole")) << name;
+    }
+}
+
 // Phases: what a step, its validation and the model that is read afterwards multiply is what holds at that step.
 TEST_F(TrainingRunTest, ARecipeThatChangesOnItsWayIsResumedAndEvaluatedAsItWas) {
   const std::vector<std::string> phases = {

@@ -97,6 +97,8 @@ TEST(YamlSettings, WrongTypes) {
   expect_refused(groups + "[{name: muon}]}\n", {"a group without parameters", "match: [PATTERN, ...]"});
   expect_refused(groups + "[{match: '*mlp*'}]}\n", {"a group that changes nothing"});
   expect_refused(groups + "[{match: '*mlp*', name: moun}]}\n", {"unknown optimizer", "did you mean 'muon'?"});
+  expect_refused(groups + "[{match: '*mlp*', moments: 8-bits}]}\n",
+                 {"unknown precision of moments", "did you mean '8-bit'?"});
   expect_refused(groups + "[{match: '*mlp*', learning_rate: 0}]}\n", {"no learning rate", "a number above 0"});
   expect_refused(groups + "[{match: '*mlp*', weight_decay: -1}]}\n", {"a negative decay"});
   expect_refused(groups + "[{match: '*mlp*', momentum: 1}]}\n", {"unknown part", "learning_rate, weight_decay"});
