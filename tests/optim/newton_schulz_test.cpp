@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -140,6 +141,36 @@ TEST(NewtonSchulz, SingularValuesLieInThePublishedRanges) {
         const double off = operands == DType::f32 ? 2e-3 : 0.05;
         EXPECT_GT(values.back(), from - off) << static_cast<int>(table) << " " << low << " " << rows << "x" << cols;
         EXPECT_LT(values.front(), to + off) << static_cast<int>(table) << " " << low << " " << rows << "x" << cols;
+      }
+    }
+}
+
+// Reference 6.1: what five classic steps make of Gaussian matrices, whose singular values reach down to the 512th part
+// of the norm where they are square; a few stay small. Singular values from Eigen.
+TEST(NewtonSchulz, GaussianMatricesAsPublished) {
+  struct Published {
+    int64_t rows, cols;
+    double least, middle, most, rms;  ///< of the singular values their mean or median; of the elements the RMS
+  };
+  for (const auto& [rows, cols, least, middle, most, rms] :
+       {Published{256, 1024, .6826, .945, 1.1344, .02987}, Published{512, 512, .08, .93, 1.202, .04148}})
+    for (const DType operands : {DType::f32, DType::bf16}) {
+      const Matrix o = orthogonalised(Matrix::gaussian(rows, cols, 31), {.operands = operands});
+      const Eigen::Map<const Eigen::MatrixXd> transposed(o.values.data(), cols, rows);
+      Eigen::VectorXd values =
+          Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(transposed.transpose() * transposed, Eigen::EigenvaluesOnly)
+              .eigenvalues()
+              .cwiseMax(0)
+              .cwiseSqrt();
+      const double off = operands == DType::f32 ? 2e-3 : 0.05;
+      EXPECT_LT(values.maxCoeff(), most + off) << rows;
+      EXPECT_NEAR(rows < cols ? values.mean() : values[rows / 2], middle, rows < cols ? 3e-3 : 0.02) << rows;
+      EXPECT_NEAR(o.norm() / std::sqrt(static_cast<double>(rows * cols)), rms, 0.01 * rms) << rows;
+      if (rows < cols) {
+        EXPECT_GT(values.minCoeff(), least - off);
+      } else {
+        EXPECT_LT(values.minCoeff(), .68) << "the least one depends on the draw: published " << least;
+        EXPECT_NEAR(static_cast<double>((values.array() > .68 - off).count()) / 512, .98, .015);
       }
     }
 }
