@@ -32,7 +32,7 @@ enum class MomentKind : uint32_t {
   second,           ///< unsigned dynamic codes, blocks of 256; what is not zero never becomes zero
   slow,             ///< signed dynamic codes, blocks of 256, rounded stochastically
   momentum,         ///< of SGD: as `first`
-  matrix_momentum,  ///< of what is orthogonalised: linear codes, blocks of 2048
+  matrix_momentum,  ///< of what is orthogonalised: linear codes, blocks of 64
   last_gradient,    ///< no codes: bf16 instead
 };
 
@@ -49,11 +49,12 @@ inline constexpr int64_t least_coded_elements = 4096;
 /// rows have gradients of unequal size and mostly none (arXiv 2110.02861, section 2.3), unless told otherwise.
 MomentPrecision moment_precision(const MomentSettings& settings, const ParameterInfo& parameter);
 
-/// Elements that share a scale: of dynamic codes, as in bitsandbytes, and of linear ones.
-inline constexpr int64_t dynamic_code_block = 256, linear_code_block = 2048;
+/// Elements that share a scale: of dynamic codes, as in bitsandbytes, and of linear ones. arXiv 2509.23106 has blocks of
+/// 2048, in which large gradients leave few codes to small ones; Newton-Schulz makes directions of such errors.
+inline constexpr int64_t dynamic_code_block = 256, linear_code_block = 64;
 
 /// The most elements of a tile.
-inline constexpr int64_t largest_moment_tile = linear_code_block;
+inline constexpr int64_t largest_moment_tile = dynamic_code_block;
 
 /// One moment of one parameter, or of a run of its elements.
 struct Moment {

@@ -130,7 +130,7 @@ TEST(Moment, ErrorsAreBounded) {
                                            {MomentKind::momentum, 256, 0.45 / 64},
                                            {MomentKind::second, 256, 0.45 / 128},
                                            {MomentKind::slow, 256, 0.9 / 64},  // to either side
-                                           {MomentKind::matrix_momentum, 2048, 0.5 / 127}}) {
+                                           {MomentKind::matrix_momentum, 64, 0.5 / 127}}) {
     const OneMoment of(kind, MomentPrecision::eight_bit, 5000);  // the last block is shorter
     ASSERT_EQ(of.moment.tile(), block);
     std::vector<float> values(5000);
@@ -406,12 +406,12 @@ TEST(Moment, BytesAndNamesOfTheState) {
   Muon muon({parameters.list[0]}, {.row_beta2 = 0.95, .moments = codes});
   StateList of_muon;
   muon.state(of_muon);
-  EXPECT_EQ(of_muon.bytes(), 64 * 128 + 4 * 4 + 4 * 64u) << "four blocks of 2048, and the rows of NorMuon in f32";
+  EXPECT_EQ(of_muon.bytes(), 64 * 128 + 128 * 4 + 4 * 64u) << "128 blocks of 64, and the rows of NorMuon in f32";
   EXPECT_EQ(of_muon.entries()[0].tensor.dtype, DType::i8);
   MarsM mars({parameters.list[0]}, {.moments = codes});
   StateList of_mars;
   mars.state(of_mars);
-  EXPECT_EQ(of_mars.bytes(), 64 * 128 + 4 * 4 + 2 * 64 * 128u) << "the last gradient is bf16";
+  EXPECT_EQ(of_mars.bytes(), 64 * 128 + 128 * 4 + 2 * 64 * 128u) << "the last gradient is bf16";
 }
 
 TEST(Moment, EmbeddingsKeepF32UnlessTold) {

@@ -146,9 +146,9 @@ TEST_F(RunMemoryTest, MomentsByHand) {
   EXPECT_EQ(
       moments({"optimizer.moments=8-bit", "optimizer.groups=[{match: model.embed_tokens.weight, moments: 8-bit}]"}),
       8 * (gains + attention) + 2 * (2 * embedding + ffn + scales + 256));
-  // Blocks of 2048: three of each FFN matrix.
+  // Blocks of 64: 72 of each FFN matrix.
   EXPECT_EQ(moments({"optimizer.moments=8-bit", "optimizer.name=muon"}),
-            4 * attention + ffn + 2 * 3 * 64 + 8 * (embedding + gains) + 2 * (embedding + 256));
+            4 * attention + ffn + 2 * 3 * 320 + 8 * (embedding + gains) + 2 * (embedding + 256));
 }
 
 TEST_F(RunMemoryTest, IsWhatARunHolds) {
