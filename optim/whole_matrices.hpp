@@ -27,7 +27,7 @@ std::vector<std::vector<int>> matrix_shares(std::span<const double> work, int ra
 
 /// waves[w][rank]: the matrices that the rank has in wave w. A wave is about this large, unless single ones are larger.
 using MatrixWave = std::vector<std::vector<int>>;
-inline constexpr int64_t wave_elements = int64_t{1} << 21;
+inline constexpr int64_t wave_elements = int64_t{1} << 23;
 std::vector<MatrixWave> matrix_waves(const std::vector<std::vector<int>>& shares, std::span<const int64_t> elements);
 
 /// A parameter that one rank updates whole.
