@@ -20,7 +20,6 @@
 namespace nibble {
 namespace {
 
-bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
 bool is_two_sided(const std::string& name) { return name == "shampoo" || name == "soap"; }
 
 /// Each parameter's group with all that is said of it: its own number (-1: none names it) and an optimizer.
@@ -145,7 +144,7 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
   if (is_two_sided(group.name) && moments.precision != MomentPrecision::f32)
     throw Error({.kind = ErrorKind::configuration,
                  .what = group.name + " keeps its state in f32 alone",
-                 .where = "optimizer.moments",
+                 .where = group.moments.empty() ? "optimizer.moments" : "optimizer.groups",
                  .seen = group.moments.empty() ? settings.moments : group.moments,
                  .allowed = "f32",
                  .next = "leave it at f32; a group of adamw may have moments of its own"});
@@ -168,6 +167,7 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
 
 }  // namespace
 
+bool orthogonalizes(const std::string& name) { return name == "muon" || name == "normuon" || name == "mars-m"; }
 bool takes_matrices(const std::string& name) { return orthogonalizes(name) || is_two_sided(name); }
 
 std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings,

@@ -19,6 +19,8 @@ namespace nibble {
 inline const std::vector<std::string> optimizer_names = {"adamw",   "sgd",    "ademamix", "muon",
                                                          "normuon", "mars-m", "shampoo",  "soap"};
 
+/// Whether an optimizer of that name takes Newton-Schulz's result for its direction.
+bool orthogonalizes(const std::string& name);
 /// Whether an optimizer of that name takes matrices, each whole. As optimizer.name it is that of projections, and adamw
 /// of all else for which no group names one.
 bool takes_matrices(const std::string& name);

@@ -2,12 +2,13 @@
 
 #include <cmath>
 
+#include "trainer/make_optimizer.hpp"
+
 namespace nibble {
 
 UpdateRule update_rule(const std::string& optimizer, const std::string& scale) {
   if (optimizer == "sgd") return UpdateRule::proportional;
-  if (optimizer == "muon" || optimizer == "normuon" || optimizer == "mars-m")
-    return scale == "moonlight" ? UpdateRule::moonlight : UpdateRule::orthogonal;
+  if (orthogonalizes(optimizer)) return scale == "moonlight" ? UpdateRule::moonlight : UpdateRule::orthogonal;
   return UpdateRule::adaptive;
 }
 

@@ -23,7 +23,7 @@ enum class UpdateRule {
   orthogonal     ///< with the spectral scale, or the original one, which differs by what no width changes
 };
 
-/// Throws nothing for names that optimizer_names has.
+/// Of one of optimizer_names, with optimizer.muon.scale. Shampoo's length must be Adam's, which resolve.hpp sees to.
 UpdateRule update_rule(const std::string& optimizer, const std::string& scale);
 
 struct Mup {

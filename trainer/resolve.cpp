@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -126,6 +127,14 @@ void check_shape(const Settings& s, const Contradictions& found) {
     found.refuse("muP has other rules for the head than for the embedding", {"model.mup_base_width", "model.tied"},
                  fmt::format("mup_base_width: {}, tied: true", m.mup_base_width), "one of them",
                  "set model.tied=false, or model.mup_base_width=0");
+  const bool shampoo =
+      s.optimizer.name == "shampoo" ||
+      std::ranges::find(s.optimizer.groups, "shampoo", &OptimizerGroup::name) != s.optimizer.groups.end();
+  if (m.mup_base_width > 0 && shampoo && s.optimizer.shampoo.grafting != "adam")
+    found.refuse("muP has rules for steps as long as Adam's, and Shampoo's are not",
+                 {"model.mup_base_width", "optimizer.shampoo.grafting"},
+                 fmt::format("mup_base_width: {}, grafting: {}", m.mup_base_width, s.optimizer.shampoo.grafting),
+                 "optimizer.shampoo.grafting: adam", "set it, or model.mup_base_width=0");
   if (m.context > 0 && m.context < s.data.sequence)
     found.refuse("sequences longer than the model's context", {"model.context", "data.sequence"},
                  fmt::format("data.sequence: {}, model.context: {}", s.data.sequence, m.context),

@@ -165,6 +165,10 @@ TEST_F(MupTest, WrongInput) {
   expect_error(ErrorKind::configuration, {"model.mup_base_width", "model.tied", "set model.tied=false"}, [&] {
     settings("run", {"model.mup_base_width=16", "model.tied=true"});
   });
+  for (const std::string name : {"optimizer.name=shampoo", "optimizer.groups=[{match: '*mlp*', name: shampoo}]"})
+    expect_error(ErrorKind::configuration, {"model.mup_base_width", "optimizer.shampoo.grafting", "sgd"}, [&] {
+      settings("run", {"model.mup_base_width=16", name, "optimizer.shampoo.grafting=sgd"});
+    });
 }
 
 }  // namespace
