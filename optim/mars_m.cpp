@@ -30,7 +30,6 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
                      [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
              shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
-  for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
       const auto take = [&](MomentKind kind) {
@@ -49,10 +48,6 @@ void MarsM::step(Stream& stream, const StepContext& context) {
       {
           .kernel = "newton_schulz",
           .operations = [&](size_t i) { return orthogonalisation_work(settings_.newton_schulz, *parameters_[i].info); },
-          .write =
-              [&](size_t i, const Tensor& part) {
-                std::copy_n(parameters_[i].gradient.as<float>(), part.size(), part.as<float>());
-              },
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
                 const Tensor row(whole.as<float>(), 1, whole.size());
@@ -71,7 +66,7 @@ void MarsM::step(Stream& stream, const StepContext& context) {
           .read =
               [&](size_t i, const Tensor& part) {
                 const ParameterInfo& info = *parameters_[i].info;
-                descend(stream, parameters_[i], blocks_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
+                descend(stream, parameters_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
                         settings_.weight_decay, context.learning_rate);
               },
       });

@@ -41,7 +41,6 @@ class MarsM final : public Optimizer {
 
   std::vector<OptimizedParameter> parameters_;
   MarsMSettings settings_;
-  std::vector<std::vector<TensorBlock>> blocks_;  ///< by parameter
   std::vector<State> states_;
   WholeMatrices whole_;
   NewtonSchulz newton_schulz_;

@@ -64,7 +64,6 @@ Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& setting
                      [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
              shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
-  for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     momenta_.clear();
     rows_.clear();
@@ -99,7 +98,7 @@ void Muon::step(Stream& stream, const StepContext& context) {
           .read =
               [&](size_t i, const Tensor& part) {
                 const ParameterInfo& info = *parameters_[i].info;
-                descend(stream, parameters_[i], blocks_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
+                descend(stream, parameters_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
                         settings_.weight_decay, context.learning_rate);
               },
       });

@@ -68,9 +68,8 @@ class Muon final : public Optimizer {
 
   std::vector<OptimizedParameter> parameters_;
   MuonSettings settings_;
-  std::vector<std::vector<TensorBlock>> blocks_;  ///< by parameter
-  std::vector<Moment> momenta_;                   ///< of what this rank has
-  std::vector<Tensor> rows_;                      ///< [1, rows] on the rank that orthogonalises the matrix, else empty
+  std::vector<Moment> momenta_;  ///< of what this rank has
+  std::vector<Tensor> rows_;     ///< [1, rows] on the rank that orthogonalises the matrix, else empty
   WholeMatrices whole_;
   NewtonSchulz newton_schulz_;
   Arena memory_;

@@ -68,7 +68,6 @@ Shampoo::Shampoo(std::vector<OptimizedParameter> matrices, const ShampooSettings
       whole_(parameters_, DType::f32,
              work_of(parameters_, [this](const ParameterInfo& info) { return shampoo_work(settings_, info); }), shares),
       scratch_(two_sided_scratch(parameters_, whole_, settings_.max_side, shares)) {
-  for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
       if (!whole_.owns(i)) continue;
@@ -94,10 +93,6 @@ void Shampoo::step(Stream& stream, const StepContext& context) {
                                 return side_products(info, settings_.max_side, squares + directions) +
                                        (takes_roots ? root_operations(settings_, info) : 0);
                               },
-                          .write =
-                              [&](size_t i, const Tensor& part) {
-                                std::copy_n(parameters_[i].gradient.as<float>(), part.size(), part.as<float>());
-                              },
                           .change =
                               [&](size_t i, const Tensor& whole, int64_t thread) {
                                 const TwoSidedScratch& scratch = scratch_[static_cast<size_t>(thread)];
@@ -109,8 +104,7 @@ void Shampoo::step(Stream& stream, const StepContext& context) {
                               },
                           .read =
                               [&](size_t i, const Tensor& part) {
-                                descend(stream, parameters_[i], blocks_[i], part, 1, settings_.weight_decay,
-                                        context.learning_rate);
+                                descend(stream, parameters_[i], part, 1, settings_.weight_decay, context.learning_rate);
                               },
                       });
 }

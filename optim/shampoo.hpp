@@ -66,8 +66,7 @@ class Shampoo final : public Optimizer {
 
   std::vector<OptimizedParameter> parameters_;
   ShampooSettings settings_;
-  std::vector<std::vector<TensorBlock>> blocks_;  ///< by parameter
-  std::vector<State> states_;                     ///< by parameter; empty on ranks that do not own it
+  std::vector<State> states_;  ///< by parameter; empty on ranks that do not own it
   WholeMatrices whole_;
   std::vector<TwoSidedScratch> scratch_;  ///< by thread
   Arena memory_;

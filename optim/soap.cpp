@@ -74,7 +74,6 @@ Soap::Soap(std::vector<OptimizedParameter> matrices, const SoapSettings& setting
       whole_(parameters_, DType::f32,
              work_of(parameters_, [this](const ParameterInfo& info) { return soap_work(settings_, info); }), shares),
       scratch_(two_sided_scratch(parameters_, whole_, settings_.max_side, shares)) {
-  for (const OptimizedParameter& parameter : parameters_) blocks_.push_back(master_blocks({&parameter, 1}));
   memory_ = Arena("optimizer moments", [this](Arena& arena) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
       if (!whole_.owns(i)) continue;
@@ -100,10 +99,6 @@ void Soap::step(Stream& stream, const StepContext& context) {
                                 return step_operations(settings_, info) +
                                        (renews ? basis_operations(settings_, info) : 0);
                               },
-                          .write =
-                              [&](size_t i, const Tensor& part) {
-                                std::copy_n(parameters_[i].gradient.as<float>(), part.size(), part.as<float>());
-                              },
                           .change =
                               [&](size_t i, const Tensor& whole, int64_t thread) {
                                 const TwoSidedScratch& scratch = scratch_[static_cast<size_t>(thread)];
@@ -115,8 +110,7 @@ void Soap::step(Stream& stream, const StepContext& context) {
                           .read =
                               [&](size_t i, const Tensor& part) {
                                 if (first) return;
-                                descend(stream, parameters_[i], blocks_[i], part, 1, settings_.weight_decay,
-                                        context.learning_rate);
+                                descend(stream, parameters_[i], part, 1, settings_.weight_decay, context.learning_rate);
                               },
                       });
 }

@@ -58,8 +58,7 @@ class Soap final : public Optimizer {
 
   std::vector<OptimizedParameter> parameters_;
   SoapSettings settings_;
-  std::vector<std::vector<TensorBlock>> blocks_;  ///< by parameter
-  std::vector<State> states_;                     ///< by parameter; empty on ranks that do not own it
+  std::vector<State> states_;  ///< by parameter; empty on ranks that do not own it
   WholeMatrices whole_;
   std::vector<TwoSidedScratch> scratch_;  ///< by thread
   Arena memory_;

@@ -141,8 +141,11 @@ void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
 }
 
 void WholeMatrices::begin(Wave& wave, const Stages& stages) {
-  for (const Part& part : wave.parts)
-    if (part.part.size() > 0) stages.write(index(part.matrix), part.part);
+  for (const Part& part : wave.parts) {
+    if (part.part.size() == 0) continue;
+    if (stages.write) stages.write(index(part.matrix), part.part);
+    else std::copy_n(matrices_[index(part.matrix)].gradient.as<float>(), part.part.size(), part.part.as<float>());
+  }
   if (ranks_ == 1 || !sharded()) return;
   wave.arrived =
       shares_.thread->submit([&wave](Communicator& ranks) { ranks.transfer(wave.to_owners, wave.at_owner); });

@@ -45,9 +45,10 @@ class WholeMatrices {
  public:
   /// What a pass does with a matrix. `part` is this rank's run of it, packed, as many elements as its master.
   struct Stages {
-    std::string_view kernel;                                       ///< what the changes are in a profile
-    std::function<double(size_t matrix)> operations;               ///< of a change, for the profile
-    std::function<void(size_t matrix, const Tensor& part)> write;  ///< fills the part
+    std::string_view kernel;                          ///< what the changes are in a profile
+    std::function<double(size_t matrix)> operations;  ///< of a change, for the profile
+    /// Fills the part; null: with the gradient, as f32.
+    std::function<void(size_t matrix, const Tensor& part)> write{};
     /// On the owner alone; `whole` is [rows, cols]. Several threads change one matrix each where there are enough, so
     /// it may touch nothing that another matrix has, and of work memory only the thread's (< ParameterShares::threads).
     std::function<void(size_t matrix, const Tensor& whole, int64_t thread)> change;

@@ -5,12 +5,11 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "optim/weight_decay.hpp"
 #include "tensor/error.hpp"
 #include "tests/optim/parameters.hpp"
+#include "tests/optim/recorded_steps.hpp"
 #include "tests/tensor/scoped_environment.hpp"
 
 namespace nibble {
@@ -47,9 +46,7 @@ TEST(AdamW, ReferenceVectors) {
 }
 
 TEST(AdamW, TwoHundredStepsAsTorch) {
-  std::ifstream file(NIBBLE_TEST_DATA "/optim/data/adamw_200_steps.json");
-  ASSERT_TRUE(file);
-  const auto expected = nlohmann::json::parse(file);
+  const auto expected = testing::recorded("adamw_200_steps.json");
   std::vector<testing::Shape> shapes;
   for (size_t i = 0; i < expected["shapes"].size(); ++i)
     shapes.push_back({expected["shapes"][i][0], expected["shapes"][i][1], expected["decay"][i]});

@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "optim/adamw.hpp"
@@ -19,6 +17,7 @@
 #include "optim/sgd.hpp"
 #include "tensor/error.hpp"
 #include "tests/optim/parameters.hpp"
+#include "tests/optim/recorded_steps.hpp"
 #include "tests/tensor/scoped_environment.hpp"
 
 namespace nibble {
@@ -29,10 +28,7 @@ using testing::Parameters;
 
 constexpr MomentPrecision precisions[] = {MomentPrecision::f32, MomentPrecision::bf16, MomentPrecision::eight_bit};
 
-nlohmann::json bitsandbytes() {
-  std::ifstream file(NIBBLE_TEST_DATA "/optim/data/bitsandbytes_8bit.json");
-  return nlohmann::json::parse(file);
-}
+nlohmann::json bitsandbytes() { return testing::recorded("bitsandbytes_8bit.json"); }
 
 /// The moment of a matrix that is large enough for codes.
 class OneMoment {

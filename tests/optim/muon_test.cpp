@@ -4,12 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "tensor/error.hpp"
 #include "tests/optim/matrices.hpp"
 #include "tests/optim/parameters.hpp"
+#include "tests/optim/recorded_steps.hpp"
 
 namespace nibble {
 namespace {
@@ -55,29 +54,19 @@ TEST(Muon, MomentumLooksAhead) {
 }
 
 TEST(Muon, TenStepsAsTorch) {
-  std::ifstream file(NIBBLE_TEST_DATA "/optim/data/muon_10_steps.json");
-  ASSERT_TRUE(file);
-  const auto expected = nlohmann::json::parse(file);
+  const auto expected = testing::recorded("muon_10_steps.json");
   Stream stream(2);
   for (const auto& how : expected["cases"]) {
     const std::string scale = how["scale"];
-    std::vector<testing::Shape> shapes;
-    for (const auto& shape : expected["shapes"]) shapes.push_back({shape[0], shape[1], true});
-    const Parameters parameters(shapes, DType::f32);
-    Draws draw(1);
-    for (const OptimizedParameter& parameter : parameters.list) fill(parameter.master, draw);
-    Muon optimizer(parameters.list, {.nesterov = how["nesterov"],
-                                     .scale = scale == "original"   ? MuonScale::original
-                                              : scale == "spectral" ? MuonScale::spectral
-                                                                    : MuonScale::moonlight,
-                                     .newton_schulz = exact});
-    for (int64_t step = 1; step <= 10; ++step) {
-      for (const OptimizedParameter& parameter : parameters.list) fill(parameter.gradient, draw);
-      optimizer.step(stream, {.step = step, .learning_rate = 0.02 * static_cast<double>(step) / 10});
-    }
-    for (size_t i = 0; i < shapes.size(); ++i)
-      for (int64_t j = 0; j < parameters.list[i].master.size(); ++j)
-        ASSERT_NEAR(parameters.master(i)[j], how["weights"][i][j].get<double>(), 3e-6) << scale << i << "," << j;
+    SCOPED_TRACE(scale);
+    testing::RecordedSteps steps(expected["shapes"]);
+    Muon optimizer(steps.parameters.list, {.nesterov = how["nesterov"],
+                                           .scale = scale == "original"   ? MuonScale::original
+                                                    : scale == "spectral" ? MuonScale::spectral
+                                                                          : MuonScale::moonlight,
+                                           .newton_schulz = exact});
+    for (int64_t step = 1; step <= 10; ++step) steps.step(stream, optimizer, step);
+    steps.expect(how["weights"]);
   }
 }
 

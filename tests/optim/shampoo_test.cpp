@@ -4,12 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "optim/adamw.hpp"
 #include "tensor/error.hpp"
 #include "tests/optim/double_matrices.hpp"
+#include "tests/optim/recorded_steps.hpp"
 
 namespace nibble {
 namespace {
@@ -21,41 +20,24 @@ using testing::fill;
 using testing::Parameters;
 
 TEST(Shampoo, TenStepsAsDistributedShampoo) {
-  std::ifstream file(NIBBLE_TEST_DATA "/optim/data/shampoo_10_steps.json");
-  ASSERT_TRUE(file);
-  const auto expected = nlohmann::json::parse(file);
+  const auto expected = testing::recorded("shampoo_10_steps.json");
   Stream stream(2);
   for (const auto& how : expected["cases"]) {
     const std::string grafting = how["grafting"];
-    std::vector<testing::Shape> shapes;
-    for (const auto& shape : expected["shapes"]) shapes.push_back({shape[0], shape[1], true});
-    const Parameters parameters(shapes, DType::f32);
-    Draws draw(1);
-    std::vector<Doubles> before;
-    for (const OptimizedParameter& parameter : parameters.list) {
-      fill(parameter.master, draw);
-      before.push_back(doubles(parameter.master));
-    }
-    Shampoo optimizer(parameters.list, {.beta1 = how["beta1"],
-                                        .beta2 = how["beta2"],
-                                        .graft_epsilon = expected["graft_epsilon"],
-                                        .epsilon = how["epsilon"],
-                                        .exponent = how["exponent"],
-                                        .every = how["every"],
-                                        .grafting = grafting == "adam"  ? Grafting::adam
-                                                    : grafting == "sgd" ? Grafting::sgd
-                                                                        : Grafting::none,
-                                        .weight_decay = expected["weight_decay"]});
-    for (int64_t step = 1; step <= 10; ++step) {
-      for (const OptimizedParameter& parameter : parameters.list) fill(parameter.gradient, draw);
-      optimizer.step(stream, {.step = step, .learning_rate = 0.02 * static_cast<double>(step) / 10});
-    }
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      Doubles weights = before[i];
-      for (int64_t j = 0; j < weights.size(); ++j)
-        weights(j / weights.cols(), j % weights.cols()) = how["weights"][i][j].get<double>();
-      EXPECT_LT(testing::error_of(doubles(parameters.list[i].master), weights, before[i]), 1e-5) << grafting << i;
-    }
+    SCOPED_TRACE(grafting);
+    testing::RecordedSteps steps(expected["shapes"]);
+    Shampoo optimizer(steps.parameters.list, {.beta1 = how["beta1"],
+                                              .beta2 = how["beta2"],
+                                              .graft_epsilon = expected["graft_epsilon"],
+                                              .epsilon = how["epsilon"],
+                                              .exponent = how["exponent"],
+                                              .every = how["every"],
+                                              .grafting = grafting == "adam"  ? Grafting::adam
+                                                          : grafting == "sgd" ? Grafting::sgd
+                                                                              : Grafting::none,
+                                              .weight_decay = expected["weight_decay"]});
+    for (int64_t step = 1; step <= 10; ++step) steps.step(stream, optimizer, step);
+    steps.expect(how["weights"]);
   }
 }
 

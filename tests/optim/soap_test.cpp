@@ -4,13 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "optim/adamw.hpp"
 #include "tensor/error.hpp"
 #include "tests/optim/double_matrices.hpp"
+#include "tests/optim/recorded_steps.hpp"
 
 namespace nibble {
 namespace {
@@ -24,53 +23,35 @@ using testing::state_of;
 
 // Where a factor does not reach, its eigenvectors are anybody's choice; there the authors' bases are taken.
 TEST(Soap, TenStepsAsTheAuthors) {
-  std::ifstream file(NIBBLE_TEST_DATA "/optim/data/soap_10_steps.json");
-  ASSERT_TRUE(file);
-  const auto expected = nlohmann::json::parse(file);
+  const auto expected = testing::recorded("soap_10_steps.json");
   Stream stream(2);
   for (const auto& how : expected["cases"]) {
-    std::vector<testing::Shape> shapes;
-    for (const auto& shape : expected["shapes"]) shapes.push_back({shape[0], shape[1], true});
-    const Parameters parameters(shapes, DType::f32);
-    Draws draw(1);
-    std::vector<Doubles> before;
-    for (const OptimizedParameter& parameter : parameters.list) {
-      fill(parameter.master, draw);
-      before.push_back(doubles(parameter.master));
-    }
-    Soap optimizer(parameters.list, {.beta1 = how["beta1"],
-                                     .beta2 = how["beta2"],
-                                     .factor_beta = how["factor_beta"],
-                                     .epsilon = expected["epsilon"],
-                                     .every = how["every"],
-                                     .max_side = how["max_side"],
-                                     .weight_decay = 0});
-    for (int64_t step = 1; step <= 10; ++step) {
-      for (const OptimizedParameter& parameter : parameters.list) fill(parameter.gradient, draw);
-      optimizer.step(stream, {.step = step, .learning_rate = 0.02 * static_cast<double>(step) / 10});
-      if (step > 1) continue;
-      for (size_t i = 0; i < shapes.size(); ++i)
-        for (const int side : {0, 1}) {
-          const auto& basis = how["first_bases"][i][side];
-          const Tensor own = state_of(
-              optimizer, std::string(side == 0 ? "left" : "right") + "_basis/" + parameters.list[i].info->name);
-          ASSERT_EQ(own.size(), std::ssize(basis));
-          const int64_t reached = std::min(shapes[i].rows, shapes[i].cols);
-          for (int64_t k = 0; k < own.rows; ++k) {
-            double cosine = 0;
-            for (int64_t j = 0; j < own.cols; ++j)
-              cosine += own.row<float>(k)[j] * basis[k * own.cols + j].get<double>();
-            EXPECT_NEAR(k < reached ? std::abs(cosine) : 1, 1, 1e-5) << i << side << k;
-            for (int64_t j = 0; j < own.cols; ++j) own.row<float>(k)[j] = basis[k * own.cols + j].get<float>();
-          }
+    testing::RecordedSteps steps(expected["shapes"]);
+    const std::vector<OptimizedParameter>& list = steps.parameters.list;
+    Soap optimizer(list, {.beta1 = how["beta1"],
+                          .beta2 = how["beta2"],
+                          .factor_beta = how["factor_beta"],
+                          .epsilon = expected["epsilon"],
+                          .every = how["every"],
+                          .max_side = how["max_side"],
+                          .weight_decay = 0});
+    steps.step(stream, optimizer, 1);
+    for (size_t i = 0; i < list.size(); ++i)
+      for (const int side : {0, 1}) {
+        const auto& basis = how["first_bases"][i][side];
+        const Tensor own =
+            state_of(optimizer, std::string(side == 0 ? "left" : "right") + "_basis/" + list[i].info->name);
+        ASSERT_EQ(own.size(), std::ssize(basis));
+        const int64_t reached = std::min(list[i].info->rows, list[i].info->cols);
+        for (int64_t k = 0; k < own.rows; ++k) {
+          double cosine = 0;
+          for (int64_t j = 0; j < own.cols; ++j) cosine += own.row<float>(k)[j] * basis[k * own.cols + j].get<double>();
+          EXPECT_NEAR(k < reached ? std::abs(cosine) : 1, 1, 1e-5) << i << side << k;
+          for (int64_t j = 0; j < own.cols; ++j) own.row<float>(k)[j] = basis[k * own.cols + j].get<float>();
         }
-    }
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      Doubles weights = before[i];
-      for (int64_t j = 0; j < weights.size(); ++j)
-        weights(j / weights.cols(), j % weights.cols()) = how["weights"][i][j].get<double>();
-      EXPECT_LT(testing::error_of(doubles(parameters.list[i].master), weights, before[i]), 1e-5) << i;
-    }
+      }
+    for (int64_t step = 2; step <= 10; ++step) steps.step(stream, optimizer, step);
+    steps.expect(how["weights"]);
   }
 }
 
