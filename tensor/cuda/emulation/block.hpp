@@ -1,0 +1,53 @@
+// The threads of a block, as fibers of the host thread that runs it.
+#pragma once
+
+#include <boost/context/fiber.hpp>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "tensor/cuda/emulation/launch.hpp"
+
+namespace nibble::cuda::emulation {
+
+/// Runs blocks one after the other; the fibers are kept from each to the next.
+class Block {
+ public:
+  /// The block of this host thread.
+  static Block& own();
+
+  /// Runs `thread` as each of the block's threads, with so much memory in common, which begins as NaN. Throws what a
+  /// thread throws, and Error{internal} for threads of a warp that do not wait for each other in the same place.
+  void run(const dim3& number, const dim3& threads, size_t shared_bytes, const std::function<void()>& thread);
+
+  // Of the fiber that runs.
+  void wait_for_block() { give_turn(State::at_block); }
+  void wait_for_warp() { give_turn(State::at_warp); }
+  std::byte* exchange_slots();
+  std::byte* memory() { return memory_.data(); }
+
+ private:
+  enum class State { ready, at_block, at_warp, finished };
+  struct Thread {
+    boost::context::fiber fiber{}, caller{};
+    State state = State::ready;
+    Place place{};
+    unsigned exchanges = 0;  ///< of values in its warp, so far
+  };
+
+  boost::context::fiber make_fiber(Thread& thread);
+  void give_turn(State state);
+  void run_turn(Thread& thread);
+  /// Until all its threads wait for the block, or have finished.
+  void run_warp(size_t first, size_t count);
+
+  std::vector<std::unique_ptr<Thread>> threads_;
+  Thread* running_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
+  std::vector<std::byte> memory_, slots_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace nibble::cuda::emulation

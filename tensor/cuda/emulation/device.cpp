@@ -1,0 +1,183 @@
+// One device in host memory. What is queued is done when somebody waits for it, so that host code that reads too early
+// reads what was there before; and host code that touches the device's memory ends with a segmentation fault, as it
+// would with a GPU.
+#include "tensor/cuda/device.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "tensor/cuda/emulation/block.hpp"
+#include "tensor/cuda/emulation/control.hpp"
+#include "tensor/cuda/emulation/launch.hpp"
+#include "tensor/error.hpp"
+#include "tensor/stream.hpp"
+
+namespace nibble::cuda {
+
+struct Queue::Native {
+  std::deque<std::function<void()>> work;
+  uint64_t queued = 0, done = 0;
+
+  void run_until(uint64_t number) {
+    while (done < number) {
+      const std::function<void()> next = std::move(work.front());
+      work.pop_front();
+      ++done;
+      next();
+    }
+  }
+};
+
+namespace emulation {
+namespace {
+
+struct Device {
+  std::recursive_mutex mutex;
+  std::map<void*, size_t> memory;  ///< bytes by address, whole pages
+  std::set<Queue::Native*> queues;
+  size_t used = 0, limit = size_t{1} << 40;
+  bool present = true;
+  int running = 0;  ///< depth of work that runs
+};
+
+Device& device() {
+  static Device one;
+  return one;
+}
+
+/// While it lives, the device's memory can be read and written.
+class Running {
+ public:
+  Running() {
+    if (device().running++ == 0) protect(PROT_READ | PROT_WRITE);
+  }
+  ~Running() {
+    if (--device().running == 0) protect(PROT_NONE);
+  }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+ private:
+  static void protect(int how) {
+    for (const auto& [address, bytes] : device().memory) mprotect(address, bytes, how);
+  }
+};
+
+void finish(Queue::Native& queue) {
+  const std::lock_guard lock(device().mutex);
+  const Running running;
+  queue.run_until(queue.queued);
+}
+
+}  // namespace
+
+void set_present(bool present) { device().present = present; }
+void limit_memory(size_t bytes) { device().limit = bytes; }
+
+void queue(Queue& queue, std::function<void()> work) {
+  const std::lock_guard lock(device().mutex);
+  queue.native().work.push_back(std::move(work));
+  ++queue.native().queued;
+}
+
+void queue(Queue& on, const dim3& blocks, const dim3& threads, size_t shared_bytes, std::function<void()> thread) {
+  queue(on, [=] {
+    const auto count = static_cast<int64_t>(blocks.x) * blocks.y * blocks.z;
+    nibble::detail::FirstException exception;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t i = 0; i < count; ++i)
+      exception.guard([&] {
+        block_size = threads;
+        grid_size = blocks;
+        const auto number = static_cast<unsigned>(i);
+        Block::own().run({number % blocks.x, number / blocks.x % blocks.y, number / blocks.x / blocks.y}, threads,
+                         shared_bytes, thread);
+      });
+    exception.rethrow();
+  });
+}
+
+}  // namespace emulation
+
+using emulation::device;
+
+std::vector<DeviceFacts> devices() {
+  if (!device().present) return {};
+  return {{.name = "emulation in host memory",
+           .architecture = 90,
+           .processors = 1,
+           .memory = device().limit,
+           .free = device().limit - device().used}};
+}
+
+void select(int) {}
+
+void* allocate(size_t bytes) {
+  const std::lock_guard lock(device().mutex);
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t whole = (bytes + page - 1) / page * page;
+  void* const memory = whole > device().limit - device().used
+                           ? MAP_FAILED
+                           : mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED)
+    throw Error({.kind = ErrorKind::resource,
+                 .what = "the emulated GPU has no memory left",
+                 .seen = std::to_string(bytes) + " bytes asked for",
+                 .allowed = std::to_string(device().limit - device().used) + " bytes",
+                 .next = "see `nibble plan` for what the run needs"});
+  device().memory.emplace(memory, whole);
+  device().used += whole;
+  return memory;
+}
+
+void release(void* memory) {
+  if (!memory) return;
+  const std::lock_guard lock(device().mutex);
+  for (Queue::Native* const queue : device().queues) emulation::finish(*queue);
+  const auto found = device().memory.find(memory);
+  device().used -= found->second;
+  munmap(memory, found->second);
+  device().memory.erase(found);
+}
+
+void* allocate_pinned(size_t bytes) { return std::malloc(bytes); }
+void release_pinned(void* memory) { std::free(memory); }
+
+Queue::Queue() : native_(std::make_unique<Native>()) {
+  const std::lock_guard lock(device().mutex);
+  device().queues.insert(native_.get());
+}
+
+Queue::~Queue() {
+  const std::lock_guard lock(device().mutex);
+  try {
+    emulation::finish(*native_);
+  } catch (...) {  // nobody waited for it
+  }
+  device().queues.erase(native_.get());
+}
+
+void Queue::copy(void* to, const void* from, size_t bytes) {
+  emulation::queue(*this, [=] { std::memmove(to, from, bytes); });
+}
+
+void Queue::fill_bytes(void* memory, int value, size_t bytes) {
+  emulation::queue(*this, [=] { std::memset(memory, value, bytes); });
+}
+
+void Queue::after(Queue& other) {
+  Native* const others = &other.native();
+  emulation::queue(*this, [others, number = others->queued] { others->run_until(number); });
+}
+
+void Queue::wait() { emulation::finish(*native_); }
+
+}  // namespace nibble::cuda
