@@ -104,18 +104,18 @@ void SegmentPipeline::take_sums(Communicator& communicator, size_t step) {
 
 void SegmentPipeline::sum_everywhere(Communicator& communicator) {
   const int ranks = communicator.size(), rank = communicator.rank();
-  struct Place {
+  struct Turn {
     int part;
     size_t segment;
   };
-  std::vector<Place> places;
+  std::vector<Turn> turns;
   for (int part = 0; part < ranks; ++part)
-    for (size_t segment = 0; segment < segments(part); ++segment) places.push_back({part, segment});
+    for (size_t segment = 0; segment < segments(part); ++segment) turns.push_back({part, segment});
   make_room(codes_, window, ranks);
   size_t started = 0;
-  for (size_t finished = 0; finished < places.size(); ++finished) {
-    for (; started < std::min(places.size(), finished + window); ++started) {
-      const auto [part, segment] = places[started];
+  for (size_t finished = 0; finished < turns.size(); ++finished) {
+    for (; started < std::min(turns.size(), finished + window); ++started) {
+      const auto [part, segment] = turns[started];
       Messages& messages = codes_[started % window];
       for (Message& message : messages) message.resize(bytes_of_codes(part, segment));
       encode(part, segment, messages[index(rank)]);
@@ -129,7 +129,7 @@ void SegmentPipeline::sum_everywhere(Communicator& communicator) {
       communicator.start(sends, receives);
     }
     communicator.finish();
-    const auto [part, segment] = places[finished];
+    const auto [part, segment] = turns[finished];
     add(part, segment, codes_[finished % window]);
     keep_sum(part, segment);
   }

@@ -4,10 +4,11 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+
+#include "tensor/host_device.hpp"
 
 namespace nibble {
 
@@ -16,13 +17,13 @@ struct bf16 {
   uint16_t bits = 0;
 
   bf16() = default;
-  explicit bf16(float value) {
+  NIBBLE_HOST_DEVICE explicit bf16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     // A NaN whose payload sits in the lower half would round to infinity; it keeps its sign and becomes quiet.
-    bits = std::isnan(value) ? static_cast<uint16_t>((u >> 16) | 0x0040u)
-                             : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    bits = value != value ? static_cast<uint16_t>((u >> 16) | 0x0040u)
+                          : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  NIBBLE_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
   bool operator==(const bf16&) const = default;
 };
 

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <initializer_list>
 #include <map>
 #include <string>
@@ -43,8 +44,8 @@ class Profile {
   std::map<std::string, KernelTotal, std::less<>> totals_;
 };
 
-/// Times one kernel call while it lives; kernels that it calls count in it. `kernel` is only read if the stream has a
-/// profile.
+/// Times one kernel call while it lives, on a device until it is done; kernels that it calls count in it. `kernel` is
+/// only read if the stream has a profile.
 class KernelTimer {
  public:
   KernelTimer(Stream& stream, std::string_view kernel, std::initializer_list<Tensor> moved, double operations = 0)
@@ -55,8 +56,9 @@ class KernelTimer {
     stream_.attach(nullptr);
     begin_ = Clock::now();
   }
-  ~KernelTimer() {
+  ~KernelTimer() noexcept(false) {  // what the device's kernel threw
     if (!profile_) return;
+    if (std::uncaught_exceptions() == 0) stream_.wait();
     profile_->add(kernel_, std::chrono::duration<double>(Clock::now() - begin_).count(), bytes_, operations_);
     stream_.attach(profile_);
   }

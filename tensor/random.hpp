@@ -54,10 +54,10 @@ class RandomStream {
     return {static_cast<uint32_t>(index), step_, tensor_, purpose_ | static_cast<uint32_t>(index >> 32)};
   }
   constexpr std::array<uint32_t, 2> key() const { return key_; }
-  uint32_t word(uint64_t element) const { return block(element / 4)[element % 4]; }
+  constexpr uint32_t word(uint64_t element) const { return block(element / 4)[element % 4]; }
 
   /// Uniform in [0, 1) with 24 bits.
-  float uniform(uint64_t element) const { return static_cast<float>(word(element) >> 8) * 0x1p-24f; }
+  constexpr float uniform(uint64_t element) const { return static_cast<float>(word(element) >> 8) * 0x1p-24f; }
 
   /// Two independent standard normals (Box-Muller in double; 32-bit uniforms reach 6.6 standard deviations).
   std::array<float, 2> normal_pair(uint64_t pair) const {

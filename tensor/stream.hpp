@@ -1,7 +1,8 @@
 // Where kernels run: a stream is an ordered queue of kernels on one device.
 //
 // Every kernel takes a stream first. A CPU stream runs a kernel at once, on the process's team of OpenMP threads and
-// with the widest instruction set of the machine; the call returns when the kernel has finished.
+// with the widest instruction set of the machine; the call returns when the kernel has finished. A device's stream
+// queues it; tensors and spans of such a call are the device's memory, and what comes back to the host was waited for.
 #pragma once
 
 #include <omp.h>
@@ -12,6 +13,9 @@
 #include <exception>
 #include <memory>
 #include <string>
+
+#include "tensor/cuda/device.hpp"
+#include "tensor/place.hpp"
 
 namespace nibble {
 
@@ -28,12 +32,22 @@ class Stream {
   /// packed GEMM needs avx512 (gemm.hpp).
   /// Throws Error{resource} on a processor without AVX2 and Error{configuration} for an unknown NIBBLE_ISA.
   explicit Stream(int threads = 0);
+  /// Of a device; the threads are those of host code beside it. Throws Error{resource} where there is none.
+  Stream(int threads, Place place, int device = 0);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
   int threads() const { return threads_; }
   Isa isa() const { return isa_; }
+  Place place() const { return queue_ ? Place::device : Place::host; }
+  bool on_device() const { return queue_ != nullptr; }
+  /// Of a device's stream.
+  cuda::Queue& queue() const { return *queue_; }
+  /// Until all kernels are done.
+  void wait() const {
+    if (queue_) queue_->wait();
+  }
   GemmCache& gemms() { return *gemms_; }
   /// Where kernels record their time (profile.hpp); null: nowhere.
   Profile* profile() const { return profile_; }
@@ -42,6 +56,7 @@ class Stream {
  private:
   int threads_;
   Isa isa_;
+  std::unique_ptr<cuda::Queue> queue_;
   std::unique_ptr<GemmCache> gemms_;
   Profile* profile_ = nullptr;
 };

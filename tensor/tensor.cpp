@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "tensor/cuda/device.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble {
@@ -39,12 +40,17 @@ size_t bytes_of(DType type, int64_t rows, int64_t cols) {
   return static_cast<size_t>(elements) * size_of(type);
 }
 
-Buffer::Buffer(size_t bytes, const std::string& purpose) : bytes_(bytes) {
+Buffer::Buffer(size_t bytes, const std::string& purpose, Place place) : bytes_(bytes) {
   if (bytes == 0) return;
+  MemoryAccount& account = memory_account(purpose, place);
+  if (place == Place::device) {
+    memory_ = {cuda::allocate(bytes), Free{bytes, Source::device, &account}};
+    account += bytes;
+    return;
+  }
   // From 8 MiB on, so that rounding up to huge pages wastes little.
   const bool mapped = bytes >= 4 * huge_page;
   const size_t unit = mapped ? huge_page : alignment;
-  MemoryAccount& account = memory_account(purpose);
   void* memory = nullptr;
   size_t reserved = 0;
   if (bytes <= SIZE_MAX - 2 * unit) {
@@ -57,13 +63,20 @@ Buffer::Buffer(size_t bytes, const std::string& purpose) : bytes_(bytes) {
                  .seen = std::to_string(bytes >> 20) + " MiB asked for"});
   if (!mapped) std::memset(memory, 0, reserved);
   account += reserved;
-  memory_ = {memory, Free{reserved, mapped, &account}};
+  memory_ = {memory, Free{reserved, mapped ? Source::mapping : Source::heap, &account}};
 }
 
 void Buffer::Free::operator()(void* pointer) const {
   *account -= reserved;
-  if (mapped) munmap(pointer, reserved);
-  else std::free(pointer);
+  switch (source) {
+    case Source::heap:
+      return std::free(pointer);
+    case Source::mapping:
+      munmap(pointer, reserved);
+      return;
+    case Source::device:
+      cuda::release(pointer);
+  }
 }
 
 }  // namespace nibble

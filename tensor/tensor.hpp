@@ -1,7 +1,8 @@
 // Memory: owning buffers, non-owning matrix views, and arenas that are measured before they are allocated.
 //
-// Everything that Nibble computes on is a row-major matrix [rows, cols]; a vector is [1, n].
-// Not for: shapes of higher rank (the layers that need heads or sequences say so in their signatures).
+// Everything that Nibble computes on is a row-major matrix [rows, cols]; a vector is [1, n]. Its memory is the host's
+// or a device's, which only kernels and copies touch. Not for: shapes of higher rank (the layers that need heads or
+// sequences say so in their signatures).
 #pragma once
 
 #include <cassert>
@@ -12,6 +13,7 @@
 
 #include "tensor/dtype.hpp"
 #include "tensor/memory.hpp"
+#include "tensor/place.hpp"
 
 namespace nibble {
 
@@ -21,6 +23,7 @@ inline constexpr size_t alignment = 64;
 /// A non-owning view of a row-major matrix. `stride` counts elements from one row to the next, >= cols.
 struct Tensor {
   DType dtype = DType::f32;
+  Place place = Place::host;
   void* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -29,8 +32,8 @@ struct Tensor {
   Tensor() = default;
   Tensor(DType type, void* pointer, int64_t row_count, int64_t col_count)
       : Tensor(type, pointer, row_count, col_count, col_count) {}
-  Tensor(DType type, void* pointer, int64_t row_count, int64_t col_count, int64_t row_stride)
-      : dtype(type), data(pointer), rows(row_count), cols(col_count), stride(row_stride) {}
+  Tensor(DType type, void* pointer, int64_t row_count, int64_t col_count, int64_t row_stride, Place where = Place::host)
+      : dtype(type), place(where), data(pointer), rows(row_count), cols(col_count), stride(row_stride) {}
   template <class T>
   Tensor(T* pointer, int64_t row_count, int64_t col_count) : Tensor(dtype_of<T>, pointer, row_count, col_count) {}
 
@@ -41,7 +44,13 @@ struct Tensor {
 
   template <class T>
   T* as() const {
-    assert(dtype == dtype_of<T>);
+    assert(dtype == dtype_of<T> && place == Place::host);
+    return static_cast<T*>(data);
+  }
+  /// What kernels are told.
+  template <class T>
+  T* on_device() const {
+    assert(dtype == dtype_of<T> && (place == Place::device || !data));
     return static_cast<T*>(data);
   }
   template <class T>
@@ -52,13 +61,14 @@ struct Tensor {
   /// Rows [first, first + count).
   Tensor slice_rows(int64_t first, int64_t count) const {
     assert(first >= 0 && first + count <= rows);
-    return {dtype, static_cast<char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype)), count, cols,
-            stride};
+    return {dtype,  static_cast<char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype)),
+            count,  cols,
+            stride, place};
   }
   /// Columns [first, first + count).
   Tensor slice_cols(int64_t first, int64_t count) const {
     assert(first >= 0 && first + count <= cols);
-    return {dtype, static_cast<char*>(data) + first * static_cast<int64_t>(size_of(dtype)), rows, count, stride};
+    return {dtype, static_cast<char*>(data) + first * static_cast<int64_t>(size_of(dtype)), rows, count, stride, place};
   }
 };
 
@@ -79,15 +89,16 @@ size_t bytes_of(DType type, int64_t rows, int64_t cols);
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes, const std::string& purpose = {});
+  explicit Buffer(size_t bytes, const std::string& purpose = {}, Place place = Place::host);
 
   void* data() const { return memory_.get(); }
   size_t bytes() const { return bytes_; }
 
  private:
+  enum class Source : uint8_t { heap, mapping, device };
   struct Free {
     size_t reserved;  ///< bytes, whole pages if mapped
-    bool mapped;
+    Source source;
     MemoryAccount* account;
     void operator()(void* pointer) const;
   };
@@ -99,8 +110,8 @@ class Buffer {
 class OwnedTensor {
  public:
   OwnedTensor() = default;
-  OwnedTensor(DType type, int64_t rows, int64_t cols, const std::string& purpose = {})
-      : buffer_(bytes_of(type, rows, cols), purpose), view_(type, buffer_.data(), rows, cols) {}
+  OwnedTensor(DType type, int64_t rows, int64_t cols, const std::string& purpose = {}, Place place = Place::host)
+      : buffer_(bytes_of(type, rows, cols), purpose, place), view_(type, buffer_.data(), rows, cols, cols, place) {}
 
   const Tensor& view() const { return view_; }
   operator Tensor() const { return view_; }
@@ -119,9 +130,9 @@ class Arena {
  public:
   Arena() = default;
   template <class Layout>
-  Arena(const std::string& purpose, Layout&& layout) {
+  Arena(const std::string& purpose, Layout&& layout, Place place = Place::host) : place_(place) {
     layout(*this);
-    buffer_ = Buffer(used_, purpose);
+    buffer_ = Buffer(used_, purpose, place);
     used_ = 0;
     layout(*this);
   }
@@ -134,12 +145,13 @@ class Arena {
     const size_t offset = used_;
     used_ += (bytes_of(type, rows, stride) + alignment - 1) / alignment * alignment;
     void* pointer = buffer_.data() ? static_cast<char*>(buffer_.data()) + offset : nullptr;
-    return {type, pointer, rows, cols, stride};
+    return {type, pointer, rows, cols, stride, place_};
   }
 
   size_t bytes() const { return buffer_.bytes(); }
 
  private:
+  Place place_ = Place::host;
   Buffer buffer_;
   size_t used_ = 0;
 };

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "tensor/cpu/onednn_gemm.hpp"
+#include "tensor/cuda/kernels.hpp"
 #include "tensor/error.hpp"
 #include "tensor/packed_gemm.hpp"
 #include "tensor/profile.hpp"
@@ -89,7 +90,6 @@ void check(const Product& product) {
 }
 
 void run(Stream& stream, int threads, const Product& product) {
-  check(product);
   const TileKernel* kernel = tile_kernel(stream, product);
   if (!kernel) onednn_gemm(stream, threads, product);
   else if (threads == 1) packed_gemm_in_task(*kernel, product);
@@ -110,12 +110,16 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
   const std::string description = stream.profile() ? describe(product) : std::string();
   const KernelTimer timer(stream, description, {a, b, c, addend, scaling.rows, scaling.cols},
                           2 * static_cast<double>(c.size()) * static_cast<double>(product.depth()));
+  check(product);
+  if (stream.on_device()) return cuda::gemm(stream, a, transpose_a, b, transpose_b, c, addend, scaling);
   run(stream, stream.threads(), product);
 }
 
 void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                   const Tensor& c, const Tensor& addend) {
-  run(stream, 1, {a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend});
+  const Product product{a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend};
+  check(product);
+  run(stream, 1, product);
 }
 
 /// Of the products by which oneDNN's peak is measured.

@@ -4,8 +4,11 @@
 #include <sched.h>
 
 #include <cstdlib>
+#include <utility>
+#include <vector>
 
 #include "tensor/cores.hpp"
+#include "tensor/cuda/device.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 
@@ -55,6 +58,23 @@ Stream::Stream(int threads)
     : threads_(threads > 0 ? threads : usable_cores()), isa_(chosen_isa()), gemms_(std::make_unique<GemmCache>()) {
   omp_set_num_threads(threads_);
   omp_set_dynamic(0);
+}
+
+Stream::Stream(int threads, Place place, int device) : Stream(threads) {
+  if (place == Place::host) return;
+  const std::vector<cuda::DeviceFacts> found = cuda::available() ? cuda::devices() : std::vector<cuda::DeviceFacts>();
+  if (std::cmp_greater_equal(device, found.size()))
+    throw Error({.kind = ErrorKind::resource,
+                 .what = "there is no such GPU",
+                 .seen = "device " + std::to_string(device),
+                 .allowed = !cuda::available() ? "none: this program was built without CUDA"
+                            : found.empty()    ? "none: the driver finds no GPU"
+                                               : "0 to " + std::to_string(found.size() - 1),
+                 .next = cuda::available()
+                             ? "see what nvidia-smi and CUDA_VISIBLE_DEVICES say, or set run.device: cpu"
+                             : "build where the CUDA Toolkit (12.8 or newer) is, or set run.device: cpu"});
+  cuda::select(device);
+  queue_ = cuda::make_queue();
 }
 
 Stream::~Stream() = default;

@@ -1,4 +1,4 @@
-// Errors of the CUDA runtime, and what a queue is there.
+// Errors of the CUDA runtime, and its queues.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,12 +7,28 @@
 
 namespace nibble::cuda {
 
-struct Queue::Native {
-  cudaStream_t stream = nullptr;
-  cudaEvent_t reached = nullptr;  ///< recorded where another queue waits for this one
-};
-
 /// Throws Error{resource} for a failed call; `what` was asked for.
 void check(cudaError_t status, const char* what);
+
+class CudaQueue final : public Queue {
+ public:
+  CudaQueue();
+  ~CudaQueue() override;
+  CudaQueue(const CudaQueue&) = delete;
+  CudaQueue& operator=(const CudaQueue&) = delete;
+
+  using Queue::copy;
+  void copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) override;
+  void after(Queue& other) override;
+  void wait() override;
+
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t reached_ = nullptr;  ///< recorded where another queue waits for this one
+};
+
+inline cudaStream_t stream_of(Queue& queue) { return static_cast<CudaQueue&>(queue).stream(); }
 
 }  // namespace nibble::cuda

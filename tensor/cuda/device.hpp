@@ -2,7 +2,7 @@
 //
 // Two implementations: the CUDA runtime (runtime.cu), and the emulation (emulation/device.cpp), which has one device in
 // host memory and runs the same kernels on host threads, for machines without a GPU. A program is linked with one of
-// them. Not for: kernels (kernel.hpp).
+// them or with neither: what is declared weak is then not available(). Not for: kernels (kernel.hpp).
 #pragma once
 
 #include <cstddef>
@@ -21,43 +21,37 @@ struct DeviceFacts {
 };
 
 /// The devices that this process may use, in the order of the runtime; none without a driver.
-std::vector<DeviceFacts> devices();
+[[gnu::weak]] std::vector<DeviceFacts> devices();
 
 /// What the calling thread's next calls are about.
-void select(int device);
+[[gnu::weak]] void select(int device);
 
 /// Memory of the selected device, zero. Throws Error{resource} where there is none left.
-void* allocate(size_t bytes);
+[[gnu::weak]] void* allocate(size_t bytes);
 /// Waits for all work of the device.
-void release(void* memory);
+[[gnu::weak]] void release(void* memory);
 
 /// Host memory that queues copy from and to without a detour.
-void* allocate_pinned(size_t bytes);
-void release_pinned(void* memory);
+[[gnu::weak]] void* allocate_pinned(size_t bytes);
+[[gnu::weak]] void release_pinned(void* memory);
 
 /// Work of the selected device in order: kernels, copies. It is done some time after it was queued; until wait() has
 /// returned, host code neither reads what it writes nor changes what it reads.
 class Queue {
  public:
-  Queue();
-  ~Queue();
-  Queue(const Queue&) = delete;
-  Queue& operator=(const Queue&) = delete;
+  virtual ~Queue() = default;
 
-  /// From and to the device or host memory.
-  void copy(void* to, const void* from, size_t bytes);
-  void fill_bytes(void* memory, int value, size_t bytes);
+  /// Rows of `bytes` each, whose beginnings lie apart as the strides (in bytes) say; from and to any memory.
+  virtual void copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) = 0;
+  void copy(void* to, const void* from, size_t bytes) { copy(to, bytes, from, bytes, bytes, 1); }
   /// Work that is queued here from now on begins after all that `other` has now.
-  void after(Queue& other);
+  virtual void after(Queue& other) = 0;
   /// Throws Error{resource} when the device failed, and what emulated work threw.
-  void wait();
-
-  /// What the implementation queues on.
-  struct Native;
-  Native& native() { return *native_; }
-
- private:
-  std::unique_ptr<Native> native_;
+  virtual void wait() = 0;
 };
+[[gnu::weak]] std::unique_ptr<Queue> make_queue();
+
+/// Whether this program has code for devices.
+inline bool available() { return make_queue != nullptr; }
 
 }  // namespace nibble::cuda

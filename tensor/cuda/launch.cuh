@@ -33,8 +33,7 @@ void launch(Queue& queue, const dim3& blocks, const dim3& threads, size_t shared
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "memory of a block");
   void* pointers[] = {static_cast<void*>(&arguments)..., nullptr};
-  check(cudaLaunchKernel(function, blocks, threads, pointers, shared_bytes, queue.native().stream),
-        "launch of a kernel");
+  check(cudaLaunchKernel(function, blocks, threads, pointers, shared_bytes, stream_of(queue)), "launch of a kernel");
 }
 
 }  // namespace nibble::cuda

@@ -62,30 +62,32 @@ void* allocate_pinned(size_t bytes) {
 
 void release_pinned(void* memory) { cudaFreeHost(memory); }
 
-Queue::Queue() : native_(std::make_unique<Native>()) {
-  check(cudaStreamCreateWithFlags(&native_->stream, cudaStreamNonBlocking), "a stream");
-  check(cudaEventCreateWithFlags(&native_->reached, cudaEventDisableTiming), "an event");
+CudaQueue::CudaQueue() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+  check(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming), "an event");
 }
 
-Queue::~Queue() {
-  cudaStreamSynchronize(native_->stream);
-  cudaEventDestroy(native_->reached);
-  cudaStreamDestroy(native_->stream);
+CudaQueue::~CudaQueue() {
+  cudaStreamSynchronize(stream_);
+  cudaEventDestroy(reached_);
+  cudaStreamDestroy(stream_);
 }
 
-void Queue::copy(void* to, const void* from, size_t bytes) {
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, native_->stream), "a copy");
+void CudaQueue::copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) {
+  if (bytes == 0 || rows == 0) return;
+  if (rows == 1 || (to_stride == bytes && from_stride == bytes))
+    check(cudaMemcpyAsync(to, from, bytes * rows, cudaMemcpyDefault, stream_), "a copy");
+  else check(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, cudaMemcpyDefault, stream_), "a copy");
 }
 
-void Queue::fill_bytes(void* memory, int value, size_t bytes) {
-  check(cudaMemsetAsync(memory, value, bytes, native_->stream), "filling of memory");
+void CudaQueue::after(Queue& other) {
+  auto& first = static_cast<CudaQueue&>(other);
+  check(cudaEventRecord(first.reached_, first.stream_), "an event");
+  check(cudaStreamWaitEvent(stream_, first.reached_, 0), "waiting for an event");
 }
 
-void Queue::after(Queue& other) {
-  check(cudaEventRecord(other.native_->reached, other.native_->stream), "an event");
-  check(cudaStreamWaitEvent(native_->stream, other.native_->reached, 0), "waiting for an event");
-}
+void CudaQueue::wait() { check(cudaStreamSynchronize(stream_), "queued work"); }
 
-void Queue::wait() { check(cudaStreamSynchronize(native_->stream), "queued work"); }
+std::unique_ptr<Queue> make_queue() { return std::make_unique<CudaQueue>(); }
 
 }  // namespace nibble::cuda

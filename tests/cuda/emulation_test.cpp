@@ -1,7 +1,6 @@
 // The emulation keeps the rules that kernels are written by, and finds what breaks them.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <numeric>
 #include <vector>
@@ -50,7 +49,8 @@ __global__ void number_threads(unsigned* numbers) {
 }
 
 TEST(Emulation, EveryThreadOfAGridRunsOnce) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   const Values<unsigned> numbers(queue, std::vector<unsigned>(2 * 3 * 4 * 5 * 2 * 3));
   launch(queue, {2, 3, 4}, {5, 2, 3}, 0, number_threads, numbers.on_device());
   const std::vector<unsigned> seen = numbers.on_host();
@@ -65,7 +65,8 @@ __global__ void sum_blocks(const float* values, float* sums) {
 }
 
 TEST(Emulation, SumsOfBlocks) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   for (const unsigned threads : {32u, 64u, 1024u}) {
     const Values<float> values(queue, ascending(7 * threads)), sums(queue, std::vector<float>(7));
     launch(queue, {7}, {threads}, 0, sum_blocks, values.on_device(), sums.on_device());
@@ -92,7 +93,8 @@ __global__ void rotate(float* values, int rounds) {
 }
 
 TEST(Emulation, BlocksWaitForAllTheirThreads) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   const Values<float> values(queue, ascending(96));
   launch(queue, {1}, {96}, 96 * sizeof(float), rotate, values.on_device(), 5);
   const std::vector<float> seen = values.on_host();
@@ -106,7 +108,8 @@ __global__ void leave_early(float* values) {
 }
 
 TEST(Emulation, FinishedThreadsHoldUpNobody) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   const Values<float> values(queue, std::vector<float>(64));
   launch(queue, {1}, {64}, 0, leave_early, values.on_device());
   const std::vector<float> seen = values.on_host();
@@ -118,7 +121,8 @@ __global__ void exchange_in_half_a_warp(float* values) {
 }
 
 TEST(Emulation, LanesThatExchangeAloneAreAnError) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   const Values<float> values(queue, ascending(32));
   launch(queue, {1}, {32}, 0, exchange_in_half_a_warp, values.on_device());
   try {
@@ -136,14 +140,16 @@ TEST(Emulation, LanesThatExchangeAloneAreAnError) {
 __global__ void fail(int) { throw Error({.kind = ErrorKind::numerics, .what = "in a kernel"}); }
 
 TEST(Emulation, WhatAKernelThrowsComesWithTheWait) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   launch(queue, {4}, {64}, 0, fail, 0);
   EXPECT_THROW(queue.wait(), Error);
   queue.wait();
 }
 
 TEST(Emulation, WorkIsDoneWhenSomebodyWaits) {
-  Queue queue;
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
   std::vector<float> host(4, 7);
   const Values<float> values(queue, std::vector<float>(4));
   queue.copy(host.data(), values.on_device(), 16);
@@ -153,16 +159,17 @@ TEST(Emulation, WorkIsDoneWhenSomebodyWaits) {
 }
 
 TEST(Emulation, QueuesWaitForOthers) {
-  Queue first, second;
-  const Values<float> values(first, std::vector<float>(4));
+  const std::unique_ptr<Queue> first = make_queue(), second = make_queue();
+  const std::vector<float> ones(4, 1), twos(4, 2);
+  const Values<float> values(*first, std::vector<float>(4));
   std::vector<float> host(4);
-  first.fill_bytes(values.on_device(), 0x40, 16);
-  second.after(first);
-  first.fill_bytes(values.on_device(), 0, 16);
-  second.copy(host.data(), values.on_device(), 16);
-  second.wait();
-  EXPECT_EQ(std::bit_cast<uint32_t>(host[3]), 0x40404040u);
-  first.wait();
+  first->copy(values.on_device(), ones.data(), 16);
+  second->after(*first);
+  first->copy(values.on_device(), twos.data(), 16);
+  second->copy(host.data(), values.on_device(), 16);
+  second->wait();
+  EXPECT_EQ(host, ones);
+  first->wait();
 }
 
 TEST(EmulationDeathTest, HostCodeHasNoAccessToTheDevicesMemory) {

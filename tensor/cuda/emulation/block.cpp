@@ -47,14 +47,14 @@ void Block::give_turn(State state) {
 
 void Block::run_turn(Thread& thread) {
   running_ = &thread;
-  place = thread.place;
+  position = thread.position;
   thread.fiber = std::move(thread.fiber).resume();
 }
 
 std::byte* Block::exchange_slots() {
   // Two sets in turn: whoever is at the next exchange has passed this one's barrier, behind which the slower still
   // read.
-  const size_t number = count_of({place.thread.x, 1, 1}) / warp, parity = running_->exchanges++ % 2;
+  const size_t number = count_of({position.thread.x, 1, 1}) / warp, parity = running_->exchanges++ % 2;
   return slots_.data() + (2 * number + parity) * warp * slot_bytes;
 }
 
@@ -72,7 +72,7 @@ void Block::run_warp(size_t first, size_t count) {
     if (waiting < count)
       throw Error({.kind = ErrorKind::internal,
                    .what = "lanes of a warp exchange values that others of it do not give",
-                   .where = "emulated block " + std::to_string(place.block.x),
+                   .where = "emulated block " + std::to_string(position.block.x),
                    .seen = std::to_string(waiting) + " of " + std::to_string(count) + " lanes",
                    .next = "let all lanes of a warp reach of_lane() and over_warp()"});
     for (size_t i = first; i < first + count; ++i) threads_[i]->state = State::ready;
@@ -95,7 +95,7 @@ void Block::run(const dim3& number, const dim3& threads, size_t shared_bytes, co
       for (unsigned x = 0; x < threads.x; ++x, ++i) {
         threads_[i]->state = State::ready;
         threads_[i]->exchanges = 0;
-        threads_[i]->place = {{x, y, z}, number};
+        threads_[i]->position = {{x, y, z}, number};
       }
   try {
     bool waits = true;

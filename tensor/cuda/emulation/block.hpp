@@ -33,7 +33,7 @@ class Block {
   struct Thread {
     boost::context::fiber fiber{}, caller{};
     State state = State::ready;
-    Place place{};
+    Position position{};
     unsigned exchanges = 0;  ///< of values in its warp, so far
   };
 

@@ -22,27 +22,32 @@
 
 namespace nibble::cuda {
 
-struct Queue::Native {
-  std::deque<std::function<void()>> work;
-  uint64_t queued = 0, done = 0;
-
-  void run_until(uint64_t number) {
-    while (done < number) {
-      const std::function<void()> next = std::move(work.front());
-      work.pop_front();
-      ++done;
-      next();
-    }
-  }
-};
-
 namespace emulation {
 namespace {
+
+class EmulatedQueue final : public Queue {
+ public:
+  EmulatedQueue();
+  ~EmulatedQueue() override;
+  EmulatedQueue(const EmulatedQueue&) = delete;
+  EmulatedQueue& operator=(const EmulatedQueue&) = delete;
+
+  void copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) override;
+  void after(Queue& other) override;
+  void wait() override;
+  void add(std::function<void()> work);
+
+ private:
+  void run_until(uint64_t number);
+
+  std::deque<std::function<void()>> work_;
+  uint64_t queued_ = 0, done_ = 0;
+};
 
 struct Device {
   std::recursive_mutex mutex;
   std::map<void*, size_t> memory;  ///< bytes by address, whole pages
-  std::set<Queue::Native*> queues;
+  std::set<EmulatedQueue*> queues;
   size_t used = 0, limit = size_t{1} << 40;
   bool present = true;
   int running = 0;  ///< depth of work that runs
@@ -71,10 +76,52 @@ class Running {
   }
 };
 
-void finish(Queue::Native& queue) {
+EmulatedQueue::EmulatedQueue() {
+  const std::lock_guard lock(device().mutex);
+  device().queues.insert(this);
+}
+
+EmulatedQueue::~EmulatedQueue() {
+  const std::lock_guard lock(device().mutex);
+  try {
+    wait();
+  } catch (...) {  // nobody waited for it
+  }
+  device().queues.erase(this);
+}
+
+void EmulatedQueue::add(std::function<void()> work) {
+  const std::lock_guard lock(device().mutex);
+  work_.push_back(std::move(work));
+  ++queued_;
+}
+
+void EmulatedQueue::run_until(uint64_t number) {
+  while (done_ < number) {
+    const std::function<void()> next = std::move(work_.front());
+    work_.pop_front();
+    ++done_;
+    next();
+  }
+}
+
+void EmulatedQueue::copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) {
+  add([=] {
+    for (size_t i = 0; i < rows; ++i)
+      std::memmove(static_cast<std::byte*>(to) + i * to_stride, static_cast<const std::byte*>(from) + i * from_stride,
+                   bytes);
+  });
+}
+
+void EmulatedQueue::after(Queue& other) {
+  auto& first = static_cast<EmulatedQueue&>(other);
+  add([&first, number = first.queued_] { first.run_until(number); });
+}
+
+void EmulatedQueue::wait() {
   const std::lock_guard lock(device().mutex);
   const Running running;
-  queue.run_until(queue.queued);
+  run_until(queued_);
 }
 
 }  // namespace
@@ -82,11 +129,7 @@ void finish(Queue::Native& queue) {
 void set_present(bool present) { device().present = present; }
 void limit_memory(size_t bytes) { device().limit = bytes; }
 
-void queue(Queue& queue, std::function<void()> work) {
-  const std::lock_guard lock(device().mutex);
-  queue.native().work.push_back(std::move(work));
-  ++queue.native().queued;
-}
+void queue(Queue& queue, std::function<void()> work) { static_cast<EmulatedQueue&>(queue).add(std::move(work)); }
 
 void queue(Queue& on, const dim3& blocks, const dim3& threads, size_t shared_bytes, std::function<void()> thread) {
   queue(on, [=] {
@@ -141,7 +184,7 @@ void* allocate(size_t bytes) {
 void release(void* memory) {
   if (!memory) return;
   const std::lock_guard lock(device().mutex);
-  for (Queue::Native* const queue : device().queues) emulation::finish(*queue);
+  for (Queue* const queue : device().queues) queue->wait();
   const auto found = device().memory.find(memory);
   device().used -= found->second;
   munmap(memory, found->second);
@@ -151,33 +194,6 @@ void release(void* memory) {
 void* allocate_pinned(size_t bytes) { return std::malloc(bytes); }
 void release_pinned(void* memory) { std::free(memory); }
 
-Queue::Queue() : native_(std::make_unique<Native>()) {
-  const std::lock_guard lock(device().mutex);
-  device().queues.insert(native_.get());
-}
-
-Queue::~Queue() {
-  const std::lock_guard lock(device().mutex);
-  try {
-    emulation::finish(*native_);
-  } catch (...) {  // nobody waited for it
-  }
-  device().queues.erase(native_.get());
-}
-
-void Queue::copy(void* to, const void* from, size_t bytes) {
-  emulation::queue(*this, [=] { std::memmove(to, from, bytes); });
-}
-
-void Queue::fill_bytes(void* memory, int value, size_t bytes) {
-  emulation::queue(*this, [=] { std::memset(memory, value, bytes); });
-}
-
-void Queue::after(Queue& other) {
-  Native* const others = &other.native();
-  emulation::queue(*this, [others, number = others->queued] { others->run_until(number); });
-}
-
-void Queue::wait() { emulation::finish(*native_); }
+std::unique_ptr<Queue> make_queue() { return std::make_unique<emulation::EmulatedQueue>(); }
 
 }  // namespace nibble::cuda

@@ -28,11 +28,11 @@ namespace nibble::cuda {
 
 namespace emulation {
 
-struct Place {
+struct Position {
   dim3 thread, block;
 };
 /// Of the device thread that runs on this host thread.
-inline thread_local Place place;
+inline thread_local Position position;
 inline thread_local dim3 block_size, grid_size;
 
 void wait_for_block();
@@ -48,8 +48,8 @@ void queue(Queue& queue, std::function<void()> work);
 
 }  // namespace emulation
 
-#define threadIdx (::nibble::cuda::emulation::place.thread)
-#define blockIdx (::nibble::cuda::emulation::place.block)
+#define threadIdx (::nibble::cuda::emulation::position.thread)
+#define blockIdx (::nibble::cuda::emulation::position.block)
 #define blockDim (::nibble::cuda::emulation::block_size)
 #define gridDim (::nibble::cuda::emulation::grid_size)
 

@@ -1,0 +1,100 @@
+// Element by element: threads take groups of neighbours in a row, 16 bytes of bf16 at once where rows allow it.
+#pragma once
+
+#include <algorithm>
+
+#include "tensor/cuda/kernel.hpp"
+#include "tensor/dtype.hpp"
+#include "tensor/stream.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble::cuda {
+
+inline constexpr int group_elements = 8;
+
+struct Group {
+  float values[group_elements];
+
+  __device__ float& operator[](int i) { return values[i]; }
+  __device__ float operator[](int i) const { return values[i]; }
+};
+
+/// The rows of a matrix on a device, read as floats and rounded to nearest when written.
+template <class T>
+class Rows {
+ public:
+  explicit Rows(const Tensor& matrix)
+      : data_(matrix.on_device<T>()),
+        stride_(matrix.rows > 1 ? matrix.stride : 0),
+        wide_(reinterpret_cast<uintptr_t>(data_) % pack_bytes == 0 && stride_ % group_elements == 0) {}
+
+  __device__ T* row(int64_t i) const { return data_ + i * stride_; }
+
+  /// Elements [col, col + count) of a row; col is a multiple of a group's elements, and what is behind `count` is 0.
+  __device__ Group load(int64_t i, int64_t col, int count) const {
+    const T* const from = row(i) + col;
+    Group group{};
+    if (wide_ && count == group_elements) {
+      for (int part = 0; part < group_elements / pack; ++part) {
+        const auto packed = reinterpret_cast<const Pack<T, pack>*>(from)[part];
+        for (int j = 0; j < pack; ++j) group[part * pack + j] = static_cast<float>(packed[j]);
+      }
+    } else {
+      for (int j = 0; j < count; ++j) group[j] = static_cast<float>(from[j]);
+    }
+    return group;
+  }
+
+  __device__ void store(int64_t i, int64_t col, int count, const Group& group) const {
+    T* const to = row(i) + col;
+    if (wide_ && count == group_elements) {
+      for (int part = 0; part < group_elements / pack; ++part) {
+        Pack<T, pack> packed;
+        for (int j = 0; j < pack; ++j) packed[j] = static_cast<T>(group[part * pack + j]);
+        reinterpret_cast<Pack<T, pack>*>(to)[part] = packed;
+      }
+    } else {
+      for (int j = 0; j < count; ++j) to[j] = static_cast<T>(group[j]);
+    }
+  }
+
+ private:
+  static constexpr size_t pack_bytes = 16;
+  static constexpr int pack = static_cast<int>(pack_bytes / sizeof(T));
+
+  T* data_;
+  int64_t stride_;
+  bool wide_;
+};
+
+template <class Body>
+__global__ void each_group(int64_t rows, int64_t cols, Body body) {
+  const int64_t col = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * group_elements;
+  if (col >= cols) return;
+  const auto count = static_cast<int>(cols - col < group_elements ? cols - col : group_elements);
+  for (int64_t row = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; row < rows; row += int64_t{gridDim.y} * blockDim.y)
+    body(row, col, count);
+}
+
+/// body(row, col, count) for each group of a matrix [rows, cols], on the device.
+template <class Body>
+void for_each_group(Stream& stream, int64_t rows, int64_t cols, const Body& body) {
+  if (rows == 0 || cols == 0) return;
+  constexpr unsigned threads = 256, most_blocks = 65535;
+  const int64_t groups = (cols + group_elements - 1) / group_elements;
+  unsigned across = 1;
+  while (across < threads && across < groups) across *= 2;
+  const unsigned down = threads / across;
+  const auto blocks_across = static_cast<unsigned>((groups + across - 1) / across);
+  const auto blocks_down = static_cast<unsigned>(std::min<int64_t>((rows + down - 1) / down, most_blocks));
+  launch(stream.queue(), {blocks_across, blocks_down}, {across, down}, 0, each_group<Body>, rows, cols, body);
+}
+
+/// action(type) with a value of the element type, f32 or bf16.
+template <class Action>
+void with_float_type(DType type, Action&& action) {
+  if (type == DType::bf16) action(bf16());
+  else action(float());
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,28 @@
+// Products are the host's.
+#include "tensor/gemm.hpp"
+
+#include "tensor/cuda/emulation/launch.hpp"
+#include "tensor/cuda/kernels.hpp"
+
+namespace nibble::cuda {
+namespace {
+
+Tensor on_host(Tensor x) {
+  x.place = Place::host;
+  return x;
+}
+
+}  // namespace
+
+void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
+          const Tensor& c, const Tensor& addend, const Scaling& scaling) {
+  emulation::queue(stream.queue(), [=, threads = stream.threads()] {
+    thread_local Stream host(threads);
+    Scaling there = scaling;
+    there.rows = on_host(there.rows);
+    there.cols = on_host(there.cols);
+    nibble::gemm(host, on_host(a), transpose_a, on_host(b), transpose_b, on_host(c), on_host(addend), there);
+  });
+}
+
+}  // namespace nibble::cuda

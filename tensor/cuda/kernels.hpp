@@ -1,0 +1,16 @@
+// This folder's kernels on devices: same names, same contracts, device memory.
+#pragma once
+
+#include "tensor/convert.hpp"
+#include "tensor/fill.hpp"
+#include "tensor/gemm.hpp"
+
+namespace nibble::cuda {
+
+[[gnu::weak]] decltype(nibble::convert) convert;
+[[gnu::weak]] decltype(nibble::add) add;
+[[gnu::weak]] decltype(nibble::middle) middle;
+[[gnu::weak]] decltype(nibble::fill) fill;
+[[gnu::weak]] decltype(nibble::gemm) gemm;
+
+}  // namespace nibble::cuda

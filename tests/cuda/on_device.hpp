@@ -1,0 +1,43 @@
+// Matrices on both sides, for tests of kernels.
+#pragma once
+
+#include <cstring>
+#include <random>
+
+#include "tensor/convert.hpp"
+#include "tensor/stream.hpp"
+#include "tensor/tensor.hpp"
+
+namespace nibble::testing {
+
+inline OwnedTensor on_device(Stream& device, const Tensor& host) {
+  OwnedTensor there(host.dtype, host.rows, host.cols, "test", Place::device);
+  copy(device, host, there);
+  device.wait();
+  return there;
+}
+
+inline OwnedTensor on_host(Stream& device, const Tensor& there) {
+  OwnedTensor host(there.dtype, there.rows, there.cols, "test");
+  copy(device, there, host);
+  device.wait();
+  return host;
+}
+
+/// Normal numbers.
+inline OwnedTensor drawn(DType type, int64_t rows, int64_t cols, unsigned seed) {
+  OwnedTensor drawn(type, rows, cols, "test");
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < drawn.view().size(); ++i) {
+    if (type == DType::bf16) drawn.view().as<bf16>()[i] = bf16(normal(generator));
+    else drawn.view().as<float>()[i] = normal(generator);
+  }
+  return drawn;
+}
+
+inline bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.dtype == b.dtype && a.size() == b.size() && std::memcmp(a.data, b.data, a.bytes()) == 0;
+}
+
+}  // namespace nibble::testing
