@@ -43,8 +43,9 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
                         operator_of(Projection::gate_up, layout_.gate_up(layer), false),
                         operator_of(Projection::down, layout_.down(layer), true)});
   }
-  arena_ = Arena("activations", [this](Arena& arena) { lay_out(arena); });
-  scratch_ = Arena("scratch of attention, linear layers and loss", [this](Arena& arena) {
+  arena_ = Arena(
+      "activations", [this](Arena& arena) { lay_out(arena); }, stream.place());
+  const auto lay_out_scratch = [this](Arena& arena) {
     size_t of_linear = 0;
     for_each_linear(
         [&](const Linear& linear) { of_linear = std::max(of_linear, linear.scratch_bytes(stream_, tokens())); });
@@ -52,7 +53,8 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
     attention_scratch_ =
         AttentionScratch(arena, attention_shape_, precision_.operands(), stream_.threads(), options_.training);
     loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, precision_.operands(), options_.training);
-  });
+  };
+  scratch_ = Arena("scratch of attention, linear layers and loss", lay_out_scratch, stream.place());
 }
 
 /// Whether two blocks leave the same for their backward passes.
@@ -83,6 +85,10 @@ void Llama::lay_out(Arena& arena) {
   }
   normed_final_ = arena.take(operands, tokens(), config_.width);
   inverse_rms_final_ = arena.take(DType::f32, 1, tokens());
+  if (stream_.on_device()) {
+    device_batch_ = arena.take(DType::i32, 3, tokens());
+    device_max_logits_ = arena.take(DType::f32, 1, std::ssize(max_logits_));
+  }
   if (!options_.training) return;
   dresidual_ = arena.take(DType::f32, tokens(), config_.width);
   dresidual_operand_ = arena.take(operands, tokens(), config_.width);
@@ -150,11 +156,11 @@ size_t Llama::gemm_scratch_bytes() const {
 }
 
 ParameterSet Llama::make_weights(Residency residency, const CodeBits& code_bits) const {
-  return {layout_, precision_.operands(), DType::f32, true, "weights", residency, code_bits};
+  return {layout_, precision_.operands(), DType::f32, true, "weights", residency, code_bits, stream_.place()};
 }
 
 ParameterSet Llama::make_gradients(Residency residency) const {
-  return {layout_, DType::f32, DType::f32, false, "gradients", residency};
+  return {layout_, DType::f32, DType::f32, false, "gradients", residency, {}, stream_.place()};
 }
 
 template <class Action>
@@ -201,7 +207,7 @@ LinearCall Llama::call_of(const LinearCall& call, int buffer, const ParameterSet
 OwnedTensor Llama::initial_steps(const ParameterSet& weights, const MicroBatch& batch) {
   OwnedTensor steps(DType::f32, config_.layers, 2 * std::ssize(projections), "first steps of quantizers");
   initial_steps_ = steps;
-  run_blocks(weights, batch, {.pass = Pass::calibrating});
+  run_blocks(weights, on_stream(batch), {.pass = Pass::calibrating});
   initial_steps_ = {};
   return steps;
 }
@@ -221,7 +227,17 @@ void Llama::discard() {
   for_each_linear([](Linear& linear) { linear.discard(); });
 }
 
-void Llama::forget_max_logits() { std::ranges::fill(max_logits_, -std::numeric_limits<float>::infinity()); }
+void Llama::forget_max_logits() {
+  constexpr float none = -std::numeric_limits<float>::infinity();
+  std::ranges::fill(max_logits_, none);
+  if (device_max_logits_) fill(stream_, device_max_logits_, none);
+}
+
+std::span<float> Llama::max_logits_of(int64_t layer) {
+  const auto heads = static_cast<size_t>(config_.heads), first = static_cast<size_t>(layer) * heads;
+  if (device_max_logits_) return {device_max_logits_.on_device<float>() + first, heads};
+  return std::span(max_logits_).subspan(first, heads);
+}
 
 void Llama::check(const MicroBatch& batch) const {
   const auto size = static_cast<size_t>(tokens());
@@ -243,6 +259,18 @@ void Llama::check(const MicroBatch& batch) const {
     if (id < 0 || id >= config_.vocabulary) refuse("a token id", id);
   for (const int32_t id : batch.targets)
     if (id < -1 || id >= config_.vocabulary) refuse("a target", id);
+}
+
+MicroBatch Llama::on_stream(const MicroBatch& batch) const {
+  check(batch);
+  if (!stream_.on_device()) return batch;
+  const auto there = [this](int64_t row, std::span<const int32_t> values) {
+    if (values.empty()) return values;
+    const Tensor to = device_batch_.slice_rows(row, 1);
+    stream_.queue().copy(to.data, values.data(), values.size_bytes());
+    return std::span<const int32_t>(to.on_device<int32_t>(), values.size());
+  };
+  return {there(0, batch.inputs), there(1, batch.targets), there(2, batch.document_starts)};
 }
 
 /// Whether a backward pass follows.
@@ -288,12 +316,8 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
   if (config_.qk_norm) qk_norm_forward(weights, l);
   rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::forward,
        s.qkv);
-  std::span<float> max_logits;
-  if (call.pass == Pass::training)
-    max_logits =
-        std::span(max_logits_).subspan(static_cast<size_t>(layer * config_.heads), static_cast<size_t>(config_.heads));
   attention_forward(stream_, attention_shape_, s.qkv, batch.document_starts, attention_scratch_, s.attention,
-                    s.log_sum_exp, max_logits);
+                    s.log_sum_exp, call.pass == Pass::training ? max_logits_of(layer) : std::span<float>());
   linear_forward(*linears.output, layout_.output(l), s.attention, s.middle, in, s.to_output);
 
   rms_norm_forward(stream_, s.middle, weights.buffer(layout_.ffn_norm(l)), epsilon, s.normed_ffn, s.inverse_rms_ffn);
@@ -365,7 +389,6 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
 }
 
 void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call) {
-  check(batch);
   weights.await(layout_.embedding_unit());
   embedding_forward(stream_, batch.inputs, weights.buffer(layout_.embedding()), residual(0));
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
@@ -378,7 +401,8 @@ void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, con
                    static_cast<float>(config_.norm_epsilon), normed_final_, inverse_rms_final_);
 }
 
-double Llama::loss(const ParameterSet& weights, const MicroBatch& batch, int64_t step) {
+double Llama::loss(const ParameterSet& weights, const MicroBatch& given, int64_t step) {
+  const MicroBatch batch = on_stream(given);
   run_blocks(weights, batch, {.step = step});
   return head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, nullptr)
       .cross_entropy;
@@ -386,7 +410,7 @@ double Llama::loss(const ParameterSet& weights, const MicroBatch& batch, int64_t
 
 void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits,
                    const ResidualStream& stream) {
-  run_blocks(weights, batch, {.step = last_step});
+  run_blocks(weights, on_stream(batch), {.step = last_step});
   if (stream) {
     assert(options_.training);
     for (int64_t layer = 0; layer <= config_.layers; ++layer) stream(layer, residual(layer));
@@ -394,8 +418,9 @@ void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const T
   gemm(stream_, normed_final_, Transpose::no, weights.buffer(layout_.head()), Transpose::yes, logits);
 }
 
-LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,
+LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch& given, const BackwardOptions& options,
                                    const ParameterSet& gradients) {
+  const MicroBatch batch = on_stream(given);
   run_blocks(weights, batch, options.call);
   gradients.await(layout_.head_unit());
   const Tensor& dhead = gradients.buffer(layout_.head());
@@ -421,6 +446,7 @@ LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch
   if (!config_.tied) fill(stream_, dtable, 0.0f);
   embedding_backward(stream_, batch.inputs, dresidual_, dtable);
   if (options.ready) options.ready(layout_.embedding());
+  if (device_max_logits_) copy(stream_, device_max_logits_, Tensor(max_logits_.data(), 1, std::ssize(max_logits_)));
   return loss;
 }
 

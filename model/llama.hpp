@@ -148,6 +148,10 @@ class Llama {
                      const ParameterSet* gradients = nullptr) const;
 
   void check(const MicroBatch& batch) const;
+  /// The checked batch in memory of the stream's place.
+  MicroBatch on_stream(const MicroBatch& batch) const;
+  /// Of a layer, in memory of the stream's place.
+  std::span<float> max_logits_of(int64_t layer);
   /// Embedding, blocks and final norm: leaves normed_final_.
   void run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call);
   /// Of the block's saved qkv.
@@ -186,6 +190,7 @@ class Llama {
   Tensor norm_scratch_, head_norm_scratch_;
   AttentionScratch attention_scratch_;
   std::vector<float> max_logits_;
+  Tensor device_batch_, device_max_logits_;  ///< i32 [3, tokens], f32 [1, layers heads]; empty on the host
   LossScratch loss_scratch_;
 };
 

@@ -144,14 +144,14 @@ std::vector<int> ParameterLayout::backward_order() const {
 }
 
 ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType vector, bool padded,
-                           const std::string& purpose, Residency residency, const CodeBits& code_bits)
+                           const std::string& purpose, Residency residency, const CodeBits& code_bits, Place place)
     : factors_(layout.buffers().size(), 1.0f) {
   const auto view = [&](size_t buffer) {
     const BufferInfo& info = layout.buffers()[buffer];
     const int bits = code_bits.empty() ? 0 : code_bits[buffer];
     const DType type = bits > 0 ? DType::u8 : is_vector(info.kind) ? vector : matrix;
     const int64_t cols = bits > 0 ? info.cols / 8 * bits : info.cols;
-    return Tensor(type, nullptr, info.rows, cols, padded ? padded_stride(type, cols) : cols);
+    return Tensor(type, nullptr, info.rows, cols, padded ? padded_stride(type, cols) : cols, place);
   };
   // The buffer in whose memory a rotating set keeps this one: of block 0 or 1, or the embedding.
   const auto host = [&](int buffer) {
@@ -168,12 +168,13 @@ ParameterSet::ParameterSet(const ParameterLayout& layout, DType matrix, DType ve
     int64_t& most = bytes[static_cast<size_t>(host(static_cast<int>(buffer)))];
     most = std::max(most, static_cast<int64_t>(bytes_of(tensor.dtype, tensor.rows, tensor.stride)));
   }
-  arena_ = Arena(purpose, [&](Arena& arena) {
+  const auto lay_out = [&](Arena& arena) {
     for (size_t buffer = 0; buffer < bytes.size(); ++buffer) {
       const auto in = static_cast<size_t>(host(static_cast<int>(buffer)));
       buffers_[buffer].data = in == buffer ? arena.take(DType::u8, 1, bytes[buffer]).data : buffers_[in].data;
     }
-  });
+  };
+  arena_ = Arena(purpose, lay_out, place);
   for (const ParameterInfo& info : layout.parameters())
     parameters_.push_back(buffers_[static_cast<size_t>(info.buffer)].slice_rows(info.first_row, info.rows));
 }

@@ -112,7 +112,7 @@ class ParameterSet {
   /// `matrix` is the element type of projections, embedding and head, `vector` that of the others.
   /// Rows are padded to 64 bytes where `padded`, else packed. Rows of codes are u8.
   ParameterSet(const ParameterLayout& layout, DType matrix, DType vector, bool padded, const std::string& purpose,
-               Residency residency = Residency::all, const CodeBits& code_bits = {});
+               Residency residency = Residency::all, const CodeBits& code_bits = {}, Place place = Place::host);
 
   /// What every pass does before it uses a unit's memory: nothing, or what `on_await` was told.
   void await(int unit) const {

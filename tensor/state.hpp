@@ -27,8 +27,13 @@ class StateList {
     int64_t count() const { return tensor.size(); }
   };
 
-  /// A whole tensor. On several ranks: the same, bit for bit, on each.
   /// Throws Error{internal} for a name that is in the list already.
+  void add(Entry entry) {
+    if (!names_.insert(entry.name).second)
+      throw Error({.kind = ErrorKind::internal, .what = "two entries of the state have one name", .seen = entry.name});
+    entries_.push_back(std::move(entry));
+  }
+  /// A whole tensor. On several ranks: the same, bit for bit, on each. Throws as add.
   void add(std::string name, Tensor tensor) {
     add({.name = std::move(name), .tensor = tensor, .rows = tensor.rows, .cols = tensor.cols});
   }
@@ -73,12 +78,6 @@ class StateList {
   }
 
  private:
-  void add(Entry entry) {
-    if (!names_.insert(entry.name).second)
-      throw Error({.kind = ErrorKind::internal, .what = "two entries of the state have one name", .seen = entry.name});
-    entries_.push_back(std::move(entry));
-  }
-
   std::vector<Entry> entries_;
   std::set<std::string> names_;
 };

@@ -44,6 +44,8 @@ class Stream {
   bool on_device() const { return queue_ != nullptr; }
   /// Of a device's stream.
   cuda::Queue& queue() const { return *queue_; }
+  /// For kernels on host memory, with the same threads.
+  Stream& host() { return host_ ? *host_ : *this; }
   /// Until all kernels are done.
   void wait() const {
     if (queue_) queue_->wait();
@@ -57,6 +59,7 @@ class Stream {
   int threads_;
   Isa isa_;
   std::unique_ptr<cuda::Queue> queue_;
+  std::unique_ptr<Stream> host_;  ///< of a device's stream
   std::unique_ptr<GemmCache> gemms_;
   Profile* profile_ = nullptr;
 };

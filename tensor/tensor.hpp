@@ -65,6 +65,12 @@ struct Tensor {
             count,  cols,
             stride, place};
   }
+  /// Elements [first, first + count) of a packed matrix, row-major, as one row.
+  Tensor run(int64_t first, int64_t count) const {
+    assert(contiguous() && first >= 0 && first + count <= size());
+    void* const begin = data ? static_cast<char*>(data) + first * static_cast<int64_t>(size_of(dtype)) : nullptr;
+    return {dtype, begin, 1, count, count, place};
+  }
   /// Columns [first, first + count).
   Tensor slice_cols(int64_t first, int64_t count) const {
     assert(first >= 0 && first + count <= cols);

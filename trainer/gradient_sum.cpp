@@ -39,7 +39,7 @@ void GradientSum::keep_whole(const Llama& model) {
   for (int slot = 0; slot < slots_of(sums_); ++slot) slots_.push_back(model.make_gradients());
   if (std::ranges::any_of(sums_, &MicroBatchSum::accumulate)) passing_ = model.make_gradients(Residency::rotating);
   for (const Run& run : plan_.partition().runs(plan_.rank()))
-    own_.emplace_back(DType::f32, slots_.front()[index(run.tensor)].as<float>() + run.first, 1, run.count);
+    own_.push_back(slots_.front()[index(run.tensor)].run(run.first, run.count));
 }
 
 void GradientSum::keep_own() {

@@ -121,8 +121,8 @@ CheckpointSaverOptions saver_options(World& world, const Settings& settings) {
 WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama& model) {
   return [&, mup = mup_of(settings, model.config())](size_t parameter, const Tensor& whole) {
     const double deviation = settings.model.init_std * mup.deviation(model.layout().parameters()[parameter].kind);
-    initialize_parameter(stream, model.config(), model.layout(), parameter, static_cast<uint64_t>(settings.run.seed),
-                         deviation, whole);
+    initialize_parameter(stream.host(), model.config(), model.layout(), parameter,
+                         static_cast<uint64_t>(settings.run.seed), deviation, whole);
   };
 }
 
@@ -132,7 +132,7 @@ void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& f
   const OwnedTensor steps = model.initial_steps(step.weights(), {first.inputs, first.targets, first.document_starts});
   step.fill_masters([&](size_t parameter, const Tensor& whole) {
     const ParameterInfo& info = model.layout().parameters()[parameter];
-    if (info.kind == ParameterKind::step) convert(stream, steps.view().slice_rows(info.layer, 1), whole);
+    if (info.kind == ParameterKind::step) convert(stream.host(), steps.view().slice_rows(info.layer, 1), whole);
     else write(parameter, whole);
   });
 }

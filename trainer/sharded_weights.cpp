@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/pieces.hpp"
+#include "tensor/convert.hpp"
 
 namespace nibble {
 namespace {
@@ -41,7 +42,8 @@ ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, Communication
 }
 
 void ShardedWeights::keep_all() {
-  whole_masters_ = ParameterSet(layout_, DType::f32, DType::f32, false, "master weights");
+  whole_masters_ =
+      ParameterSet(layout_, DType::f32, DType::f32, false, "master weights", Residency::all, {}, stream_.place());
   for (size_t i = 0; i < whole_masters_.size(); ++i)
     parameters_.push_back({.info = &layout_.parameters()[i],
                            .master = whole_masters_[i],
@@ -86,9 +88,9 @@ void ShardedWeights::keep_own(const Llama& model) {
       }
 }
 
-void ShardedWeights::fill(const std::function<void(size_t parameter, const Tensor& whole)>& write) {
+void ShardedWeights::fill(const WriteWhole& write) {
   if (plan_.shard() == Shard::none) {
-    for (size_t i = 0; i < whole_masters_.size(); ++i) write(i, whole_masters_[i]);
+    for (size_t i = 0; i < whole_masters_.size(); ++i) fill_whole(i, write);
     return round();
   }
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -100,6 +102,15 @@ void ShardedWeights::fill(const std::function<void(size_t parameter, const Tenso
     std::copy_n(run, parameter.master.size(), parameter.master.as<float>());
   }
   round();
+}
+
+void ShardedWeights::fill_whole(size_t parameter, const WriteWhole& write) {
+  const Tensor& master = whole_masters_[parameter];
+  if (master.place == Place::host) return write(parameter, master);
+  const OwnedTensor there(DType::f32, master.rows, master.cols);
+  write(parameter, there);
+  copy(stream_, there, master);
+  stream_.wait();
 }
 
 void ShardedWeights::settle() {

@@ -35,9 +35,10 @@ class ShardedWeights {
   /// Of a buffer that travels as codes, this rank's rows; none of others, which are whole in working().
   std::vector<OwnCodes::Rows> coded_rows(int buffer) const { return codes_.rows(parameters_, buffer); }
 
-  /// `write` is given the index and the whole f32 matrix, packed, of each parameter of which this rank has masters, and
-  /// overwrites it. `publish` comes next.
-  void fill(const std::function<void(size_t parameter, const Tensor& whole)>& write);
+  /// Is given the index and the whole f32 matrix of a parameter, packed, in host memory, and overwrites it.
+  using WriteWhole = std::function<void(size_t parameter, const Tensor& whole)>;
+  /// Of each parameter of which this rank has masters. `publish` comes next.
+  void fill(const WriteWhole& write);
 
   /// This rank's working copies follow its masters; `publish` comes next.
   void round();
@@ -50,6 +51,7 @@ class ShardedWeights {
  private:
   void keep_all();
   void keep_own(const Llama& model);
+  void fill_whole(size_t parameter, const WriteWhole& write);
   /// What is being sent must not change.
   void settle();
   void bring(int unit);

@@ -297,7 +297,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   const WriteParameter fresh = new_weights(stream_, settings_, *parts_.model);
   const Batch first = train_loader_->batch(0, settings_.batch.micro);
   begin_weights(stream_, *parts_.model, *parts_.step, first, [&](size_t parameter, const Tensor& whole) {
-    if (start && parameter < start->weights.size()) convert(stream_, start->weights[parameter], whole);
+    if (start && parameter < start->weights.size()) convert(stream_.host(), start->weights[parameter], whole);
     else fresh(parameter, whole);  // steps of quantizers are not taken over
   });
 }

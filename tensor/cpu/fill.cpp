@@ -21,9 +21,8 @@ void fill(Stream& stream, const Tensor& x, float value) {
 void fill_normal(Stream& stream, const RandomStream& random, float deviation, const Tensor& x) {
   assert(x.contiguous());
   if (stream.on_device()) {  // logarithms and cosines are the host's, so that runs begin alike everywhere
-    Stream host(stream.threads());
     const OwnedTensor there(DType::f32, x.rows, x.cols);
-    fill_normal(host, random, deviation, there);
+    fill_normal(stream.host(), random, deviation, there);
     copy(stream, there, x);
     return stream.wait();
   }

@@ -75,6 +75,7 @@ Stream::Stream(int threads, Place place, int device) : Stream(threads) {
                              : "build where the CUDA Toolkit (12.8 or newer) is, or set run.device: cpu"});
   cuda::select(device);
   queue_ = cuda::make_queue();
+  host_ = std::make_unique<Stream>(threads);
 }
 
 Stream::~Stream() = default;

@@ -16,12 +16,11 @@ Tensor on_host(Tensor x) {
 
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
           const Tensor& c, const Tensor& addend, const Scaling& scaling) {
-  emulation::queue(stream.queue(), [=, threads = stream.threads()] {
-    thread_local Stream host(threads);
+  emulation::queue(stream.queue(), [=, &stream] {
     Scaling there = scaling;
     there.rows = on_host(there.rows);
     there.cols = on_host(there.cols);
-    nibble::gemm(host, on_host(a), transpose_a, on_host(b), transpose_b, on_host(c), on_host(addend), there);
+    nibble::gemm(stream.host(), on_host(a), transpose_a, on_host(b), transpose_b, on_host(c), on_host(addend), there);
   });
 }
 
