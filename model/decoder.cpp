@@ -21,7 +21,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const Precision& pre
       precision_(precision),
       weights_(weights),
       layout_(config, precision.learns()),
-      rope_(config, capacity),
+      rope_(stream, config, capacity),
       capacity_(capacity) {
   for (int layer = 0; layer < config.layers; ++layer) {
     const auto operator_of = [&](Projection projection, int buffer) {

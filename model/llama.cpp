@@ -8,7 +8,6 @@
 #include <limits>
 #include <set>
 
-#include "model/embedding.hpp"
 #include "model/swiglu.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
@@ -24,7 +23,7 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
       options_(options),
       attention_shape_{options.sequences, options.length, config.heads, config.kv_heads, config.head_dim},
       layout_(config, precision.learns()),
-      rope_(config, options.length),
+      rope_(stream, config, options.length),
       max_logits_(static_cast<size_t>(config.layers * config.heads)) {
   forget_max_logits();
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -53,6 +52,7 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
     attention_scratch_ =
         AttentionScratch(arena, attention_shape_, precision_.operands(), stream_.threads(), options_.training);
     loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, precision_.operands(), options_.training);
+    if (options_.training) embedding_scratch_ = EmbeddingScratch(arena, tokens());
   };
   scratch_ = Arena("scratch of attention, linear layers and loss", lay_out_scratch, stream.place());
 }
@@ -444,7 +444,7 @@ LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch
   gradients.await(layout_.embedding_unit());
   const Tensor& dtable = gradients.buffer(layout_.embedding());
   if (!config_.tied) fill(stream_, dtable, 0.0f);
-  embedding_backward(stream_, batch.inputs, dresidual_, dtable);
+  embedding_backward(stream_, batch.inputs, dresidual_, embedding_scratch_, dtable);
   if (options.ready) options.ready(layout_.embedding());
   if (device_max_logits_) copy(stream_, device_max_logits_, Tensor(max_logits_.data(), 1, std::ssize(max_logits_)));
   return loss;

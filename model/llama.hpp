@@ -13,6 +13,7 @@
 
 #include "model/attention.hpp"
 #include "model/config.hpp"
+#include "model/embedding.hpp"
 #include "model/loss.hpp"
 #include "model/norm.hpp"
 #include "model/parameters.hpp"
@@ -192,6 +193,7 @@ class Llama {
   std::vector<float> max_logits_;
   Tensor device_batch_, device_max_logits_;  ///< i32 [3, tokens], f32 [1, layers heads]; empty on the host
   LossScratch loss_scratch_;
+  EmbeddingScratch embedding_scratch_;
 };
 
 /// Fresh weights (f32): normal with standard deviation `deviation`, those that add to the residual stream with

@@ -4,13 +4,17 @@
 //
 // Of the residual stream, x is f32, y a GEMM operand (f32 or bf16), g the gain (f32). Of query and key heads before
 // RoPE (QK-norm as transformers' Qwen3Attention has it: it bounds attention's logits), x and y are GEMM operands, the
-// mean is over the channels of a head, and all heads of one kind share a gain.
+// mean is over the channels of a head, and all heads of one kind share a gain. Devices have a largest width, 16384,
+// and head_dim, 4096; more is an Error{configuration} there.
 #pragma once
 
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble {
+
+/// dgain is summed within blocks of this many tokens, then over blocks in order: independent of the threads.
+inline constexpr int64_t rms_norm_block_tokens = 32;
 
 /// y[tokens, width] from x[tokens, width]; leaves r in inverse_rms[1, tokens] (f32).
 void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,

@@ -2,6 +2,9 @@
 
 #include <cmath>
 #include <numbers>
+#include <utility>
+
+#include "tensor/convert.hpp"
 
 namespace nibble {
 
@@ -35,6 +38,16 @@ RopeTable::RopeTable(const ModelConfig& config, int64_t positions)
       cos_.view().row<float>(p)[i] = static_cast<float>(std::cos(angle));
       sin_.view().row<float>(p)[i] = static_cast<float>(std::sin(angle));
     }
+}
+
+RopeTable::RopeTable(Stream& stream, const ModelConfig& config, int64_t positions) : RopeTable(config, positions) {
+  if (!stream.on_device()) return;
+  for (OwnedTensor* const table : {&cos_, &sin_}) {
+    OwnedTensor there(DType::f32, positions, config.head_dim / 2, "RoPE table", Place::device);
+    copy(stream, *table, there);
+    stream.wait();
+    *table = std::move(there);
+  }
 }
 
 }  // namespace nibble

@@ -18,8 +18,13 @@ std::vector<double> rope_frequencies(const ModelConfig& config);
 class RopeTable {
  public:
   RopeTable(const ModelConfig& config, int64_t positions);
+  /// In the memory of the stream's kernels.
+  RopeTable(Stream& stream, const ModelConfig& config, int64_t positions);
 
   int64_t positions() const { return cos_.view().rows; }
+  const Tensor& cos() const { return cos_.view(); }
+  const Tensor& sin() const { return sin_.view(); }
+  // Of tables in the host's memory.
   const float* cos(int64_t position) const { return cos_.view().row<float>(position); }
   const float* sin(int64_t position) const { return sin_.view().row<float>(position); }
 

@@ -18,10 +18,14 @@ struct bf16 {
 
   bf16() = default;
   NIBBLE_HOST_DEVICE explicit bf16(float value) {
+#if defined(__CUDA_ARCH__)
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));  // NaN becomes 0x7fff
+#else
     const uint32_t u = std::bit_cast<uint32_t>(value);
     // A NaN whose payload sits in the lower half would round to infinity; it keeps its sign and becomes quiet.
     bits = value != value ? static_cast<uint16_t>((u >> 16) | 0x0040u)
                           : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+#endif
   }
   NIBBLE_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
   bool operator==(const bf16&) const = default;

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "tensor/dtype.hpp"
+#include "tensor/exponential.hpp"
 
 // Every function here: a call that passes vectors from code for AVX-512 to code for AVX2 would pass them wrongly.
 #define NIBBLE_INLINE [[gnu::always_inline]] inline
@@ -163,24 +164,15 @@ NIBBLE_INLINE f32x sqrt(f32x x) {
   return root;
 }
 
-/// e^x for x in [-87.3, 88.7], 0 below, +inf above, NaN for NaN; within 2 units in the last place.
-/// x = n ln2 + r with ln2 split in two (Cody and Waite), e^r by its Taylor polynomial of degree 7 on |r| <= ln2/2
-/// (remainder 7e-9 relative, a tenth of an ulp), and n added to the exponent bits. Beyond the range e^r 2^n is
-/// meaningless and replaced.
-NIBBLE_INLINE f32x exp(f32x x) {
-  constexpr float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, which fills the low bits
-  const f32x shifted = fma(x, splat(log2e), splat(shift));
-  const f32x n = shifted - shift;
-  const f32x r = fma(n, splat(-ln2_low), fma(n, splat(-ln2_high), x));
-  f32x p = splat(1.0f / 5040);
-  for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-    p = fma(p, r, splat(coefficient));
-  f32x y = as<f32x>(as<u32x>(p) + (as<u32x>(shifted) << 23));
-  y = x < -87.33654f ? splat(0.0f) : y;
-  y = x > 88.72283f ? splat(__builtin_inff()) : y;
-  return x == x ? y : x;
-}
+/// exponential.hpp's floats.
+struct Lanes {
+  NIBBLE_INLINE static f32x splat(float value) { return simd::splat(value); }
+  NIBBLE_INLINE static f32x fma(f32x a, f32x b, f32x c) { return simd::fma(a, b, c); }
+  NIBBLE_INLINE static u32x bits(f32x x) { return as<u32x>(x); }
+  NIBBLE_INLINE static f32x floats(u32x bits) { return as<f32x>(bits); }
+};
+/// Of each lane: see exponential.
+NIBBLE_INLINE f32x exp(f32x x) { return exponential<Lanes>(x); }
 
 /// 1 / (1 + e^-x)
 NIBBLE_INLINE f32x sigmoid(f32x x) { return 1.0f / (1.0f + exp(-x)); }

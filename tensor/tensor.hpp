@@ -155,6 +155,7 @@ class Arena {
   }
 
   size_t bytes() const { return buffer_.bytes(); }
+  Place place() const { return place_; }
 
  private:
   Place place_ = Place::host;

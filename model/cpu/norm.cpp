@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "model/cpu/dispatch.hpp"
+#include "model/cuda/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
@@ -12,8 +13,7 @@ namespace {
 
 using simd::f32x, simd::for_each_group, simd::lanes, simd::load_n, simd::splat, simd::store_n, simd::sum;
 
-/// dgain is summed within blocks of this many tokens, then over blocks in order: independent of the threads.
-constexpr int64_t tokens_per_block = 32;
+constexpr int64_t tokens_per_block = rms_norm_block_tokens;
 
 template <class T>
 float inverse_rms_of(const T* x, int64_t width, float epsilon) {
@@ -143,12 +143,15 @@ int64_t rms_norm_scratch_rows(int64_t tokens) { return (tokens + tokens_per_bloc
 void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
                       const Tensor& inverse_rms) {
   const KernelTimer timer(stream, "rms_norm_forward", {x, y});
+  if (stream.on_device()) return cuda::rms_norm_forward(stream, x, gain, epsilon, y, inverse_rms);
   with_operand_type(y.dtype, [&](auto type) { forward<decltype(type)>(stream, x, gain, epsilon, y, inverse_rms); });
 }
 
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
                        const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, const Tensor& scratch) {
   const KernelTimer timer(stream, "rms_norm_backward", {dy, x, dx, dx, dx_operand});
+  if (stream.on_device())
+    return cuda::rms_norm_backward(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, scratch);
   with_operand_type(dy.dtype, [&](auto type) {
     backward<decltype(type)>(stream, dy, x, gain, inverse_rms, dx, dx_operand, dgain, scratch);
   });
@@ -156,12 +159,14 @@ void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const 
 
 void head_norm_forward(Stream& stream, const Tensor& gain, float epsilon, const Tensor& x, const HeadNormSaved* saved) {
   const KernelTimer timer(stream, "head_norm_forward", {x, x, saved ? saved->input : Tensor()});
+  if (stream.on_device()) return cuda::head_norm_forward(stream, gain, epsilon, x, saved);
   with_operand_type(x.dtype, [&](auto type) { heads_forward<decltype(type)>(stream, gain, epsilon, x, saved); });
 }
 
 void head_norm_backward(Stream& stream, const Tensor& gain, const HeadNormSaved& saved, const Tensor& dx,
                         const Tensor& dgain, const Tensor& scratch) {
   const KernelTimer timer(stream, "head_norm_backward", {dx, dx, saved.input});
+  if (stream.on_device()) return cuda::head_norm_backward(stream, gain, saved, dx, dgain, scratch);
   with_operand_type(dx.dtype,
                     [&](auto type) { heads_backward<decltype(type)>(stream, gain, saved, dx, dgain, scratch); });
 }

@@ -1,6 +1,7 @@
 #include "model/rope.hpp"
 
 #include "model/cpu/dispatch.hpp"
+#include "model/cuda/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
@@ -12,6 +13,7 @@ void rope(Stream& stream, const RopeTable& table, int64_t heads, int64_t head_di
           int64_t first_position, RopeDirection direction, const Tensor& x) {
   const Tensor rotated = x.slice_cols(0, heads * head_dim);
   const KernelTimer timer(stream, "rope", {rotated, rotated});
+  if (stream.on_device()) return cuda::rope(stream, table, heads, head_dim, length, first_position, direction, x);
   const int64_t half = head_dim / 2;
   const float sign = direction == RopeDirection::forward ? 1.0f : -1.0f;
   with_operand_type(x.dtype, [&](auto type) {

@@ -1,6 +1,7 @@
 #include "model/swiglu.hpp"
 
 #include "model/cpu/dispatch.hpp"
+#include "model/cuda/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
@@ -10,6 +11,7 @@ using simd::f32x, simd::for_each_group, simd::load_n, simd::sigmoid, simd::store
 
 void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& y) {
   const KernelTimer timer(stream, "swiglu_forward", {gate_up, y});
+  if (stream.on_device()) return cuda::swiglu_forward(stream, gate_up, y);
   const int64_t ffn = y.cols;
   with_operand_type(y.dtype, [&](auto type) {
     using T = decltype(type);
@@ -28,6 +30,7 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& y) {
 
 void swiglu_backward(Stream& stream, const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) {
   const KernelTimer timer(stream, "swiglu_backward", {dy, gate_up, dgate_up});
+  if (stream.on_device()) return cuda::swiglu_backward(stream, dy, gate_up, dgate_up);
   const int64_t ffn = dy.cols;
   with_operand_type(dy.dtype, [&](auto type) {
     using T = decltype(type);

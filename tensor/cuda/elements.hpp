@@ -23,14 +23,17 @@ struct Group {
 template <class T>
 class Rows {
  public:
-  explicit Rows(const Tensor& matrix)
+  /// Groups begin at columns that are sums of multiples of a group's elements and of `part`: of matrices that have
+  /// several things side by side, each so wide.
+  explicit Rows(const Tensor& matrix, int64_t part = group_elements)
       : data_(matrix.on_device<T>()),
         stride_(matrix.rows > 1 ? matrix.stride : 0),
-        wide_(reinterpret_cast<uintptr_t>(data_) % pack_bytes == 0 && stride_ % group_elements == 0) {}
+        wide_(reinterpret_cast<uintptr_t>(data_) % pack_bytes == 0 && stride_ % group_elements == 0 &&
+              part % group_elements == 0) {}
 
   __device__ T* row(int64_t i) const { return data_ + i * stride_; }
 
-  /// Elements [col, col + count) of a row; col is a multiple of a group's elements, and what is behind `count` is 0.
+  /// Elements [col, col + count) of a row; what is behind `count` is 0.
   __device__ Group load(int64_t i, int64_t col, int count) const {
     const T* const from = row(i) + col;
     Group group{};
@@ -40,7 +43,8 @@ class Rows {
         for (int j = 0; j < pack; ++j) group[part * pack + j] = static_cast<float>(packed[j]);
       }
     } else {
-      for (int j = 0; j < count; ++j) group[j] = static_cast<float>(from[j]);
+      for (int j = 0; j < group_elements; ++j)
+        if (j < count) group[j] = static_cast<float>(from[j]);
     }
     return group;
   }
@@ -54,7 +58,8 @@ class Rows {
         reinterpret_cast<Pack<T, pack>*>(to)[part] = packed;
       }
     } else {
-      for (int j = 0; j < count; ++j) to[j] = static_cast<T>(group[j]);
+      for (int j = 0; j < group_elements; ++j)
+        if (j < count) to[j] = static_cast<T>(group[j]);
     }
   }
 

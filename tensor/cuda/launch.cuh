@@ -23,6 +23,9 @@ __device__ T* shared_memory() {
   return reinterpret_cast<T*>(nibble_block_memory);
 }
 
+/// Before a loop over elements of a small array, whose elements are registers only where their numbers are constants.
+#define NIBBLE_UNROLL _Pragma("unroll")
+
 /// The arguments are copied now, the kernel runs when its turn comes.
 template <class... Parameters>
 void launch(Queue& queue, const dim3& blocks, const dim3& threads, size_t shared_bytes, void (*kernel)(Parameters...),

@@ -36,8 +36,24 @@ inline OwnedTensor drawn(DType type, int64_t rows, int64_t cols, unsigned seed) 
   return drawn;
 }
 
+/// One matrix on both sides, with `padding` columns around it that must stay as they are; drawn.
+struct Twin {
+  OwnedTensor whole, whole_there;
+  Tensor here, there;
+
+  Twin(Stream& device, DType type, int64_t rows, int64_t cols, int64_t padding, unsigned seed)
+      : whole(drawn(type, rows, cols + 2 * padding, seed)),
+        whole_there(on_device(device, whole)),
+        here(whole.view().slice_cols(padding, cols)),
+        there(whole_there.view().slice_cols(padding, cols)) {}
+};
+
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   return a.dtype == b.dtype && a.size() == b.size() && std::memcmp(a.data, b.data, a.bytes()) == 0;
+}
+
+inline bool same_bits(Stream& device, const Twin& twin) {
+  return same_bits(on_host(device, twin.whole_there), twin.whole);
 }
 
 }  // namespace nibble::testing

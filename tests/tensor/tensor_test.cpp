@@ -9,6 +9,7 @@
 
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
+#include "tensor/exponential.hpp"
 #include "tensor/random.hpp"
 #include "tensor/simd.hpp"
 #include "tensor/stream.hpp"
@@ -62,7 +63,12 @@ TEST(Simd, ExponentialWithinTwoUlp) {
     const double exact = std::exp(static_cast<double>(input));
     const double ulp = std::nextafter(static_cast<float>(exact), INFINITY) - static_cast<float>(exact);
     ASSERT_NEAR(simd::exp(simd::splat(input))[0], exact, 2 * ulp) << x;
+    ASSERT_EQ(simd::exp(simd::splat(input))[0], exponential(input)) << x;
+    ASSERT_EQ(simd::sigmoid(simd::splat(input))[0], sigmoid(input)) << x;
   }
+  for (const float x : {-INFINITY, -1e30f, -87.34f, -87.33f, 88.72f, 88.73f, INFINITY})
+    EXPECT_EQ(simd::exp(simd::splat(x))[0], exponential(x)) << x;
+  EXPECT_TRUE(std::isnan(exponential(NAN)));
   EXPECT_EQ(simd::exp(simd::splat(0.0f))[0], 1.0f);
   EXPECT_EQ(simd::exp(simd::splat(-INFINITY))[0], 0.0f);
   EXPECT_EQ(simd::exp(simd::splat(-1e30f))[0], 0.0f);

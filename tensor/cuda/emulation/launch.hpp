@@ -75,6 +75,9 @@ T* shared_memory() {
   return reinterpret_cast<T*>(emulation::block_memory());
 }
 
+/// Before a loop over elements of a small array (the GPU's part says why); host code has no use for it.
+#define NIBBLE_UNROLL
+
 /// The arguments are copied now, the kernel runs when its turn comes.
 template <class... Parameters>
 void launch(Queue& queue, const dim3& blocks, const dim3& threads, size_t shared_bytes, void (*kernel)(Parameters...),

@@ -1,0 +1,24 @@
+// This folder's kernels on devices: same names, same contracts, device memory.
+#pragma once
+
+#include "model/embedding.hpp"
+#include "model/norm.hpp"
+#include "model/rope.hpp"
+#include "model/swiglu.hpp"
+
+namespace nibble::cuda {
+
+[[gnu::weak]] decltype(nibble::embedding_forward) embedding_forward;
+[[gnu::weak]] decltype(nibble::embedding_backward) embedding_backward;
+
+[[gnu::weak]] decltype(nibble::rms_norm_forward) rms_norm_forward;
+[[gnu::weak]] decltype(nibble::rms_norm_backward) rms_norm_backward;
+[[gnu::weak]] decltype(nibble::head_norm_forward) head_norm_forward;
+[[gnu::weak]] decltype(nibble::head_norm_backward) head_norm_backward;
+
+[[gnu::weak]] decltype(nibble::rope) rope;
+
+[[gnu::weak]] decltype(nibble::swiglu_forward) swiglu_forward;
+[[gnu::weak]] decltype(nibble::swiglu_backward) swiglu_backward;
+
+}  // namespace nibble::cuda
