@@ -25,14 +25,18 @@ struct AttentionShape {
   int64_t kv_width() const { return kv_heads * head_dim; }
 };
 
+/// Heads of more channels have no kernels on devices.
+inline constexpr int64_t largest_device_head_dim = 128;
+
 /// Scratch memory of both passes.
 class AttentionScratch {
  public:
   AttentionScratch() = default;
-  /// Takes its memory from `arena`; `type` is that of the operands.
-  AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, int threads, bool training);
+  /// Takes its memory from `arena`, which is of the stream's place; `type` is that of the operands. Throws
+  /// Error{configuration} for heads that its device has no kernels for.
+  AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, const Stream& stream, bool training);
 
-  /// Of one thread.
+  /// Of one thread of the host.
   struct Part {
     Tensor scores;         ///< [query block, key block] f32: s, then the gradient of the probabilities
     Tensor probabilities;  ///< [query block, key block] operand type
@@ -42,7 +46,7 @@ class AttentionScratch {
   };
   const Part& part(int64_t thread) const { return parts_[static_cast<size_t>(thread)]; }
   const Tensor& delta() const { return delta_; }    ///< [H, tokens] f32
-  const Tensor& dquery() const { return dquery_; }  ///< [tokens, H hd] f32
+  const Tensor& dquery() const { return dquery_; }  ///< [tokens, H hd] f32, of the host
 
  private:
   std::vector<Part> parts_;

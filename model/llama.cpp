@@ -49,8 +49,7 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
     for_each_linear(
         [&](const Linear& linear) { of_linear = std::max(of_linear, linear.scratch_bytes(stream_, tokens())); });
     linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(of_linear));
-    attention_scratch_ =
-        AttentionScratch(arena, attention_shape_, precision_.operands(), stream_.threads(), options_.training);
+    attention_scratch_ = AttentionScratch(arena, attention_shape_, precision_.operands(), stream_, options_.training);
     loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, precision_.operands(), options_.training);
     if (options_.training) embedding_scratch_ = EmbeddingScratch(arena, tokens());
   };
@@ -404,8 +403,8 @@ void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, con
 double Llama::loss(const ParameterSet& weights, const MicroBatch& given, int64_t step) {
   const MicroBatch batch = on_stream(given);
   run_blocks(weights, batch, {.step = step});
-  return head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, nullptr)
-      .cross_entropy;
+  head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, nullptr);
+  return loss_sums(stream_, loss_scratch_, std::ssize(batch.targets)).cross_entropy;
 }
 
 void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits,
@@ -425,8 +424,7 @@ LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch
   gradients.await(layout_.head_unit());
   const Tensor& dhead = gradients.buffer(layout_.head());
   const LossGradients loss_gradients{{options.loss_scale, options.z_loss}, dnormed_, dhead};
-  const LossSums loss =
-      head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, &loss_gradients);
+  head_loss(stream_, normed_final_, weights.buffer(layout_.head()), batch.targets, loss_scratch_, &loss_gradients);
   if (options.ready && !config_.tied) options.ready(layout_.head());
 
   fill(stream_, dresidual_, 0.0f);
@@ -447,7 +445,7 @@ LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch
   embedding_backward(stream_, batch.inputs, dresidual_, embedding_scratch_, dtable);
   if (options.ready) options.ready(layout_.embedding());
   if (device_max_logits_) copy(stream_, device_max_logits_, Tensor(max_logits_.data(), 1, std::ssize(max_logits_)));
-  return loss;
+  return loss_sums(stream_, loss_scratch_, std::ssize(batch.targets));
 }
 
 void initialize(Stream& stream, const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "tensor/convert.hpp"
 #include "tensor/gemm.hpp"
 
 namespace nibble {
@@ -27,10 +28,12 @@ LossScratch::LossScratch(Arena& arena, int64_t tokens, int64_t vocabulary, DType
   losses = arena.take(DType::f32, 2, tokens);
 }
 
-LossSums head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
-                   const LossScratch& scratch, const LossGradients* gradients) {
-  const std::span<float> losses(scratch.losses.row<float>(0), targets.size());
-  const std::span<float> log_sum_exps(scratch.losses.row<float>(1), targets.size());
+void head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
+               const LossScratch& scratch, const LossGradients* gradients) {
+  const auto of_tokens = [&](int64_t row) {
+    return std::span(static_cast<float*>(scratch.losses.slice_rows(row, 1).data), targets.size());
+  };
+  const std::span<float> losses = of_tokens(0), log_sum_exps = of_tokens(1);
   const auto chunk_loss = [&](int64_t first, int64_t count, const Tensor& dlogits) {
     const Tensor logits = scratch.logits.slice_rows(0, count);
     const auto begin = static_cast<size_t>(first), size = static_cast<size_t>(count);
@@ -52,9 +55,23 @@ LossSums head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::spa
     gemm(stream, dlogits, Transpose::yes, x.slice_rows(start, end - start), Transpose::no, gradients->dhead,
          start == 0 ? Tensor() : gradients->dhead);
   }
+}
+
+LossSums loss_sums(Stream& stream, const LossScratch& scratch, int64_t tokens) {
+  const Tensor losses = scratch.losses.slice_cols(0, tokens);
+  OwnedTensor copied;
+  if (stream.on_device()) {
+    copied = OwnedTensor(DType::f32, losses.rows, losses.cols, "losses of tokens");
+    copy(stream, losses, copied);
+    stream.wait();
+  }
+  const Tensor seen = stream.on_device() ? copied.view() : losses;
   LossSums sums;
-  for (const float loss : losses) sums.cross_entropy += loss;
-  for (const double lse : log_sum_exps) sums.squared_log_sum_exp += lse * lse;
+  for (int64_t t = 0; t < tokens; ++t) {
+    sums.cross_entropy += seen.row<float>(0)[t];
+    const double log_sum_exp = seen.row<float>(1)[t];
+    sums.squared_log_sum_exp += log_sum_exp * log_sum_exp;
+  }
   return sums;
 }
 

@@ -36,7 +36,7 @@ class LossScratch {
 
   Tensor logits;   ///< [chunk, vocabulary] f32
   Tensor dlogits;  ///< [group, vocabulary] operand type; the logits themselves when that is f32
-  Tensor losses;   ///< [2, tokens] f32: cross-entropies, and log sum exp of the logits
+  Tensor losses;   ///< [2, tokens] f32, left by head_loss: cross-entropies, and log sum exp of the logits
 };
 
 struct LossGradients {
@@ -45,15 +45,19 @@ struct LossGradients {
   Tensor dhead;  ///< [vocabulary, width] f32
 };
 
+/// Of x[tokens, width] head[vocabulary, width]^T against `targets` (-1: not counted): leaves the tokens' losses in the
+/// scratch memory, and, if asked for, gradients.
+void head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
+               const LossScratch& scratch, const LossGradients* gradients);
+
 /// Over the tokens that count, in double, in token order.
 struct LossSums {
   double cross_entropy = 0;        ///< nats
   double squared_log_sum_exp = 0;  ///< what z-loss multiplies
 };
 
-/// The sums of x[tokens, width] head[vocabulary, width]^T against `targets` (-1: not counted); with `gradients`, those
-/// too.
-LossSums head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
-                   const LossScratch& scratch, const LossGradients* gradients);
+/// The sums of what head_loss left for the first `tokens`; waits for the stream. It stands apart from head_loss so that
+/// a device need not wait between the passes.
+LossSums loss_sums(Stream& stream, const LossScratch& scratch, int64_t tokens);
 
 }  // namespace nibble

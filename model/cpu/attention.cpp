@@ -4,10 +4,13 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "model/cpu/dispatch.hpp"
+#include "model/cuda/kernels.hpp"
+#include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -282,11 +285,27 @@ double product_operations(const AttentionShape& shape) {
          static_cast<double>(shape.query_width());
 }
 
+void check_head_dim(int64_t head_dim) {
+  if (head_dim <= largest_device_head_dim) return;
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "attention on a GPU has no kernel for heads of so many channels",
+               .seen = "head_dim " + std::to_string(head_dim),
+               .allowed = "1 to " + std::to_string(largest_device_head_dim),
+               .next = "choose more heads of fewer channels, or train on the CPU"});
+}
+
 }  // namespace
 
-AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, int threads, bool training) {
+AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, const Stream& stream,
+                                   bool training) {
+  if (training) delta_ = arena.take(DType::f32, shape.heads, shape.tokens());
+  if (stream.on_device()) {
+    check_head_dim(shape.head_dim);
+    return;
+  }
+  if (training) dquery_ = arena.take(DType::f32, shape.tokens(), shape.query_width());
   const int64_t queries = std::min(query_block, shape.length), keys = std::min(key_block, shape.length);
-  for (int thread = 0; thread < threads; ++thread) {
+  for (int thread = 0; thread < stream.threads(); ++thread) {
     Part part;
     part.scores = arena.take(DType::f32, queries, keys);
     part.probabilities = arena.take(type, queries, keys);
@@ -298,15 +317,14 @@ AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DT
     }
     parts_.push_back(part);
   }
-  if (!training) return;
-  delta_ = arena.take(DType::f32, shape.heads, shape.tokens());
-  dquery_ = arena.take(DType::f32, shape.tokens(), shape.query_width());
 }
 
 void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
                        std::span<const int32_t> document_starts, const AttentionScratch& scratch, const Tensor& y,
                        const Tensor& log_sum_exp, std::span<float> max_logits) {
   const KernelTimer timer(stream, "attention_forward", {qkv, y, log_sum_exp}, 2 * product_operations(shape));
+  if (stream.on_device())
+    return cuda::attention_forward(stream, shape, qkv, document_starts, scratch, y, log_sum_exp, max_logits);
   const int64_t blocks = (shape.length + query_block - 1) / query_block;
   with_operand_type(qkv.dtype, [&](auto type) {
     parallel_tasks(stream, shape.sequences * shape.heads * blocks, [&](int64_t task, int64_t thread) {
@@ -326,6 +344,8 @@ void attention_backward(Stream& stream, const AttentionShape& shape, const Tenso
                         std::span<const int32_t> document_starts, const Tensor& y, const Tensor& log_sum_exp,
                         const AttentionScratch& scratch, const Tensor& dqkv) {
   const KernelTimer timer(stream, "attention_backward", {dy, qkv, y, log_sum_exp, dqkv}, 5 * product_operations(shape));
+  if (stream.on_device())
+    return cuda::attention_backward(stream, shape, dy, qkv, document_starts, y, log_sum_exp, scratch, dqkv);
   const int64_t key_blocks = (shape.length + key_block - 1) / key_block,
                 query_blocks = (shape.length + query_block - 1) / query_block;
   Backward pass{shape, dy, qkv, log_sum_exp, scratch.delta(), scratch.dquery(), dqkv, KeyOrder(shape, query_blocks)};

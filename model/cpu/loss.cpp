@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "model/cpu/dispatch.hpp"
+#include "model/cuda/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
@@ -68,6 +69,8 @@ void softmax_cross_entropy(Stream& stream, const Tensor& logits, std::span<const
                            const TokenObjective& objective, std::span<float> losses, std::span<float> log_sum_exps,
                            const Tensor& dlogits) {
   const KernelTimer timer(stream, "softmax_cross_entropy", {logits, dlogits});
+  if (stream.on_device())
+    return cuda::softmax_cross_entropy(stream, logits, targets, objective, losses, log_sum_exps, dlogits);
   const int64_t vocabulary = logits.cols;
   with_operand_type(dlogits ? dlogits.dtype : DType::f32, [&](auto type) {
     using T = decltype(type);

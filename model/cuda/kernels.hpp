@@ -1,15 +1,22 @@
 // This folder's kernels on devices: same names, same contracts, device memory.
 #pragma once
 
+#include "model/attention.hpp"
 #include "model/embedding.hpp"
+#include "model/loss.hpp"
 #include "model/norm.hpp"
 #include "model/rope.hpp"
 #include "model/swiglu.hpp"
 
 namespace nibble::cuda {
 
+[[gnu::weak]] decltype(nibble::attention_forward) attention_forward;
+[[gnu::weak]] decltype(nibble::attention_backward) attention_backward;
+
 [[gnu::weak]] decltype(nibble::embedding_forward) embedding_forward;
 [[gnu::weak]] decltype(nibble::embedding_backward) embedding_backward;
+
+[[gnu::weak]] decltype(nibble::softmax_cross_entropy) softmax_cross_entropy;
 
 [[gnu::weak]] decltype(nibble::rms_norm_forward) rms_norm_forward;
 [[gnu::weak]] decltype(nibble::rms_norm_backward) rms_norm_backward;

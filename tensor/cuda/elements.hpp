@@ -42,7 +42,7 @@ class Rows {
         const auto packed = reinterpret_cast<const Pack<T, pack>*>(from)[part];
         for (int j = 0; j < pack; ++j) group[part * pack + j] = static_cast<float>(packed[j]);
       }
-    } else {
+    } else {  // elements of a group whose numbers are no constants would not be registers
       for (int j = 0; j < group_elements; ++j)
         if (j < count) group[j] = static_cast<float>(from[j]);
     }

@@ -5,6 +5,7 @@
 // order.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -57,6 +58,10 @@ struct Plus {
   __device__ T operator()(T a, T b) const {
     return a + b;
   }
+};
+
+struct Larger {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
 }  // namespace nibble::cuda

@@ -137,6 +137,131 @@ TEST(Emulation, LanesThatExchangeAloneAreAnError) {
   queue.wait();
 }
 
+/// Small numbers, so that all sums are exact.
+std::vector<bf16> small_numbers(size_t count, unsigned factor) {
+  std::vector<bf16> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = bf16(static_cast<float>(static_cast<int>(i * factor % 17) - 8));
+  return values;
+}
+
+/// The numbers of a word, wherever they are in memory.
+__device__ uint32_t pair_at(const bf16* low, const bf16* high) {
+  return bf16_pair(static_cast<float>(*low), static_cast<float>(*high));
+}
+
+/// c[16, 8] += a[16, 16] b[16, 8], fragments filled element by element as PTX's tables have them.
+__global__ void multiply_fragments(const bf16* a, const bf16* b, float* c) {
+  const unsigned group = lane() / 4, in_group = lane() % 4;
+  FragmentA left;
+  for (unsigned i = 0; i < 4; ++i) {
+    const bf16* const at = a + 16 * (group + i % 2 * 8) + 2 * in_group + i / 2 * 8;
+    left.pairs[i] = pair_at(at, at + 1);
+  }
+  FragmentB right;
+  for (unsigned i = 0; i < 2; ++i) {
+    const bf16* const at = b + 8 * (2 * in_group + 8 * i) + group;
+    right.pairs[i] = pair_at(at, at + 8);
+  }
+  FragmentC sum;
+  const auto at = [&](unsigned i) { return c + 8 * (group + i / 2 * 8) + 2 * in_group + i % 2; };
+  for (unsigned i = 0; i < 4; ++i) sum.values[i] = *at(i);
+  mma(sum, left, right);
+  for (unsigned i = 0; i < 4; ++i) *at(i) = sum.values[i];
+}
+
+TEST(Emulation, ProductsOfTensorCores) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const std::vector<bf16> left = small_numbers(256, 7), right = small_numbers(128, 5);
+  const Values<bf16> a(queue, left), b(queue, right);
+  const Values<float> c(queue, ascending(128));
+  launch(queue, {1}, {32}, 0, multiply_fragments, a.on_device(), b.on_device(), c.on_device());
+  const std::vector<float> seen = c.on_host();
+  for (size_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 8; ++j) {
+      float expected = static_cast<float>(8 * i + j);
+      for (size_t k = 0; k < 16; ++k)
+        expected += static_cast<float>(left[16 * i + k]) * static_cast<float>(right[8 * k + j]);
+      EXPECT_EQ(seen[8 * i + j], expected) << i << ", " << j;
+    }
+}
+
+/// The four quarters of [16, 16] from the block's memory, as they are and transposed.
+__global__ void load_quarters(const bf16* matrix, uint32_t* pairs) {
+  bf16* const shared = shared_memory<bf16>();
+  for (unsigned i = lane(); i < 256; i += 32) shared[i] = matrix[i];
+  __syncthreads();
+  const bf16* const row = shared + 16 * (lane() % 16) + lane() / 16 * 8;
+  const Fragment<4> plain = load_matrices<false>(row), transposed = load_matrices<true>(row);
+  for (unsigned i = 0; i < 4; ++i) {
+    pairs[8 * lane() + i] = plain.pairs[i];
+    pairs[8 * lane() + 4 + i] = transposed.pairs[i];
+  }
+}
+
+TEST(Emulation, MatricesFromABlocksMemory) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  std::vector<bf16> numbers(256);
+  for (size_t i = 0; i < 256; ++i) numbers[i] = bf16(static_cast<float>(i));
+  const Values<bf16> matrix(queue, numbers);
+  const Values<uint32_t> pairs(queue, std::vector<uint32_t>(256));
+  launch(queue, {1}, {32}, 256 * sizeof(bf16), load_quarters, matrix.on_device(), pairs.on_device());
+  const std::vector<uint32_t> seen = pairs.on_host();
+  for (size_t l = 0; l < 32; ++l)
+    for (size_t quarter = 0; quarter < 4; ++quarter) {
+      const size_t row = l / 4, col = 2 * (l % 4), first = quarter % 2 * 8 * 16 + quarter / 2 * 8;
+      const auto number = [&](size_t i, size_t j) { return static_cast<float>(numbers[first + 16 * i + j]); };
+      EXPECT_EQ(seen[8 * l + quarter], bf16_pair(number(row, col), number(row, col + 1)));
+      EXPECT_EQ(seen[8 * l + 4 + quarter], bf16_pair(number(col, row), number(col + 1, row)));
+    }
+}
+
+__global__ void copy_in_groups(const float* values, float* seen) {
+  float* const shared = shared_memory<float>();
+  copy_async<16>(shared, values, true);
+  copy_async<4>(shared + 4, values + 4, true);
+  commit_copies();
+  copy_async<4>(shared + 5, values + 5, true);
+  copy_async<16>(shared + 8, values, false);
+  commit_copies();
+  seen[0] = shared[0];
+  wait_for_copies<1>();
+  seen[1] = shared[3];
+  seen[2] = shared[4];
+  seen[3] = shared[5];
+  wait_for_copies<0>();
+  seen[4] = shared[5];
+  seen[5] = shared[11];
+}
+
+TEST(Emulation, CopiesAreThereWhenTheirThreadHasWaited) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const Values<float> values(queue, ascending(8)), seen(queue, std::vector<float>(6));
+  launch(queue, {1}, {1}, 12 * sizeof(float), copy_in_groups, values.on_device(), seen.on_device());
+  const std::vector<float> of = seen.on_host();
+  EXPECT_TRUE(std::isnan(of[0]));
+  EXPECT_EQ(of[1], 3);
+  EXPECT_EQ(of[2], 4);
+  EXPECT_TRUE(std::isnan(of[3]));
+  EXPECT_EQ(of[4], 5);
+  EXPECT_EQ(of[5], 0);
+}
+
+__global__ void raise_all(float* largest, const float* values) {
+  for (unsigned i = 0; i < 3; ++i) atomic_max(largest + i, values[3 * blockIdx.x + i]);
+}
+
+TEST(Emulation, LargestOfAllThreads) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const Values<float> largest(queue, {-INFINITY, -2, 1}),
+      values(queue, {-5, -3, -1, -4, -1.5f, 0.5f, -INFINITY, 0, -7, -6, -9, 0});
+  launch(queue, {4}, {1}, 0, raise_all, largest.on_device(), values.on_device());
+  EXPECT_EQ(largest.on_host(), (std::vector<float>{-4, 0, 1}));
+}
+
 __global__ void fail(int) { throw Error({.kind = ErrorKind::numerics, .what = "in a kernel"}); }
 
 TEST(Emulation, WhatAKernelThrowsComesWithTheWait) {

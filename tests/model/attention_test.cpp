@@ -46,7 +46,7 @@ std::string results(int threads, DType type, int64_t length, Documents documents
                     y(type, shape.tokens(), shape.query_width()), log_sum_exp(DType::f32, heads, shape.tokens()),
                     dqkv(type, shape.tokens(), qkv.view().cols);
   AttentionScratch scratch;
-  const Arena arena("scratch", [&](Arena& memory) { scratch = AttentionScratch(memory, shape, type, threads, true); });
+  const Arena arena("scratch", [&](Arena& memory) { scratch = AttentionScratch(memory, shape, type, stream, true); });
   for (int thread = 0; thread < threads; ++thread) {
     const AttentionScratch::Part& part = scratch.part(thread);
     for (const Tensor& x : {part.scores, part.probabilities, part.output, part.dscores, part.dkey, part.dvalue})

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/context/fixedsize_stack.hpp>
+#include <cstring>
 #include <utility>
 
 #include "tensor/error.hpp"
@@ -9,7 +10,7 @@
 namespace nibble::cuda::emulation {
 namespace {
 
-constexpr size_t warp = 32, slot_bytes = 16;
+constexpr size_t warp = 32;
 constexpr size_t stack_bytes = 128 << 10;
 
 size_t count_of(const dim3& extent) { return size_t{extent.x} * extent.y * extent.z; }
@@ -51,11 +52,25 @@ void Block::run_turn(Thread& thread) {
   thread.fiber = std::move(thread.fiber).resume();
 }
 
-std::byte* Block::exchange_slots() {
+Slot* Block::exchange_slots() {
   // Two sets in turn: whoever is at the next exchange has passed this one's barrier, behind which the slower still
   // read.
   const size_t number = count_of({position.thread.x, 1, 1}) / warp, parity = running_->exchanges++ % 2;
-  return slots_.data() + (2 * number + parity) * warp * slot_bytes;
+  return reinterpret_cast<Slot*>(slots_.data()) + (2 * number + parity) * warp;
+}
+
+void Block::copy_later(void* to, const void* from, size_t bytes) {
+  running_->copies.push_back({to, from, bytes, running_->groups});
+}
+
+void Block::wait_for_copies(unsigned groups_that_may_be_missing) {
+  Thread& thread = *running_;
+  std::erase_if(thread.copies, [&](const Copy& copy) {
+    if (copy.group + groups_that_may_be_missing >= thread.groups) return false;
+    if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
+    else std::memset(copy.to, 0, copy.bytes);
+    return true;
+  });
 }
 
 void Block::run_warp(size_t first, size_t count) {
@@ -95,6 +110,8 @@ void Block::run(const dim3& number, const dim3& threads, size_t shared_bytes, co
       for (unsigned x = 0; x < threads.x; ++x, ++i) {
         threads_[i]->state = State::ready;
         threads_[i]->exchanges = 0;
+        threads_[i]->copies.clear();
+        threads_[i]->groups = 0;
         threads_[i]->position = {{x, y, z}, number};
       }
   try {
@@ -119,7 +136,10 @@ void Block::run(const dim3& number, const dim3& threads, size_t shared_bytes, co
 
 void wait_for_block() { Block::own().wait_for_block(); }
 void wait_for_warp() { Block::own().wait_for_warp(); }
-std::byte* exchange_slots() { return Block::own().exchange_slots(); }
+Slot* exchange_slots() { return Block::own().exchange_slots(); }
 std::byte* block_memory() { return Block::own().memory(); }
+void copy_later(void* to, const void* from, size_t bytes) { Block::own().copy_later(to, from, bytes); }
+void commit_copies() { Block::own().commit_copies(); }
+void wait_for_copies(unsigned groups_that_may_be_missing) { Block::own().wait_for_copies(groups_that_may_be_missing); }
 
 }  // namespace nibble::cuda::emulation

@@ -25,16 +25,27 @@ class Block {
   // Of the fiber that runs.
   void wait_for_block() { give_turn(State::at_block); }
   void wait_for_warp() { give_turn(State::at_warp); }
-  std::byte* exchange_slots();
+  Slot* exchange_slots();
   std::byte* memory() { return memory_.data(); }
+  void copy_later(void* to, const void* from, size_t bytes);
+  void commit_copies() { ++running_->groups; }
+  void wait_for_copies(unsigned groups_that_may_be_missing);
 
  private:
   enum class State { ready, at_block, at_warp, finished };
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+    unsigned group;  ///< its number
+  };
   struct Thread {
     boost::context::fiber fiber{}, caller{};
     State state = State::ready;
     Position position{};
-    unsigned exchanges = 0;  ///< of values in its warp, so far
+    unsigned exchanges = 0;      ///< of values in its warp, so far
+    std::vector<Copy> copies{};  ///< that nobody has waited for
+    unsigned groups = 0;         ///< of copies, so far
   };
 
   boost::context::fiber make_fiber(Thread& thread);
