@@ -22,12 +22,15 @@ void validate(const AdamWSettings& settings) {
 AdamW::AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& settings)
     : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
   validate(settings_);
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    moments_.clear();
-    for (const OptimizedParameter& parameter : parameters_)
-      moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
-                          take_moment(arena, MomentKind::second, settings_.moments, parameter)});
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        moments_.clear();
+        for (const OptimizedParameter& parameter : parameters_)
+          moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
+                              take_moment(arena, MomentKind::second, settings_.moments, parameter)});
+      },
+      masters_place(parameters_));
 }
 
 AdamWFactors adamw_factors(const AdamWSettings& settings, const StepContext& context) {

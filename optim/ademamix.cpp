@@ -42,13 +42,16 @@ double ademamix_beta3(const AdEMAMixSettings& settings, int64_t step) {
 AdEMAMix::AdEMAMix(std::vector<OptimizedParameter> parameters, const AdEMAMixSettings& settings)
     : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
   validate(settings_);
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    moments_.clear();
-    for (const OptimizedParameter& parameter : parameters_)
-      moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
-                          take_moment(arena, MomentKind::slow, settings_.moments, parameter),
-                          take_moment(arena, MomentKind::second, settings_.moments, parameter)});
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        moments_.clear();
+        for (const OptimizedParameter& parameter : parameters_)
+          moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
+                              take_moment(arena, MomentKind::slow, settings_.moments, parameter),
+                              take_moment(arena, MomentKind::second, settings_.moments, parameter)});
+      },
+      masters_place(parameters_));
 }
 
 void AdEMAMix::step(Stream& stream, const StepContext& context) {

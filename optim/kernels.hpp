@@ -1,7 +1,7 @@
-// The kernels of optim/, one implementation for each device (cpu/).
+// The kernels of optim/, one implementation for each device (cpu/, cuda/).
 //
 // They go over the blocks of comm/partition.hpp, so that small tensors neither wait for nor delay large ones, and sums
-// have an order that no number of threads or ranks changes.
+// have an order that no number of threads or ranks changes. Spans are the host's, also where a stream is a device's.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 #include "comm/partition.hpp"
 #include "optim/moment.hpp"
+#include "optim/newton_schulz.hpp"
 #include "optim/optimizer.hpp"
 
 namespace nibble {
@@ -23,6 +24,8 @@ struct TensorBlock {
 
 /// Tensors in order, blocks in order; count < block_elements only in a tensor's last block.
 std::vector<TensorBlock> tensor_blocks(std::span<const Tensor> tensors);
+/// One for each row of a packed matrix.
+std::vector<TensorBlock> row_blocks(const Tensor& matrix);
 /// Those of the masters.
 std::vector<TensorBlock> master_blocks(std::span<const OptimizedParameter> parameters);
 
@@ -118,6 +121,18 @@ void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std
 
 /// to[i, j] = factor from[i, j], or factor from[j, i] where it is to be transposed; each f32 or bf16.
 void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose, const Tensor& to);
+
+/// to = from / divisor(|from|), transposed where it is to be; each f32 or bf16, `from` packed. The norm is that of
+/// gradient_norm.hpp, and the factor rounded once.
+void normalize_into(Stream& stream, const Tensor& from, const NormDivisor& divisor, bool transpose, const Tensor& to);
+
+/// moments[i] = beta2 moments[i] + (1 - beta2) mean of the squares of row i; each row divided by the root of its moment
+/// and the whole brought back to the norm that it had. f32 or bf16, packed; moments f32 [1, rows]. A matrix of zeros
+/// stays.
+void normalize_rows(Stream& stream, const Tensor& matrix, const Tensor& moments, double beta2);
+
+/// x[i, i] += value; x f32, square.
+void add_to_diagonal(Stream& stream, const Tensor& x, float value);
 
 /// copy = x, then x = factor x; x f32, copy f32 or bf16 (rounded to nearest).
 void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, float factor);

@@ -30,14 +30,17 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
                      [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
              shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      const auto take = [&](MomentKind kind) {
-        return take_whole_moment(arena, kind, settings_.moments, parameters_[i], whole_.owns(i));
-      };
-      states_[i] = {take(MomentKind::matrix_momentum), take(MomentKind::last_gradient)};
-    }
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        for (size_t i = 0; i < parameters_.size(); ++i) {
+          const auto take = [&](MomentKind kind) {
+            return take_whole_moment(arena, kind, settings_.moments, parameters_[i], whole_.owns(i));
+          };
+          states_[i] = {take(MomentKind::matrix_momentum), take(MomentKind::last_gradient)};
+        }
+      },
+      masters_place(parameters_));
 }
 
 void MarsM::step(Stream& stream, const StepContext& context) {
@@ -50,7 +53,7 @@ void MarsM::step(Stream& stream, const StepContext& context) {
           .operations = [&](size_t i) { return orthogonalisation_work(settings_.newton_schulz, *parameters_[i].info); },
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
-                const Tensor row(whole.as<float>(), 1, whole.size());
+                const Tensor row = whole.packed_as(1, whole.size());
                 extrapolate(stream, states_[i].last_gradient, row,
                             {.gradient_scale = static_cast<float>(context.gradient_scale),
                              .difference = static_cast<float>(settings_.gamma * momentum / (1 - momentum)),

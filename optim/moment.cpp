@@ -46,18 +46,17 @@ Moment take(Arena& arena, MomentKind kind, const MomentSettings& settings, const
                      : moment.precision == MomentPrecision::bf16 ? DType::bf16
                      : kind == MomentKind::matrix_momentum       ? DType::i8
                                                                  : DType::u8;
-  // Packed: taken as one row and seen in the parameter's shape.
-  moment.values = Tensor(type, arena.take(type, 1, rows * cols).data, rows, cols);
+  moment.values = arena.take_packed(type, rows, cols);
   if (!coded) return moment;
   const int64_t blocks = blocks_in(rows * cols, code_block(kind));
-  moment.scales = Tensor(DType::f32, arena.take(DType::f32, 1, blocks).data, blocks, 1);
+  moment.scales = arena.take_packed(DType::f32, blocks, 1);
   return moment;
 }
 
 void add(StateList& list, const std::string& name, const Moment& moment, const Tensor& value, int64_t rows,
          int64_t cols, int64_t first) {
   const std::string entry = name + "/" + moment.info->name;
-  if (moment.owned) list.add_run(entry, Tensor(value.dtype, value.data, 1, value.size()), rows, cols, first);
+  if (moment.owned) list.add_run(entry, value.packed_as(1, value.size()), rows, cols, first);
   else list.add(entry, value);
 }
 

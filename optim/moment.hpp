@@ -2,7 +2,7 @@
 //
 // bf16 is rounded stochastically, so that changes below half its last bit count on average. 8 bits are codes with an
 // f32 scale for each block: Dettmers et al., "8-bit optimizers via block-wise quantization", arXiv 2110.02861, or for
-// what is orthogonalised linear ones (arXiv 2509.23106); optim/cpu/moment_codes.hpp has them. A step computes with the
+// what is orthogonalised linear ones (arXiv 2509.23106); optim/moment_codes.hpp has them. A step computes with the
 // new moment as it is before it is rounded.
 // Blocks begin with the tensor and divide those of comm/partition.hpp, and what rounding draws depends on the element
 // of the logical tensor alone: no number of ranks or threads changes a bit. Not for: how kernels read and write moments
@@ -49,8 +49,8 @@ inline constexpr int64_t least_coded_elements = 4096;
 /// rows have gradients of unequal size and mostly none (arXiv 2110.02861, section 2.3), unless told otherwise.
 MomentPrecision moment_precision(const MomentSettings& settings, const ParameterInfo& parameter);
 
-/// Elements that share a scale: of dynamic codes, as in bitsandbytes, and of linear ones. arXiv 2509.23106 has blocks of
-/// 2048, in which large gradients leave few codes to small ones; Newton-Schulz makes directions of such errors.
+/// Elements that share a scale: of dynamic codes, as in bitsandbytes, and of linear ones. arXiv 2509.23106 has blocks
+/// of 2048, in which large gradients leave few codes to small ones; Newton-Schulz makes directions of such errors.
 inline constexpr int64_t dynamic_code_block = 256, linear_code_block = 64;
 
 /// The most elements of a tile.

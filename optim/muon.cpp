@@ -45,7 +45,8 @@ NewtonSchulz newton_schulz_of(const NewtonSchulzSettings& settings, std::span<co
     own.push_back({matrices[i].info->rows, matrices[i].info->cols});
     if (whole.changes_beside_others(i)) beside_others.push_back(own.back());
   }
-  return {settings, own, beside_others, shares.threads};
+  const Place place = masters_place(matrices);
+  return {settings, own, beside_others, place == Place::host ? shares.threads : 1, place};
 }
 
 void orthogonalise(Stream& stream, NewtonSchulz& newton_schulz, const OptimizedParameter& parameter,
@@ -64,15 +65,18 @@ Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& setting
                      [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
              shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    momenta_.clear();
-    rows_.clear();
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      momenta_.push_back(take_moment(arena, MomentKind::matrix_momentum, settings_.moments, parameters_[i]));
-      if (!settings_.row_beta2) continue;
-      rows_.push_back(arena.take(DType::f32, 1, whole_.owns(i) ? parameters_[i].info->rows : 0));
-    }
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        momenta_.clear();
+        rows_.clear();
+        for (size_t i = 0; i < parameters_.size(); ++i) {
+          momenta_.push_back(take_moment(arena, MomentKind::matrix_momentum, settings_.moments, parameters_[i]));
+          if (!settings_.row_beta2) continue;
+          rows_.push_back(arena.take(DType::f32, 1, whole_.owns(i) ? parameters_[i].info->rows : 0));
+        }
+      },
+      masters_place(parameters_));
 }
 
 void Muon::step(Stream& stream, const StepContext& context) {
@@ -93,7 +97,7 @@ void Muon::step(Stream& stream, const StepContext& context) {
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
                 orthogonalise(stream, newton_schulz_, parameters_[i], whole, thread);
-                if (settings_.row_beta2) normalize_rows(stream, i, whole);
+                if (settings_.row_beta2) normalize_rows(stream, whole, rows_[i], *settings_.row_beta2);
               },
           .read =
               [&](size_t i, const Tensor& part) {
@@ -102,29 +106,6 @@ void Muon::step(Stream& stream, const StepContext& context) {
                         settings_.weight_decay, context.learning_rate);
               },
       });
-}
-
-void Muon::normalize_rows(Stream& stream, size_t matrix, const Tensor& whole) {
-  std::vector<TensorBlock> rows;
-  for (int64_t i = 0; i < whole.rows; ++i) rows.push_back({.tensor = 0, .first = i * whole.cols, .count = whole.cols});
-  std::vector<double> squares(rows.size());
-  gradient_square_sums(stream, {&whole, 1}, rows, squares);
-  float* const moments = rows_[matrix].as<float>();
-  const double beta2 = *settings_.row_beta2;
-  double before = 0, after = 0;
-  std::vector<double> factors;
-  for (size_t i = 0; i < squares.size(); ++i) {
-    const double mean = squares[i] / static_cast<double>(whole.cols);
-    moments[i] = static_cast<float>(beta2 * static_cast<double>(moments[i]) + (1 - beta2) * mean);
-    factors.push_back(1 / (std::sqrt(static_cast<double>(moments[i])) + 1e-8));
-    before += squares[i];
-    after += squares[i] * factors.back() * factors.back();
-  }
-  if (after == 0) return;  // a matrix of zeros
-  const double kept = std::sqrt(before / after);
-  std::vector<float> rounded;
-  for (const double factor : factors) rounded.push_back(static_cast<float>(factor * kept));
-  scale_rows(stream, whole, rounded);
 }
 
 void Muon::state(StateList& list) {

@@ -64,8 +64,6 @@ class Muon final : public Optimizer {
   void state(StateList& list) override;
 
  private:
-  void normalize_rows(Stream& stream, size_t matrix, const Tensor& whole);
-
   std::vector<OptimizedParameter> parameters_;
   MuonSettings settings_;
   std::vector<Moment> momenta_;  ///< of what this rank has

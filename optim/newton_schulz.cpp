@@ -40,7 +40,7 @@ std::span<const Quintic> table_of(NewtonSchulzTable table) {
 }
 
 Tensor shaped(const Tensor& memory, int64_t rows, int64_t cols) {
-  return {memory.dtype, memory.data, rows, cols, padded_stride(memory.dtype, cols)};
+  return {memory.dtype, memory.data, rows, cols, padded_stride(memory.dtype, cols), memory.place};
 }
 
 }  // namespace
@@ -53,8 +53,8 @@ std::vector<Quintic> newton_schulz_polynomials(NewtonSchulzTable table, int64_t 
   return polynomials;
 }
 
-double newton_schulz_divisor(NewtonSchulzTable table, double norm) {
-  return table == NewtonSchulzTable::polar_express ? 1.02 * norm + 1e-6 : norm + 1e-7;
+NormDivisor newton_schulz_divisor(NewtonSchulzTable table) {
+  return table == NewtonSchulzTable::polar_express ? NormDivisor{1.02, 1e-6} : NormDivisor{1, 1e-7};
 }
 
 double newton_schulz_operations(int64_t rows, int64_t cols, int64_t steps) {
@@ -63,7 +63,7 @@ double newton_schulz_operations(int64_t rows, int64_t cols, int64_t steps) {
 }
 
 NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes,
-                           std::span<const Shape> beside_others, int threads)
+                           std::span<const Shape> beside_others, int threads, Place place)
     : settings_(settings), polynomials_(newton_schulz_polynomials(settings.table, settings.steps)) {
   if (settings.steps < 1)
     throw Error({.kind = ErrorKind::configuration,
@@ -71,11 +71,14 @@ NewtonSchulz::NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const
                  .where = "optimizer.muon.steps",
                  .seen = fmt::format("{}", settings.steps),
                  .allowed = "at least 1"});
-  arena_ = Arena("matrix updates", [&](Arena& arena) {
-    memories_.clear();
-    for (int thread = 0; thread < threads; ++thread)
-      memories_.push_back(take(arena, settings.operands, thread == 0 ? shapes : beside_others));
-  });
+  arena_ = Arena(
+      "matrix updates",
+      [&](Arena& arena) {
+        memories_.clear();
+        for (int thread = 0; thread < threads; ++thread)
+          memories_.push_back(take(arena, settings.operands, thread == 0 ? shapes : beside_others));
+      },
+      place);
 }
 
 NewtonSchulz::Memory NewtonSchulz::take(Arena& arena, DType operands, std::span<const Shape> shapes) {
@@ -108,9 +111,7 @@ void NewtonSchulz::operator()(Stream& stream, const Tensor& matrix, int64_t thre
   const int64_t m = std::min(matrix.rows, matrix.cols), n = std::max(matrix.rows, matrix.cols);
   const Tensor x = shaped(memory.x, m, n), operand = shaped(memory.operand, m, n), square = shaped(memory.square, m, m),
                fourth = shaped(memory.fourth, m, m), factor = shaped(memory.factor, m, m);
-  const double norm = gradient_norm(gradient_square_sums(stream, {&matrix, 1}));
-  const auto scale = static_cast<float>(1 / newton_schulz_divisor(settings_.table, norm));
-  scale_into(stream, matrix, scale, tall, x);
+  normalize_into(stream, matrix, newton_schulz_divisor(settings_.table), tall, x);
   for (const auto& [a, b, c] : polynomials_) {
     convert_and_scale(stream, x, operand, static_cast<float>(a));
     square_product(stream, operand, Transpose::no, square);
@@ -127,11 +128,11 @@ double NewtonSchulz::orthogonality_error(Stream& stream, const Tensor& matrix, i
   const int64_t m = std::min(matrix.rows, matrix.cols), n = std::max(matrix.rows, matrix.cols);
   const auto short_side = static_cast<double>(m);
   const Tensor x = shaped(memory.x, m, n), operand = shaped(memory.operand, m, n),
-               square(DType::f32, memory.square.data, m, m);
+               square = memory.square.packed_as(m, m);
   scale_into(stream, matrix, 1.0f, matrix.rows > matrix.cols, x);
   convert_and_scale(stream, x, operand, 1.0f);
   square_product(stream, operand, Transpose::no, square);
-  for (int64_t i = 0; i < m; ++i) square.row<float>(i)[i] -= 1;
+  add_to_diagonal(stream, square, -1);
   return gradient_norm(gradient_square_sums(stream, {&square, 1})) / std::sqrt(short_side);
 }
 

@@ -35,8 +35,15 @@ struct Quintic {
 /// The first `steps` polynomials of a table; where it has fewer, its last one again.
 std::vector<Quintic> newton_schulz_polynomials(NewtonSchulzTable table, int64_t steps);
 
-/// What a matrix of this Frobenius norm is divided by before the first step.
-double newton_schulz_divisor(NewtonSchulzTable table, double norm);
+/// What a matrix of this Frobenius norm is divided by.
+struct NormDivisor {
+  double slope, offset;
+
+  constexpr double operator()(double norm) const { return slope * norm + offset; }
+};
+
+/// Before the first step.
+NormDivisor newton_schulz_divisor(NewtonSchulzTable table);
 
 /// Multiplications and additions for a matrix [rows, cols].
 double newton_schulz_operations(int64_t rows, int64_t cols, int64_t steps);
@@ -49,9 +56,9 @@ class NewtonSchulz {
   };
 
   /// `shapes`: of all matrices to come, for which memory is taken; `beside_others`: of those that come while other
-  /// threads have one each. Throws Error{configuration} for no steps.
+  /// threads have one each; `place`: where they are. Throws Error{configuration} for no steps.
   NewtonSchulz(const NewtonSchulzSettings& settings, std::span<const Shape> shapes,
-               std::span<const Shape> beside_others = {}, int threads = 1);
+               std::span<const Shape> beside_others = {}, int threads = 1, Place place = Place::host);
 
   /// What its products take beside the memory that it owns (tensor/gemm.hpp).
   static size_t gemm_scratch_bytes(const Stream& stream, const NewtonSchulzSettings& settings,

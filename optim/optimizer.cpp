@@ -17,10 +17,21 @@ std::vector<TensorBlock> tensor_blocks(std::span<const Tensor> tensors) {
   return blocks;
 }
 
+std::vector<TensorBlock> row_blocks(const Tensor& matrix) {
+  std::vector<TensorBlock> rows;
+  for (int64_t i = 0; i < matrix.rows; ++i)
+    rows.push_back({.tensor = 0, .first = i * matrix.cols, .count = matrix.cols});
+  return rows;
+}
+
 std::vector<TensorBlock> master_blocks(std::span<const OptimizedParameter> parameters) {
   std::vector<Tensor> masters;
   for (const OptimizedParameter& parameter : parameters) masters.push_back(parameter.master);
   return tensor_blocks(masters);
+}
+
+Place masters_place(std::span<const OptimizedParameter> parameters) {
+  return parameters.empty() ? Place::host : parameters.front().master.place;
 }
 
 void refresh_working_copies(Stream& stream, std::span<const OptimizedParameter> parameters) {

@@ -42,6 +42,9 @@ struct ParameterShares {
   const Partition* partition = nullptr;   ///< whose runs the ranks have; none: each has all
 };
 
+/// Where the masters are, and with them all that optimizers keep.
+Place masters_place(std::span<const OptimizedParameter> parameters);
+
 /// Rounds every master into its working copy: after initialisation, after loading. Steps do it themselves.
 void refresh_working_copies(Stream& stream, std::span<const OptimizedParameter> parameters);
 

@@ -14,11 +14,14 @@ Sgd::Sgd(std::vector<OptimizedParameter> parameters, const SgdSettings& settings
   check.memory("momentum", settings.momentum);
   check.not_negative("weight_decay", settings.weight_decay);
   if (settings.momentum == 0) return;
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    momenta_.clear();
-    for (const OptimizedParameter& parameter : parameters_)
-      momenta_.push_back(take_moment(arena, MomentKind::momentum, settings_.moments, parameter));
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        momenta_.clear();
+        for (const OptimizedParameter& parameter : parameters_)
+          momenta_.push_back(take_moment(arena, MomentKind::momentum, settings_.moments, parameter));
+      },
+      masters_place(parameters_));
 }
 
 void Sgd::step(Stream& stream, const StepContext& context) {

@@ -32,8 +32,9 @@ void for_each_tile(Stream& stream, int64_t count, Body&& body) {
 }  // namespace
 
 void square_product(Stream& stream, const Tensor& a, Transpose transpose, const Tensor& c) {
-  const int64_t count = (c.rows + tile - 1) / tile;
   const Transpose other = transpose == Transpose::yes ? Transpose::no : Transpose::yes;
+  if (stream.on_device()) return gemm(stream, a, transpose, a, other, c);
+  const int64_t count = (c.rows + tile - 1) / tile;
   for_each_tile(stream, count * (count + 1) / 2, [&](int64_t task) {
     int64_t i = 0;
     for (; task > i; ++i) task -= i + 1;
@@ -50,6 +51,7 @@ void square_product(Stream& stream, const Tensor& a, Transpose transpose, const 
 
 void tiled_product(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                    const Tensor& c, const Tensor& addend) {
+  if (stream.on_device()) return gemm(stream, a, transpose_a, b, transpose_b, c, addend);
   const int64_t across = (c.cols + tile - 1) / tile, down = (c.rows + tile - 1) / tile;
   for_each_tile(stream, across * down, [&](int64_t task) {
     const int64_t row = task / across * tile, col = task % across * tile;

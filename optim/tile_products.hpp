@@ -1,4 +1,5 @@
 // Products of matrices in tiles of a fixed size, each by one thread, so that no number of threads changes a bit.
+// On a device each is one product of tensor/gemm.hpp, which no threads cut.
 //
 // Not for: the products of a model's layers (tensor/gemm.hpp).
 #pragma once

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "tensor/convert.hpp"
 #include "tensor/profile.hpp"
 
 namespace nibble {
@@ -91,9 +92,12 @@ WholeMatrices::WholeMatrices(std::span<const OptimizedParameter> matrices, DType
     largest[wave % under_way] = std::max(largest[wave % under_way], all);
   }
   std::vector<Tensor> slots(under_way);
-  memory_ = Arena("matrix updates", [&](Arena& arena) {
-    for (size_t slot = 0; slot < under_way; ++slot) slots[slot] = arena.take(type, 1, largest[slot]);
-  });
+  memory_ = Arena(
+      "matrix updates",
+      [&](Arena& arena) {
+        for (size_t slot = 0; slot < under_way; ++slot) slots[slot] = arena.take(type, 1, largest[slot]);
+      },
+      masters_place(matrices_));
   for (size_t wave = 0; wave < waves_.size(); ++wave) lay_out(waves_[wave], slots[wave % under_way]);
 }
 
@@ -118,10 +122,10 @@ void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
       const Run own = run(matrix, rank_);
       const Tensor there = memory.slice_cols(begin, first - begin);
       const int64_t inside = owner == rank_ ? own.first : 0;
-      const Part& part = wave.parts.emplace_back(
-          Part{.matrix = matrix,
-               .part = there.slice_cols(inside, own.count),
-               .whole = owner == rank_ ? Tensor(type_, there.data, info.rows, info.cols) : Tensor()});
+      const Part& part =
+          wave.parts.emplace_back(Part{.matrix = matrix,
+                                       .part = there.slice_cols(inside, own.count),
+                                       .whole = owner == rank_ ? there.packed_as(info.rows, info.cols) : Tensor()});
       if (!sharded()) {
         results.push_back(bytes_of(part.part, 0, own.count));
       } else if (owner != rank_) {
@@ -140,11 +144,11 @@ void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
   }
 }
 
-void WholeMatrices::begin(Wave& wave, const Stages& stages) {
+void WholeMatrices::begin(Stream& stream, Wave& wave, const Stages& stages) {
   for (const Part& part : wave.parts) {
     if (part.part.size() == 0) continue;
     if (stages.write) stages.write(index(part.matrix), part.part);
-    else std::copy_n(matrices_[index(part.matrix)].gradient.as<float>(), part.part.size(), part.part.as<float>());
+    else copy(stream, matrices_[index(part.matrix)].gradient.packed_as(1, part.part.size()), part.part);
   }
   if (ranks_ == 1 || !sharded()) return;
   wave.arrived =
@@ -191,7 +195,7 @@ void WholeMatrices::finish(Wave& wave, const Stages& stages) {
 void WholeMatrices::pass(Stream& stream, const Stages& stages) {
   const size_t ahead = ranks_ == 1 ? 0 : 1;  // alone there is nothing to wait for, and one slot
   for (size_t wave = 0; wave < waves_.size() + 2 * ahead; ++wave) {
-    if (wave < waves_.size()) begin(waves_[wave], stages);
+    if (wave < waves_.size()) begin(stream, waves_[wave], stages);
     if (wave >= ahead && wave < waves_.size() + ahead) change(stream, waves_[wave - ahead], stages);
     if (wave >= 2 * ahead) finish(waves_[wave - 2 * ahead], stages);
   }

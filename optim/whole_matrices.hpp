@@ -85,15 +85,17 @@ class WholeMatrices {
   };
 
   bool sharded() const { return shares_.partition != nullptr; }
+  /// Of the host: a device's work is queued by one.
   bool enough_for_threads(size_t matrices) const {
-    return shares_.threads > 1 && std::cmp_greater_equal(matrices, shares_.threads);
+    return masters_place(matrices_) == Place::host && shares_.threads > 1 &&
+           std::cmp_greater_equal(matrices, shares_.threads);
   }
   /// What a rank has of a matrix.
   Run run(int matrix, int rank) const;
   int64_t elements(int matrix, int owner) const;
   /// The wave's parts within `memory`, and who sends what.
   void lay_out(Wave& wave, const Tensor& memory) const;
-  void begin(Wave& wave, const Stages& stages);
+  void begin(Stream& stream, Wave& wave, const Stages& stages);
   void change(Stream& stream, Wave& wave, const Stages& stages);
   void change_own(Stream& stream, const Wave& wave, const Stages& stages) const;
   void finish(Wave& wave, const Stages& stages);

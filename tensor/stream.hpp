@@ -24,6 +24,7 @@ const char* name(Isa isa);
 
 class GemmCache;
 class Profile;
+class Staging;
 
 class Stream {
  public:
@@ -46,6 +47,8 @@ class Stream {
   cuda::Queue& queue() const { return *queue_; }
   /// For kernels on host memory, with the same threads.
   Stream& host() { return host_ ? *host_ : *this; }
+  /// Of a device's stream: how arrays get to its kernels.
+  Staging& staging() const { return *staging_; }
   /// Until all kernels are done.
   void wait() const {
     if (queue_) queue_->wait();
@@ -62,6 +65,7 @@ class Stream {
   std::unique_ptr<Stream> host_;  ///< of a device's stream
   std::unique_ptr<GemmCache> gemms_;
   Profile* profile_ = nullptr;
+  std::unique_ptr<Staging> staging_;
 };
 
 namespace detail {

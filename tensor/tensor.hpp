@@ -58,6 +58,11 @@ struct Tensor {
     return as<T>() + i * stride;
   }
 
+  /// The elements of a packed matrix in another shape; not all of them, where it needs fewer.
+  Tensor packed_as(int64_t row_count, int64_t col_count) const {
+    assert(contiguous() && row_count * col_count <= size());
+    return {dtype, data, row_count, col_count, col_count, place};
+  }
   /// Rows [first, first + count).
   Tensor slice_rows(int64_t first, int64_t count) const {
     assert(first >= 0 && first + count <= rows);
@@ -152,6 +157,11 @@ class Arena {
     used_ += (bytes_of(type, rows, stride) + alignment - 1) / alignment * alignment;
     void* pointer = buffer_.data() ? static_cast<char*>(buffer_.data()) + offset : nullptr;
     return {type, pointer, rows, cols, stride, place_};
+  }
+
+  /// A matrix without paddings.
+  Tensor take_packed(DType type, int64_t rows, int64_t cols) {
+    return take(type, 1, rows * cols).packed_as(rows, cols);
   }
 
   size_t bytes() const { return buffer_.bytes(); }

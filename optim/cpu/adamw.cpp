@@ -1,5 +1,6 @@
 #include "optim/cpu/blocks.hpp"
 #include "optim/cpu/moment_tile.hpp"
+#include "optim/cuda/kernels.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -42,6 +43,7 @@ void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters
   for (const AdamMoments& moment : moments)
     bytes += 2 * static_cast<double>(moment.first.bytes() + moment.second.bytes());
   const KernelTimer timer(stream, "adamw", bytes);
+  if (stream.on_device()) return cuda::adamw_update(stream, parameters, moments, blocks, factors);
   const MomentPacking& packing = moment_packing(stream.isa());
   for_each_update(stream, parameters, blocks, factors.decay,
                   [&](const OptimizedParameter& parameter, const TensorBlock& block) {
@@ -52,6 +54,7 @@ void adamw_update(Stream& stream, std::span<const OptimizedParameter> parameters
 void adam_direction(Stream& stream, const Tensor& gradient, const Tensor& first, const Tensor& second,
                     const Tensor& direction, const AdamWFactors& factors) {
   const KernelTimer timer(stream, "adam_direction", {gradient, first, second, second, direction});
+  if (stream.on_device()) return cuda::adam_direction(stream, gradient, first, second, direction, factors);
   parallel_for(stream, gradient.size(), block_elements, [&](int64_t begin, int64_t end) {
     simd::for_each_group(end - begin, [&](int64_t j, int64_t count) {
       const int64_t i = begin + j;
@@ -70,6 +73,7 @@ void round_masters(Stream& stream, std::span<const OptimizedParameter> parameter
   for (const OptimizedParameter& parameter : parameters)
     bytes += static_cast<double>(parameter.master.bytes() + parameter.master.size() * size_of(parameter.working.dtype));
   const KernelTimer timer(stream, "round_masters", bytes);
+  if (stream.on_device()) return cuda::round_masters(stream, parameters, blocks);
   for_each_block(stream, parameters, blocks, [](const OptimizedParameter& parameter, const TensorBlock& block) {
     round_to_working(parameter, block.first, block.count);
   });

@@ -1,5 +1,6 @@
 #include "optim/cpu/blocks.hpp"
 #include "optim/cpu/moment_tile.hpp"
+#include "optim/cuda/kernels.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -50,6 +51,7 @@ void ademamix_update(Stream& stream, std::span<const OptimizedParameter> paramet
   for (const MixedMoments& moment : moments)
     bytes += 2 * static_cast<double>(moment.first.bytes() + moment.slow.bytes() + moment.second.bytes());
   const KernelTimer timer(stream, "ademamix", bytes);
+  if (stream.on_device()) return cuda::ademamix_update(stream, parameters, moments, blocks, factors);
   const MomentPacking& packing = moment_packing(stream.isa());
   for_each_update(stream, parameters, blocks, factors.adamw.decay,
                   [&](const OptimizedParameter& parameter, const TensorBlock& block) {

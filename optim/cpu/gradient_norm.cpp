@@ -1,4 +1,5 @@
 #include "optim/cpu/blocks.hpp"
+#include "optim/cuda/kernels.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -10,6 +11,7 @@ void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients, std
   double bytes = 0;
   for (const Tensor& gradient : gradients) bytes += static_cast<double>(gradient.bytes());
   const KernelTimer timer(stream, "gradient_norm", bytes);
+  if (stream.on_device()) return cuda::gradient_square_sums(stream, gradients, blocks, sums);
   parallel_for(stream, std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const TensorBlock& block = blocks[i];

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <limits>
 
-#include "optim/cpu/moment_codes.hpp"
+#include "optim/cpu/moment_lanes.hpp"
 #include "optim/cpu/moment_tile.hpp"
+#include "optim/moment_codes.hpp"
 
 namespace nibble {
 namespace {
@@ -89,8 +89,6 @@ class Draws {
     if (place == 0) draw(block_ + static_cast<uint64_t>(i / of_block));
     return load_integers(halves_ + place, lanes);
   }
-  /// As numbers in (0, 1).
-  floats uniform(int64_t i) { return (__builtin_convertvector(bits(i), floats) + 0.5f) * 0x1p-16f; }
 
  private:
   static constexpr int64_t of_block = 8;        ///< halves
@@ -156,10 +154,7 @@ void pack_bf16(const Moment& moment, int64_t first, int64_t count, int64_t step,
   auto* const to = reinterpret_cast<uint16_t*>(moment.values.as<bf16>() + first);
   Draws draws(moment, first, step);
   for_each_group(count, [&](int64_t i, int64_t n) {
-    constexpr int32_t exponent = 0x7f800000;
-    const integers exact = (integers)load_n(values + i, n), drawn = exact + draws.bits(i);
-    const integers rounded = (drawn & exponent) == exponent ? exact : drawn;
-    store_integers(to + i, rounded >> 16, n);
+    store_integers(to + i, stochastic_bf16<Register>(load_n(values + i, n), draws.bits(i)) >> 16, n);
   });
 }
 
@@ -177,14 +172,12 @@ void pack_codes(const Moment& moment, int64_t first, int64_t count, const float*
                 Encode&& encode) {
   floats largest{};
   for_each_group(count, [&](int64_t i, int64_t n) {
-    const floats size = absolute(load_n(values + i, n));
+    const floats size = Register::absolute(load_n(values + i, n));
     largest = size > largest ? size : largest;
   });
   float most = 0;
   for (int lane = 0; lane < lanes; ++lane) most = std::max(most, largest[lane]);
-  // Normal, so that its inverse is finite, and such that no code stands for an infinity.
-  constexpr float endless = 3.4e38f;
-  const float scale = std::clamp(std::min(most, endless) / largest_code, std::numeric_limits<float>::min(), endless);
+  const float scale = code_scale<Register>(most, largest_code);
   const float inverse = 1 / scale;
   moment.scales.as<float>()[first / Code::block] = scale;
   auto* const codes = moment.values.as<typename Code::Storage>() + first;
@@ -202,11 +195,11 @@ void unpack_tile(const Moment& moment, int64_t first, int64_t count, float* valu
   if (moment.precision == MomentPrecision::bf16) return unpack_bf16(moment, first, count, values);
   switch (moment.kind) {
     case MomentKind::second:
-      return unpack_codes<DynamicCode<false>>(moment, first, count, values);
+      return unpack_codes<DynamicCode<Register, false>>(moment, first, count, values);
     case MomentKind::matrix_momentum:
-      return unpack_codes<LinearCode>(moment, first, count, values);
+      return unpack_codes<LinearCode<Register>>(moment, first, count, values);
     default:
-      return unpack_codes<DynamicCode<true>>(moment, first, count, values);
+      return unpack_codes<DynamicCode<Register, true>>(moment, first, count, values);
   }
 }
 
@@ -215,19 +208,19 @@ void pack_tile(const Moment& moment, int64_t first, int64_t count, int64_t step,
   if (moment.precision == MomentPrecision::bf16) return pack_bf16(moment, first, count, step, values);
   switch (moment.kind) {
     case MomentKind::second:
-      return pack_nearest<DynamicCode<false>>(moment, first, count, values);
+      return pack_nearest<DynamicCode<Register, false>>(moment, first, count, values);
     case MomentKind::matrix_momentum:
-      return pack_nearest<LinearCode>(moment, first, count, values);
+      return pack_nearest<LinearCode<Register>>(moment, first, count, values);
     case MomentKind::slow: {
       // 1 has no negative: the largest value, if it is one, would shrink in every step and the slow moment forget it.
       Draws draws(moment, first, step);
-      return pack_codes<DynamicCode<true>>(moment, first, count, values, DynamicCode<true>::top,
-                                           [&](int64_t i, floats value, float inverse) {
-                                             return DynamicCode<true>::encode(value, inverse, draws.uniform(i));
-                                           });
+      return pack_codes<DynamicCode<Register, true>>(
+          moment, first, count, values, DynamicCode<Register, true>::top, [&](int64_t i, floats value, float inverse) {
+            return DynamicCode<Register, true>::encode(value, inverse, uniform<Register>(draws.bits(i)));
+          });
     }
     default:
-      return pack_nearest<DynamicCode<true>>(moment, first, count, values);
+      return pack_nearest<DynamicCode<Register, true>>(moment, first, count, values);
   }
 }
 

@@ -1,7 +1,10 @@
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "optim/cpu/blocks.hpp"
 #include "optim/cpu/moment_tile.hpp"
+#include "optim/cuda/kernels.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -29,6 +32,7 @@ void momentum_update(Stream& stream, const Tensor& gradient, const Moment& momen
                      const MomentumFactors& factors) {
   const KernelTimer timer(stream, "momentum",
                           static_cast<double>(gradient.bytes() + direction.bytes() + 2 * momentum.bytes()));
+  if (stream.on_device()) return cuda::momentum_update(stream, gradient, momentum, direction, factors);
   for_each_tile(stream, momentum, factors.step, [&](int64_t first, int64_t count, float* kept) {
     const float* const from = gradient.as<float>() + first;
     with_type(direction, [&]<class T>(T) {
@@ -45,6 +49,7 @@ void momentum_update(Stream& stream, const Tensor& gradient, const Moment& momen
 
 void extrapolate(Stream& stream, const Moment& last, const Tensor& gradient, const ExtrapolationFactors& factors) {
   const KernelTimer timer(stream, "extrapolate", static_cast<double>(2 * (gradient.bytes() + last.bytes())));
+  if (stream.on_device()) return cuda::extrapolate(stream, last, gradient, factors);
   for_each_tile(stream, last, factors.step, [&](int64_t first, int64_t count, float* before) {
     float* const now = gradient.as<float>() + first;
     simd::for_each_group(count, [&](int64_t i, int64_t n) {
@@ -58,6 +63,7 @@ void extrapolate(Stream& stream, const Moment& last, const Tensor& gradient, con
 
 void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> factors) {
   const KernelTimer timer(stream, "scale_rows", {matrix, matrix});
+  if (stream.on_device()) return cuda::scale_rows(stream, matrix, factors);
   with_type(matrix, [&]<class T>(T) {
     parallel_for(stream, matrix.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -69,6 +75,27 @@ void scale_rows(Stream& stream, const Tensor& matrix, std::span<const float> fac
       }
     });
   });
+}
+
+void normalize_rows(Stream& stream, const Tensor& matrix, const Tensor& moments, double beta2) {
+  if (stream.on_device()) return cuda::normalize_rows(stream, matrix, moments, beta2);
+  std::vector<double> squares(static_cast<size_t>(matrix.rows));
+  gradient_square_sums(stream, {&matrix, 1}, row_blocks(matrix), squares);
+  float* const moment = moments.as<float>();
+  double before = 0, after = 0;
+  std::vector<double> factors;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    const double mean = squares[i] / static_cast<double>(matrix.cols);
+    moment[i] = static_cast<float>(beta2 * static_cast<double>(moment[i]) + (1 - beta2) * mean);
+    factors.push_back(1 / (std::sqrt(static_cast<double>(moment[i])) + 1e-8));
+    before += squares[i];
+    after += squares[i] * factors.back() * factors.back();
+  }
+  if (after == 0) return;  // a matrix of zeros
+  const double kept = std::sqrt(before / after);
+  std::vector<float> rounded;
+  for (const double factor : factors) rounded.push_back(static_cast<float>(factor * kept));
+  scale_rows(stream, matrix, rounded);
 }
 
 }  // namespace nibble

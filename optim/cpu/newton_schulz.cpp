@@ -1,6 +1,8 @@
 #include <algorithm>
 
 #include "optim/cpu/blocks.hpp"
+#include "optim/cuda/kernels.hpp"
+#include "optim/gradient_norm.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/simd.hpp"
 
@@ -34,6 +36,7 @@ void scale_transposed(Stream& stream, const Tensor& from, float factor, const Te
 }  // namespace
 
 void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose, const Tensor& to) {
+  if (stream.on_device()) return cuda::scale_into(stream, from, factor, transpose, to);
   with_type(from, [&]<class From>(From) {
     with_type(to, [&]<class To>(To) {
       if (transpose) scale_transposed<From, To>(stream, from, factor, to);
@@ -42,7 +45,19 @@ void scale_into(Stream& stream, const Tensor& from, float factor, bool transpose
   });
 }
 
+void normalize_into(Stream& stream, const Tensor& from, const NormDivisor& divisor, bool transpose, const Tensor& to) {
+  if (stream.on_device()) return cuda::normalize_into(stream, from, divisor, transpose, to);
+  const double norm = gradient_norm(gradient_square_sums(stream, {&from, 1}));
+  scale_into(stream, from, static_cast<float>(1 / divisor(norm)), transpose, to);
+}
+
+void add_to_diagonal(Stream& stream, const Tensor& x, float value) {
+  if (stream.on_device()) return cuda::add_to_diagonal(stream, x, value);
+  for (int64_t i = 0; i < x.rows; ++i) x.row<float>(i)[i] += value;
+}
+
 void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, float factor) {
+  if (stream.on_device()) return cuda::convert_and_scale(stream, x, copy, factor);
   with_type(copy, [&]<class T>(T) {
     parallel_for(stream, x.rows, grain_of(x.cols), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
@@ -56,6 +71,7 @@ void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, floa
 }
 
 void add_scaled(Stream& stream, const Tensor& a, const Tensor& b, float factor, const Tensor& to) {
+  if (stream.on_device()) return cuda::add_scaled(stream, a, b, factor, to);
   with_type(to, [&]<class T>(T) {
     parallel_for(stream, a.rows, grain_of(a.cols), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)

@@ -2,6 +2,7 @@
 
 #include "optim/cpu/blocks.hpp"
 #include "optim/cpu/moment_tile.hpp"
+#include "optim/cuda/kernels.hpp"
 #include "optim/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
@@ -41,6 +42,7 @@ void sgd_update(Stream& stream, std::span<const OptimizedParameter> parameters, 
   double bytes = update_bytes(parameters);
   for (const Moment& momentum : momenta) bytes += 2 * static_cast<double>(momentum.bytes());
   const KernelTimer timer(stream, "sgd", bytes);
+  if (stream.on_device()) return cuda::sgd_update(stream, parameters, momenta, blocks, factors);
   const MomentPacking& packing = moment_packing(stream.isa());
   for_each_update(
       stream, parameters, blocks, factors.decay, [&](const OptimizedParameter& parameter, const TensorBlock& block) {

@@ -11,6 +11,7 @@
 #include "tensor/cuda/device.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
+#include "tensor/staging.hpp"
 
 namespace nibble {
 
@@ -76,8 +77,9 @@ Stream::Stream(int threads, Place place, int device) : Stream(threads) {
   cuda::select(device);
   queue_ = cuda::make_queue();
   host_ = std::make_unique<Stream>(threads);
+  staging_ = std::make_unique<Staging>(*queue_);
 }
 
-Stream::~Stream() = default;
+Stream::~Stream() { queue_.reset(); }  // ends when its work does, which reads what is staged
 
 }  // namespace nibble

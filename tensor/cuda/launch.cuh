@@ -21,6 +21,14 @@ __device__ T of_lane(T value, unsigned from) {
   return __shfl_sync(0xffffffffu, value, static_cast<int>(from));
 }
 
+/// p, which points into the device's memory and not a block's: said where a kernel has read it from a table, so that
+/// what is done with it is told nothing else.
+template <class T>
+__device__ T* global(T* p) {
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+
 /// The block's memory, as many bytes as the launch said.
 template <class T>
 __device__ T* shared_memory() {

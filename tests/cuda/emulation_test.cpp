@@ -101,6 +101,21 @@ TEST(Emulation, BlocksWaitForAllTheirThreads) {
   for (size_t i = 0; i < 96; ++i) EXPECT_EQ(seen[i], static_cast<float>((i + 5) % 96));
 }
 
+/// Through pointers that stand in the device's memory.
+__global__ void double_where(float* const* table) { global(table[blockIdx.x])[threadIdx.x] *= 2; }
+
+TEST(Emulation, PointersOfATable) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const Values<float> first(queue, ascending(32)), second(queue, ascending(32));
+  const Values<float*> table(queue, {first.on_device(), second.on_device()});
+  launch(queue, {2}, {32}, 0, double_where, table.on_device());
+  for (const Values<float>* values : {&first, &second}) {
+    const std::vector<float> seen = values->on_host();
+    for (size_t i = 0; i < 32; ++i) EXPECT_EQ(seen[i], 2 * static_cast<float>(i));
+  }
+}
+
 __global__ void leave_early(float* values) {
   if (threadIdx.x >= 40) return;
   __syncthreads();

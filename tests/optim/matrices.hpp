@@ -139,7 +139,7 @@ inline Matrix with_singular_values(int64_t rows, int64_t cols, const std::vector
 /// The same iteration, in double.
 inline Matrix newton_schulz(const Matrix& matrix, NewtonSchulzTable table, int64_t steps) {
   if (matrix.rows > matrix.cols) return newton_schulz(matrix.transposed(), table, steps).transposed();
-  Matrix x = (1 / newton_schulz_divisor(table, matrix.norm())) * matrix;
+  Matrix x = (1 / newton_schulz_divisor(table)(matrix.norm())) * matrix;
   for (const auto& [a, b, c] : newton_schulz_polynomials(table, steps)) {
     const Matrix square = x * x.transposed();
     x = a * x + (b * square + c * (square * square)) * x;

@@ -105,6 +105,12 @@ T of_lane(T value, unsigned from) {
   return emulation::Exchanged<T>(value)[from];
 }
 
+/// p, which points into the device's memory and not a block's.
+template <class T>
+T* global(T* p) {
+  return p;
+}
+
 /// The block's memory, as many bytes as the launch said.
 template <class T>
 T* shared_memory() {
