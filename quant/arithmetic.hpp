@@ -1,23 +1,22 @@
 // The arithmetic of quantizers, element by element: rounding to a format, codes, scales.
 //
-// Written once for one float and for sixteen (tensor/simd.hpp): `Real` is float or f32x. Only IEEE additions,
-// multiplications, divisions and bits are used, never contracted, so every processor gives the same codes.
-// Not for: groups of elements (cpu/quantize.cpp), packed codes (codes.hpp).
+// Written once for one float and for sixteen, for host and device: `Real` is float or f32x (tensor/real.hpp). Only IEEE
+// additions, multiplications, divisions and bits are used, never contracted, so every processor gives the same codes.
+// Not for: groups of elements (block_quantizer.hpp).
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "quant/element_format.hpp"
-#include "tensor/simd.hpp"
+#include "tensor/real.hpp"
 
 // Every function here: vectors never pass through calls between code for AVX-512 and code for AVX2 (simd.hpp).
-#define NIBBLE_INLINE [[gnu::always_inline]] inline
+#define NIBBLE_INLINE [[gnu::always_inline]] NIBBLE_HOST_DEVICE inline
 
 namespace nibble {
 
 template <class Real>
-using BitsOf = std::conditional_t<std::is_same_v<Real, float>, uint32_t, simd::u32x>;
+using BitsOf = typename RealTraits<Real>::Bits;
 
 template <class Real>
 NIBBLE_INLINE BitsOf<Real> bits_of(Real x) {
@@ -25,8 +24,7 @@ NIBBLE_INLINE BitsOf<Real> bits_of(Real x) {
 }
 template <class Real>
 NIBBLE_INLINE Real constant(float value) {
-  if constexpr (std::is_same_v<Real, float>) return value;
-  else return simd::splat(value);
+  return RealTraits<Real>::constant(value);
 }
 template <class Real>
 NIBBLE_INLINE Real magnitude(Real x) {
@@ -98,6 +96,13 @@ NIBBLE_INLINE Real round_stochastic(Real x, Real uniform, const ElementFormat& f
   return with_sign_of(saturated(down_to_multiple(size + uniform * quantum, quantum), format), x);
 }
 
+/// A uniform number in (0, 1) of 16 random bits.
+template <class Real>
+NIBBLE_INLINE Real uniform_of(BitsOf<Real> half) {
+  // 128 + half / 2^16, less 128, plus half of what a number's last bit is worth.
+  return simd::as<Real>(half | 0x43000000u) - (128 - 0x1p-17f);
+}
+
 /// The code of a value of the format (ElementFormat::value), which must be one of its finite values.
 template <class Real>
 NIBBLE_INLINE BitsOf<Real> encode(Real value, const ElementFormat& format) {
@@ -117,21 +122,17 @@ NIBBLE_INLINE BitsOf<Real> encode(Real value, const ElementFormat& format) {
 /// The value of a code: ElementFormat::value of those that encode() gives.
 template <class Real>
 NIBBLE_INLINE Real decode(BitsOf<Real> code, const ElementFormat& format) {
-  using Integers = std::conditional_t<std::is_same_v<Real, float>, int32_t, simd::i32x>;
-  const auto number = [](Integers x) {
-    if constexpr (std::is_same_v<Real, float>) return static_cast<float>(x);
-    else return __builtin_convertvector(x, Real);
-  };
+  using Integers = typename RealTraits<Real>::Integers;
   if (format.fixed_point()) {
     const int unused = 32 - format.bits();
     const Integers integer = simd::as<Integers>(code << static_cast<uint32_t>(unused)) >> unused;
-    return (number(integer) + format.offset) * format.quantum();
+    return (RealTraits<Real>::number(integer) + format.offset) * format.quantum();
   }
   const auto sign_shift = static_cast<uint32_t>(format.bits() - 1);
   const BitsOf<Real> size = code & ((1u << sign_shift) - 1);
   const Real normal = simd::as<Real>((size << (23 - format.mantissa_bits)) +
                                      (static_cast<uint32_t>(format.min_exponent + 126) << 23)),
-             subnormal = number(simd::as<Integers>(size)) * format.quantum();
+             subnormal = RealTraits<Real>::number(simd::as<Integers>(size)) * format.quantum();
   const Real value = size < 1u << format.mantissa_bits ? subnormal : normal;
   return simd::as<Real>(bits_of(value) | code >> sign_shift << 31);
 }

@@ -58,6 +58,8 @@ struct ElementFormat {
   bool operator==(const ElementFormat&) const = default;
 
   static constexpr float power_of_two(int exponent) {
+    if (exponent >= -126 && exponent <= 127)
+      return __builtin_bit_cast(float, static_cast<uint32_t>(exponent + 127) << 23);
     float power = 1;
     for (; exponent > 0; --exponent) power *= 2;
     for (; exponent < 0; ++exponent) power /= 2;

@@ -7,17 +7,21 @@
 #pragma once
 
 #include "quant/quantizer.hpp"
+#include "tensor/scalar.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble {
 
 /// ln of LSQ's first step, 2 mean |x| / sqrt(largest level). x: bf16 or f32.
-float initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor& x);
+Scalar initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor& x);
+
+/// e^log_step. A device's is the nearest float, the host's one of the two next to it.
+Scalar step_of(Stream& stream, const Scalar& log_step);
 
 /// d loss / d ln s, where `gradient` (f32, of x's shape) is d loss / d (the quantized x), passed straight through the
 /// rounding. LSQ divides it by sqrt(elements largest level). The same for every number of threads.
-float log_step_gradient(Stream& stream, const Quantizer& quantizer, float log_step, const Tensor& x,
-                        const Tensor& gradient);
+Scalar log_step_gradient(Stream& stream, const Quantizer& quantizer, const Scalar& log_step, const Tensor& x,
+                         const Tensor& gradient);
 
 }  // namespace nibble

@@ -17,6 +17,7 @@ class LinearScratch {
  public:
   explicit LinearScratch(const Tensor& memory)
       : counts_(false),
+        place_(memory.place),
         begin_(reinterpret_cast<uintptr_t>(memory.data)),
         end_(begin_ + memory.bytes()),
         next_(begin_),
@@ -32,7 +33,7 @@ class LinearScratch {
     most_ = std::max(most_, next_);
     if (next_ > end_)
       throw Error({.kind = ErrorKind::internal, .what = "a linear operator's scratch memory is too small"});
-    return {type, reinterpret_cast<void*>(memory), rows, cols, stride};
+    return {type, reinterpret_cast<void*>(memory), rows, cols, stride, place_};
   }
   /// So much was taken at one time, in bytes.
   size_t most() const { return most_ - begin_; }
@@ -45,6 +46,7 @@ class LinearScratch {
   LinearScratch() = default;
 
   bool counts_ = true;
+  Place place_ = Place::host;
   uintptr_t begin_ = alignment, end_ = std::numeric_limits<uintptr_t>::max(), next_ = begin_, most_ = begin_;
 };
 

@@ -1,7 +1,8 @@
 // Quantization of whole matrices: from x to the operand that a product multiplies.
 //
 // One kernel for all quantizers and rotations (quantizer.hpp): their fields steer it, nothing in it knows a paper.
-// Not for: which operand of a layer gets which quantizer (recipe.hpp).
+// A Hadamard matrix and the signs before it are the host's in calls of every stream. Not for: which operand of a layer
+// gets which quantizer (recipe.hpp).
 #pragma once
 
 #include <span>
@@ -9,6 +10,7 @@
 #include "quant/hadamard.hpp"
 #include "quant/quantizer.hpp"
 #include "tensor/random.hpp"
+#include "tensor/scalar.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
@@ -17,7 +19,7 @@ namespace nibble {
 /// A matrix as a product reads it: element (i, j) is values(i, j) * factor * row_scale(i) * col_scale(j).
 struct Operand {
   Tensor values;  ///< f32, bf16, or i8: codes that stand for themselves plus the format's offset
-  float factor = 1;
+  Scalar factor = 1;
   Tensor row_scale{};  ///< f32 [1, rows]; empty: ones
   Tensor col_scale{};  ///< f32 [1, cols]; empty: ones
 };
@@ -29,7 +31,7 @@ struct Quantization {
   Quantizer quantizer{};
   Axis axis = Axis::cols;
   const Hadamard* hadamard = nullptr;           ///< of the reduction axis, in blocks of its order; null: none
-  std::span<const float> signs{};               ///< of a block, before the transform; empty: none
+  std::span<const float> signs{};               ///< +-1 of a block, before the transform; empty: none
   RandomStream rounding{0, Purpose::rounding};  ///< 16 bits for each element; row-major in [outer, reduction axis]
   RandomStream scale_rounding{0, Purpose::scale_rounding};  ///< or of a block's second grid, where it may choose one
   uint32_t part = 0;                                        ///< of those streams: which micro-batch
@@ -52,14 +54,15 @@ struct QuantizationCounts {
 
 /// The statistic over the whole rotated matrix, for quantizers that need it first (needs_tensor_statistic); max |x|.
 /// NaN where an element is.
-float tensor_statistic(Stream& stream, const Operand& x, const Quantization& how);
+Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& how);
 
 /// Quantizes x along how.axis, with `statistic` of the whole tensor where one is needed: its step where it is learned.
 /// values (f32, bf16, or i8 for formats without block scales) and parts are written; `scale` (f32, [1, outer]) is
 /// written for Extent::row. Returns what multiplies values. A NaN or infinity makes at least its block NaN. Without a
 /// quantizer only the rotation happens.
-Operand quantize(Stream& stream, const Operand& x, const Quantization& how, float statistic, const Tensor& values,
-                 const Tensor& scale = {}, const QuantizedParts& parts = {}, QuantizationCounts* counts = nullptr);
+Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
+                 const Tensor& values, const Tensor& scale = {}, const QuantizedParts& parts = {},
+                 QuantizationCounts* counts = nullptr);
 
 /// The values (bf16, f32 or i8) that `parts` of an earlier call along `axis` stand for, as that call wrote them.
 void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values,
@@ -79,6 +82,10 @@ struct OperandError {
   int64_t underflows = 0;  ///< q = 0 where x is not
   int64_t elements = 0;
 };
+OperandError sum_of(std::span<const OperandError> parts);
 OperandError operand_error(Stream& stream, const Operand& x, const Quantization& how, const Operand& quantized);
+
+/// from (f32) -= x, whose columns have no scales of their own.
+void subtract(Stream& stream, const Operand& x, const Tensor& from);
 
 }  // namespace nibble

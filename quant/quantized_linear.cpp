@@ -107,14 +107,15 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
                          .rounding = RandomStream(spec_.seed, Purpose::rounding, step, id),
                          .scale_rounding = RandomStream(spec_.seed, Purpose::scale_rounding, step, id),
                          .part = static_cast<uint32_t>(call.micro_batch)};
-  float statistic = q.learns() ? this->step(stream, call, role, x.values) : 0;
+  Scalar statistic = q.learns() ? this->step(stream, call, role, x.values) : Scalar();
   if (q.needs_tensor_statistic()) {
     const bool known = role == weight && call.weight_magnitude;
-    statistic = known ? *call.weight_magnitude : tensor_statistic(stream, x, how);
+    statistic = known ? Scalar(*call.weight_magnitude) : tensor_statistic(stream, x, how);
     DelayedStatistic& delayed = delayed_[role];
     if (delayed.used()) {
-      if (call.pass == Pass::training) delayed.see(statistic);
-      statistic = delayed.get(statistic);
+      const float current = value_of(stream, statistic);
+      if (call.pass == Pass::training) delayed.see(current);
+      statistic = delayed.get(current);
     }
   }
   if (call.observer && call.pass == Pass::training && q.quantizes()) measure(stream, call, role, x, how, statistic);
@@ -136,33 +137,33 @@ Quantization QuantizedLinear::of_weight() const {
   return {.quantizer = recipe_.forward.weight, .hadamard = address(features_)};
 }
 float QuantizedLinear::weight_magnitude(Stream& stream, const Tensor& rows) const {
-  return tensor_statistic(stream, {.values = rows}, of_weight());
+  return value_of(stream, tensor_statistic(stream, {.values = rows}, of_weight()));
 }
 float QuantizedLinear::encode_weight(Stream& stream, const Tensor& rows, float magnitude, const Tensor& codes) const {
-  return quantize(stream, {.values = rows}, of_weight(), magnitude, {}, {}, {.codes = codes}).factor;
+  return value_of(stream, quantize(stream, {.values = rows}, of_weight(), magnitude, {}, {}, {.codes = codes}).factor);
 }
 
-float QuantizedLinear::step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const {
-  float& logarithm = call.steps.as<float>()[role];
-  if (call.pass == Pass::calibrating) logarithm = initial_log_step(stream, quantizer(role), x);
-  return std::exp(logarithm);
+Scalar QuantizedLinear::step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const {
+  if (call.pass == Pass::calibrating) keep(stream, initial_log_step(stream, quantizer(role), x), call.steps, role);
+  return step_of(stream, number_in(call.steps, role));
 }
 
 void QuantizedLinear::note_step_gradient(Stream& stream, const LinearCall& call, Role role, const Tensor& x,
                                          const Tensor& gradient) const {
   if (!quantizer(role).learns()) return;
-  call.step_gradients.as<float>()[role] =
-      log_step_gradient(stream, quantizer(role), call.steps.as<float>()[role], x, gradient);
+  keep(stream, log_step_gradient(stream, quantizer(role), number_in(call.steps, role), x, gradient),
+       call.step_gradients, role);
 }
 
 void QuantizedLinear::measure(Stream& stream, const LinearCall& call, Role role, const Operand& x,
-                              const Quantization& how, float statistic) const {
+                              const Quantization& how, const Scalar& statistic) const {
   static constexpr std::array<std::array<const char*, 2>, roles> places = {
       {{"y", "x"}, {"y", "w"}, {"dx", "dy"}, {"dx", "w"}, {"dw", "dy"}, {"dw", "x"}}};
   const int64_t rows = x.values.rows, cols = x.values.cols;
-  const OwnedTensor values(DType::f32, rows, cols, "observed operands");
+  const OwnedTensor values(DType::f32, rows, cols, "observed operands", stream.place());
   OwnedTensor scale;
-  if (how.quantizer.extent == Extent::row) scale = OwnedTensor(DType::f32, 1, how.axis == Axis::cols ? rows : cols);
+  if (how.quantizer.extent == Extent::row)
+    scale = OwnedTensor(DType::f32, 1, how.axis == Axis::cols ? rows : cols, "observed operands", stream.place());
   QuantizationCounts counts;
   const Operand operand = quantize(stream, x, how, statistic, values, scale, {}, &counts);
   call.observer->observe({spec_.name, places[role][0], places[role][1]}, operand_error(stream, x, how, operand),
@@ -202,9 +203,9 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tens
                                        : QuantizedParts();
   const Operand a = forward_operand(stream, call, input, x, type, scratch, parts),
                 b = forward_operand(stream, call, weight, w, type, scratch);
-  if (saves && !scratch.counts()) save_scales(a, *saved);
+  if (saves && !scratch.counts()) save_scales(stream, a, *saved);
   multiply(stream, scratch, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
-           {.factor = a.factor * b.factor,
+           {.factor = product_of(stream, a.factor, b.factor),
             .rows = a.row_scale,
             .cols = b.row_scale,
             .a_offset = offset_of(input_quantizer, type),
@@ -290,10 +291,10 @@ QuantizedLinear::Pair QuantizedLinear::gradient_operands(Stream& stream, const L
   return pair;
 }
 
-Scaling QuantizedLinear::gradient_scaling(Role error, const Pair& pair) const {
+Scaling QuantizedLinear::gradient_scaling(Stream& stream, Role error, const Pair& pair) const {
   const GradientRecipe& row = gradient(error);
   const DType type = pair.error.values.dtype;
-  return {.factor = pair.error.factor * pair.other.factor,
+  return {.factor = product_of(stream, pair.error.factor, pair.other.factor),
           .rows = error == input_error ? pair.error.row_scale : pair.error.col_scale,
           .cols = pair.other.col_scale,
           .a_offset = offset_of(row.error, type),
@@ -323,7 +324,7 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
   const bool changed = input_mask || features_ || left_;
   const Tensor product = changed ? scratch.take(DType::f32, dx.rows, dx.cols) : dx;
   multiply(stream, scratch, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
-           gradient_scaling(input_error, pair));
+           gradient_scaling(stream, input_error, pair));
   if (!scratch.counts()) note_step_gradient(stream, call, input, saved.input, product);
   if (left_) turn_back(stream, scratch, product, Axis::rows, address(left_), {}, product);
   if (changed) turn_back(stream, scratch, product, Axis::cols, address(features_), input_mask, dx);
@@ -335,7 +336,7 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
     pair = gradient_operands(stream, call, weight_error, {.values = dy}, other_of_x_hat(), scratch);
   }
   multiply(stream, scratch, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
-           gradient_scaling(weight_error, pair));
+           gradient_scaling(stream, weight_error, pair));
   if (!scratch.counts()) note_step_gradient(stream, call, weight, w, dw);
   if (weight_mask || features_) turn_back(stream, scratch, dw, Axis::cols, address(features_), weight_mask, dw);
 }
@@ -349,16 +350,7 @@ bool QuantizedLinear::weight_residual(Stream& stream, const LinearCall& call, co
                                           product_type({}, q), scratch, {.mask = mask});
   if (scratch.counts()) return true;
   quantize(stream, {.values = w}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, residual);
-  const auto subtract_row = [&]<class T>(const T* from, int64_t i) {
-    const float scale = multiplied.factor * (multiplied.row_scale ? multiplied.row_scale.as<float>()[i] : 1.0f);
-    float* to = residual.row<float>(i);
-    for (int64_t j = 0; j < spec_.in; ++j) to[j] -= float{from[j]} * scale;
-  };
-  parallel_for(stream, w.rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      if (multiplied.values.dtype == DType::bf16) subtract_row(multiplied.values.row<bf16>(i), i);
-      else subtract_row(multiplied.values.row<float>(i), i);
-  });
+  subtract(stream, multiplied, residual);
   unrotate(stream, residual, Axis::cols, address(features_), {}, mask, residual);
   return true;
 }

@@ -76,13 +76,13 @@ class QuantizedLinear final : public Linear {
   /// How weight_codes() are made: nothing random is in it.
   Quantization of_weight() const;
   /// The scale of a forward operand that learns it.
-  float step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const;
+  Scalar step(Stream& stream, const LinearCall& call, Role role, const Tensor& x) const;
   /// Writes d loss / d ln step of a forward operand whose role learns; `gradient` (f32) is that of the quantized x.
   void note_step_gradient(Stream& stream, const LinearCall& call, Role role, const Tensor& x,
                           const Tensor& gradient) const;
   /// Tells the call's observer what quantization did to x, from a copy in memory of its own.
   void measure(Stream& stream, const LinearCall& call, Role role, const Operand& x, const Quantization& how,
-               float statistic) const;
+               const Scalar& statistic) const;
   /// What the gradient of `error` is given of x (or w): what the forward product multiplied of it, or x itself in the
   /// same basis.
   Operand carried_over(Stream& stream, const LinearCall& call, Role error, const Tensor& x, LinearScratch& scratch,
@@ -103,7 +103,7 @@ class QuantizedLinear final : public Linear {
   };
   Pair gradient_operands(Stream& stream, const LinearCall& call, Role error, const Operand& dy, const Operand& other,
                          LinearScratch& scratch);
-  Scaling gradient_scaling(Role error, const Pair& pair) const;
+  Scaling gradient_scaling(Stream& stream, Role error, const Pair& pair) const;
   std::vector<float> signs_of(const LinearCall& call, const Rotation& rotation, int64_t depth, uint32_t product) const;
 
   Recipe recipe_;

@@ -45,7 +45,7 @@ void QuantizedLinear::save_other(Stream& stream, const LinearCall& call, const T
   const Operand x_hat = carried_over(stream, again, weight_error, x, scratch, {});
   const QuantizedParts parts{.codes = saved.parts.codes, .scales = saved.parts.scales};
   const Operand other = gradient_other(stream, call, weight_error, x_hat, scratch, parts);
-  if (!scratch.counts()) save_scales(other, saved);
+  if (!scratch.counts()) save_scales(stream, other, saved);
   scratch.back_to(mark);
 }
 
@@ -53,7 +53,7 @@ Operand QuantizedLinear::unpacked(Stream& stream, const Quantizer& quantizer, co
                                   DType type, int64_t rows, LinearScratch& scratch) const {
   const Tensor& codes = parts.codes;
   if (axis == Axis::cols && type == DType::i8 && quantizer.element->bits() == 8)  // as they are
-    return {.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride)};
+    return {.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride, codes.place)};
   const Tensor values = scratch.take(type, rows, spec_.in);
   if (!scratch.counts()) restore(stream, quantizer, parts, values, axis);
   return {.values = values};
@@ -66,7 +66,7 @@ Operand QuantizedLinear::restored(Stream& stream, const LinearSaved& saved, int6
       unpacked(stream, quantizer(of_other ? weight_other : input), saved.parts, of_other ? Axis::rows : Axis::cols,
                of_other ? gradient_type(weight_error) : carried_type(weight_error), tokens, scratch);
   (of_other ? operand.col_scale : operand.row_scale) = saved.row_scale;
-  if (!scratch.counts()) operand.factor = *saved.factor.as<float>();
+  if (!scratch.counts()) operand.factor = number_in(saved.factor);
   return operand;
 }
 

@@ -74,31 +74,31 @@ struct Quantizer {
   LearnedStep learned = LearnedStep::none;
   int history = 0;  ///< the tensor's statistic is the largest of so many earlier steps; 0: its own
 
-  bool quantizes() const { return element != nullptr; }
-  bool blocks() const { return extent == Extent::block || extent == Extent::square; }
-  bool learns() const { return learned != LearnedStep::none; }
+  constexpr bool quantizes() const { return element != nullptr; }
+  constexpr bool blocks() const { return extent == Extent::block || extent == Extent::square; }
+  constexpr bool learns() const { return learned != LearnedStep::none; }
   /// Whether the tensor's statistic must be known before the first element is rounded.
-  bool needs_tensor_statistic() const {
+  constexpr bool needs_tensor_statistic() const {
     return quantizes() && !learns() && (extent == Extent::tensor || scale == ScaleFormat::e4m3);
   }
   /// Of q s, which a product multiplies: at most 8 are exact in bf16.
-  int significant_bits() const {
+  constexpr int significant_bits() const {
     if (!quantizes()) return 8;
     if (blocks() && scale == ScaleFormat::f32) return 24;
     const int shifted_grid = choice == BlockChoice::shifted ? 3 : 0;
     return element->significant_bits() + shifted_grid + (scale == ScaleFormat::e4m3 ? 4 : 0);
   }
-  bool exact_in_bf16() const { return significant_bits() <= 8; }
+  constexpr bool exact_in_bf16() const { return significant_bits() <= 8; }
   /// Integers without block scales, which an int8 product multiplies as they are.
-  bool integers() const {
+  constexpr bool integers() const {
     return quantizes() && element->fixed_point() && !blocks() && element->quantum() == 1 && sparsity == Sparsity::none;
   }
   /// Whether codes and block scales of one byte say all.
-  bool packable() const {
+  constexpr bool packable() const {
     return quantizes() && sparsity == Sparsity::none && !(blocks() && scale == ScaleFormat::f32);
   }
   /// Of memory for an element, its share of block scales included.
-  double bits_per_element() const {
+  constexpr double bits_per_element() const {
     if (!quantizes()) return 16;
     const int under_one_scale = extent == Extent::square ? group * group : group;
     return element->bits() + (blocks() ? 8.0 / under_one_scale : 0.0);

@@ -1,6 +1,6 @@
 #include "quant/saved_input.hpp"
 
-#include <algorithm>
+#include "tensor/convert.hpp"
 
 namespace nibble {
 
@@ -23,7 +23,8 @@ void take(Memory& memory, const Recipe& recipe, const LinearSpec& spec, int64_t 
   const int64_t outer = multiplied ? tokens : spec.in, depth = multiplied ? spec.in : tokens;
   // Rows of a few bytes that began on cache lines would be twice as long.
   const auto take_bytes = [&](int64_t rows, int64_t cols) {
-    return Tensor(DType::u8, memory.take(DType::u8, 1, rows * cols).data, rows, cols);
+    const Tensor bytes = memory.take(DType::u8, 1, rows * cols);
+    return Tensor(DType::u8, bytes.data, rows, cols, cols, bytes.place);
   };
   saved.factor = memory.take(DType::f32, 1, 1);
   saved.parts.codes = memory.take(DType::u8, outer, depth / 8 * q.element->bits());
@@ -42,10 +43,10 @@ void take_saved_input(LinearScratch& memory, const Recipe& recipe, const LinearS
   take(memory, recipe, spec, tokens, saved);
 }
 
-void save_scales(const Operand& operand, const LinearSaved& saved) {
-  *saved.factor.as<float>() = operand.factor;
+void save_scales(Stream& stream, const Operand& operand, const LinearSaved& saved) {
+  keep(stream, operand.factor, saved.factor);
   const Tensor& scale = operand.row_scale ? operand.row_scale : operand.col_scale;
-  if (scale) std::copy_n(scale.as<float>(), scale.cols, saved.row_scale.as<float>());
+  if (scale) copy(stream, scale, saved.row_scale);
 }
 
 }  // namespace nibble

@@ -24,6 +24,6 @@ void take_saved_input(LinearScratch& memory, const Recipe& recipe, const LinearS
                       LinearSaved& saved);
 
 /// Keeps what the codes are multiplied with.
-void save_scales(const Operand& operand, const LinearSaved& saved);
+void save_scales(Stream& stream, const Operand& operand, const LinearSaved& saved);
 
 }  // namespace nibble

@@ -78,9 +78,9 @@ Check compare(const std::vector<float>& seen, std::span<const float> expected) {
 std::vector<float> quantized(Stream& stream, const Quantizer& quantizer, const Tensor& x, const Hadamard* hadamard) {
   const OwnedTensor values(DType::f32, x.rows, x.cols), row_scale(DType::f32, 1, x.rows);
   const Quantization how{.quantizer = quantizer, .hadamard = hadamard};
-  const float statistic = quantizer.learns()                   ? std::exp(initial_log_step(stream, quantizer, x))
-                          : quantizer.needs_tensor_statistic() ? tensor_statistic(stream, {.values = x}, how)
-                                                               : 0;
+  const Scalar statistic = quantizer.learns() ? step_of(stream, initial_log_step(stream, quantizer, x))
+                           : quantizer.needs_tensor_statistic() ? tensor_statistic(stream, {.values = x}, how)
+                                                                : Scalar();
   const Operand operand = quantize(stream, {.values = x}, how, statistic, values, row_scale);
   std::vector<float> result(values.view().as<float>(), values.view().as<float>() + x.size());
   for (int64_t e = 0; e < x.size(); ++e) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "tensor/scalar.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
@@ -22,7 +23,7 @@ enum class Transpose : bool { no, yes };
 /// c[i,j] = ((sum * factor) * rows[i]) * cols[j] + addend[i,j], each operation rounded in f32,
 /// sum = sum over l of (a[i,l] + a_offset)(b[l,j] + b_offset).
 struct Scaling {
-  float factor = 1;
+  Scalar factor = 1;
   Tensor rows{};  ///< f32 [1, M]; empty: ones
   Tensor cols{};  ///< f32 [1, N]; empty: ones
   /// Of codes in i8 alone: QuEST's half-odd levels are stored k and mean k + 0.5. The sum is exact, and rounded once to
@@ -30,7 +31,7 @@ struct Scaling {
   float a_offset = 0, b_offset = 0;
 
   bool has_offsets() const { return a_offset != 0 || b_offset != 0; }
-  bool trivial() const { return factor == 1 && !rows && !cols && !has_offsets(); }
+  bool trivial() const { return !factor.on_device() && float{factor} == 1 && !rows && !cols && !has_offsets(); }
 };
 
 /// 2^31 / 2^14, rounded down: so many products of -128 by -128 do not reach 2^31.

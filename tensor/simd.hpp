@@ -15,6 +15,7 @@
 
 #include "tensor/dtype.hpp"
 #include "tensor/exponential.hpp"
+#include "tensor/real.hpp"
 
 // Every function here: a call that passes vectors from code for AVX-512 to code for AVX2 would pass them wrongly.
 #define NIBBLE_INLINE [[gnu::always_inline]] inline
@@ -29,14 +30,35 @@ using u32x = uint32_t __attribute__((vector_size(64)));
 using u16x = uint16_t __attribute__((vector_size(32)));
 using f64x = double __attribute__((vector_size(128)));
 
-/// The same bits as another type (std::bit_cast would be a call).
-template <class To, class From>
-NIBBLE_INLINE To as(From from) {
-  return __builtin_bit_cast(To, from);
-}
-
 /// Subtracting zero changes no value, so the compiler leaves the broadcast alone (adding zero would turn -0 into 0).
 NIBBLE_INLINE f32x splat(float value) { return value - f32x{}; }
+
+NIBBLE_INLINE f32x sqrt(f32x x) {
+  f32x root;
+  for (int lane = 0; lane < lanes; ++lane) root[lane] = __builtin_sqrtf(x[lane]);
+  return root;
+}
+
+}  // namespace nibble::simd
+
+namespace nibble {
+
+template <>
+struct RealTraits<simd::f32x> {
+  using Bits = simd::u32x;
+  using Integers = simd::i32x;
+  using Mask = simd::i32x;
+
+  NIBBLE_INLINE static simd::f32x constant(float value) { return simd::splat(value); }
+  NIBBLE_INLINE static simd::f32x number(simd::i32x integers) { return __builtin_convertvector(integers, simd::f32x); }
+  NIBBLE_INLINE static simd::f32x square_root(simd::f32x x) { return simd::sqrt(x); }
+  NIBBLE_INLINE static simd::i32x all() { return simd::i32x{} - 1; }
+  NIBBLE_INLINE static simd::u32x ones(simd::i32x mask) { return simd::as<simd::u32x>(mask) & 1u; }
+};
+
+}  // namespace nibble
+
+namespace nibble::simd {
 
 NIBBLE_INLINE f32x load(const float* p) {
   f32x v;
@@ -67,12 +89,6 @@ NIBBLE_INLINE f32x load(const bf16* p) {
   u16x half;
   std::memcpy(&half, p, sizeof half);
   return as<f32x>(__builtin_convertvector(half, u32x) << 16);
-}
-/// The bits of bf16: round to nearest even; a NaN becomes the quiet NaN 0x7fff or 0xffff.
-NIBBLE_INLINE u32x bf16_bits(f32x v) {
-  const u32x u = as<u32x>(v);
-  const u32x rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return v == v ? rounded : (u >> 16) | 0x7fffu;
 }
 NIBBLE_INLINE void store(bf16* p, f32x v) {
   const u16x half = __builtin_convertvector(bf16_bits(v), u16x);
@@ -157,11 +173,6 @@ NIBBLE_INLINE f32x fma(f32x a, f32x b, f32x c) {
   f32x result;
   for (int lane = 0; lane < lanes; ++lane) result[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
   return result;
-}
-NIBBLE_INLINE f32x sqrt(f32x x) {
-  f32x root;
-  for (int lane = 0; lane < lanes; ++lane) root[lane] = __builtin_sqrtf(x[lane]);
-  return root;
 }
 
 /// exponential.hpp's floats.

@@ -25,6 +25,9 @@ const char* name(Isa isa);
 class GemmCache;
 class Profile;
 class Staging;
+namespace cuda {
+class StreamMemory;
+}
 
 class Stream {
  public:
@@ -49,6 +52,8 @@ class Stream {
   Stream& host() { return host_ ? *host_ : *this; }
   /// Of a device's stream: how arrays get to its kernels.
   Staging& staging() const { return *staging_; }
+  /// Of a device's stream: what its kernels hand to each other.
+  cuda::StreamMemory& memory() const { return *memory_; }
   /// Until all kernels are done.
   void wait() const {
     if (queue_) queue_->wait();
@@ -66,6 +71,7 @@ class Stream {
   std::unique_ptr<GemmCache> gemms_;
   Profile* profile_ = nullptr;
   std::unique_ptr<Staging> staging_;
+  std::unique_ptr<cuda::StreamMemory> memory_;
 };
 
 namespace detail {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quant/arithmetic.hpp"
+#include "quant/cuda/kernels.hpp"
 #include "tensor/profile.hpp"
 #include "tensor/simd.hpp"
 
@@ -39,8 +40,9 @@ double sum_over(Stream& stream, const Tensor& shape, Terms&& terms) {
 
 }  // namespace
 
-float initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor& x) {
+Scalar initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor& x) {
   const KernelTimer timer(stream, "initial_log_step", {x});
+  if (stream.on_device()) return cuda::initial_log_step(stream, quantizer, x);
   const double sum = sum_over(stream, x, [&](int64_t i, int64_t j, int64_t count, float* into) {
     simd::store(into, magnitude(load(x, i, j, count)));
   });
@@ -48,12 +50,18 @@ float initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor&
   return static_cast<float>(std::log(std::max(step, double{std::numeric_limits<float>::min()})));
 }
 
-float log_step_gradient(Stream& stream, const Quantizer& quantizer, float log_step, const Tensor& x,
-                        const Tensor& gradient) {
+Scalar step_of(Stream& stream, const Scalar& log_step) {
+  if (stream.on_device()) return cuda::step_of(stream, log_step);
+  return std::exp(float{log_step});
+}
+
+Scalar log_step_gradient(Stream& stream, const Quantizer& quantizer, const Scalar& log_step, const Tensor& x,
+                         const Tensor& gradient) {
   const KernelTimer timer(stream, "log_step_gradient", {x, gradient});
+  if (stream.on_device()) return cuda::log_step_gradient(stream, quantizer, log_step, x, gradient);
   const ElementFormat& format = *quantizer.element;
   const bool lsq = quantizer.learned == LearnedStep::lsq;
-  const float step = std::exp(log_step), inverse = 1 / step;
+  const float step = step_of(stream, log_step), inverse = 1 / step;
   const double sum = sum_over(stream, x, [&](int64_t i, int64_t j, int64_t count, float* into) {
     const f32x y = load(x, i, j, count) * inverse, q = round_nearest(y, format);
     const f32x within = lsq ? q - y : f32x{};

@@ -26,12 +26,13 @@ template <class T>
 
 template <class T>
 void load_tile(const Operand& x, Axis axis, const Tile& tile) {
+  const float factor = x.factor;
   const float* row_scale = x.row_scale ? x.row_scale.as<float>() : nullptr;
   const float* col_scale = x.col_scale ? x.col_scale.as<float>() : nullptr;
   if (axis == Axis::rows) {
     for (int64_t d = 0; d < tile.depth; ++d) {
       const int64_t i = tile.first + d;
-      f32x v = simd::load_n(x.values.row<T>(i) + tile.outer, tile.width) * x.factor;
+      f32x v = simd::load_n(x.values.row<T>(i) + tile.outer, tile.width) * factor;
       if (row_scale) v *= row_scale[i];
       if (col_scale) v *= simd::load_n(col_scale + tile.outer, tile.width);
       simd::store(tile.row(d), v);
@@ -56,7 +57,7 @@ void load_tile(const Operand& x, Axis axis, const Tile& tile) {
 #pragma GCC unroll 2
       for (int64_t number = 0; number < per_word<T>; ++number) {
         const int64_t to = d + word * per_word<T> + number;
-        f32x v = unpack<T>(simd::as<u32x>(square[word]), number) * x.factor;
+        f32x v = unpack<T>(simd::as<u32x>(square[word]), number) * factor;
         if (row_scale) v *= of_lanes;
         if (col_scale) v *= col_scale[tile.first + std::min(to, tile.depth - 1)];
         simd::store(tile.row(to), v);

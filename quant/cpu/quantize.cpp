@@ -4,30 +4,13 @@
 #include <numeric>
 #include <vector>
 
-#include "quant/arithmetic.hpp"
+#include "quant/block_quantizer.hpp"
 #include "quant/cpu/tile_kernels.hpp"
+#include "quant/cuda/kernels.hpp"
 #include "tensor/profile.hpp"
 
 namespace nibble {
 namespace {
-
-/// Of the reduction axis: whole blocks, rotations and corrections; the whole axis where one scale spans it.
-int64_t chunk_length(const Quantization& how) {
-  constexpr int64_t usual = 128;
-  const Quantizer& q = how.quantizer;
-  if (q.quantizes() && q.extent == Extent::row) return std::numeric_limits<int64_t>::max();
-  int64_t whole = how.hadamard ? how.hadamard->order : 1;
-  if (q.quantizes() && q.blocks()) whole = std::lcm(whole, std::max<int64_t>(q.group, q.correction_group));
-  return (std::max(usual, whole) + whole - 1) / whole * whole;
-}
-
-/// t of x ~ q s t for the whole tensor.
-float tensor_scale_of(const Quantizer& q, float statistic) {
-  if (!q.needs_tensor_statistic() && !q.learns()) return 1;
-  const float scale =
-      q.scale == ScaleFormat::e4m3 ? statistic / (q.scale_limit * q.divisor) : statistic / q.divisor + q.epsilon;
-  return scale == 0 ? 1 : scale;
-}
 
 /// work(begin, end, memory) over all tiles, on all threads.
 template <class Work>
@@ -44,8 +27,9 @@ void for_all_tiles(Stream& stream, const Tiling& tiling, Work&& work) {
 
 }  // namespace
 
-float tensor_statistic(Stream& stream, const Operand& x, const Quantization& how) {
+Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& how) {
   const KernelTimer timer(stream, "tensor statistic", {x.values});
+  if (stream.on_device()) return cuda::tensor_statistic(stream, x, how);
   Quantization plain = how;
   plain.quantizer = {};
   if (!how.hadamard) plain.axis = Axis::rows;  // the order of elements is of no concern: no tile needs turning
@@ -61,9 +45,10 @@ float tensor_statistic(Stream& stream, const Operand& x, const Quantization& how
   return largest;
 }
 
-Operand quantize(Stream& stream, const Operand& x, const Quantization& how, float statistic, const Tensor& values,
-                 const Tensor& scale, const QuantizedParts& parts, QuantizationCounts* counts) {
+Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
+                 const Tensor& values, const Tensor& scale, const QuantizedParts& parts, QuantizationCounts* counts) {
   const KernelTimer timer(stream, "quantize", {x.values, values});
+  if (stream.on_device()) return cuda::quantize(stream, x, how, statistic, values, scale, parts, counts);
   const Quantizer& q = how.quantizer;
   const Tiling tiling(x.values, how.axis, chunk_length(how));
   const TileSource from{x, how, tiling};
@@ -87,6 +72,7 @@ Operand quantize(Stream& stream, const Operand& x, const Quantization& how, floa
 
 void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values, Axis axis) {
   const KernelTimer timer(stream, "restore", {parts.codes, parts.scales, values});
+  if (stream.on_device()) return cuda::restore(stream, quantizer, parts, values, axis);
   const int64_t together = axis == Axis::cols ? 1 : tile_width, outer = parts.codes.rows;
   parallel_for(stream, (outer + together - 1) / together, 1, [&](int64_t begin, int64_t end) {
     tile_kernels(stream.isa())
@@ -97,6 +83,7 @@ void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& p
 void unrotate(Stream& stream, const Tensor& x, Axis axis, const Hadamard* hadamard, std::span<const float> signs,
               const Tensor& mask, const Tensor& y) {
   const KernelTimer timer(stream, "unrotate", {x, y});
+  if (stream.on_device()) return cuda::unrotate(stream, x, axis, hadamard, signs, mask, y);
   const Quantization how{.axis = axis, .hadamard = hadamard, .signs = signs};
   const Operand operand{.values = x};
   const Tiling tiling(x, axis, chunk_length(how));
@@ -106,21 +93,48 @@ void unrotate(Stream& stream, const Tensor& x, Axis axis, const Hadamard* hadama
 }
 
 OperandError operand_error(Stream& stream, const Operand& x, const Quantization& how, const Operand& quantized) {
+  if (stream.on_device()) return cuda::operand_error(stream, x, how, quantized);
   const Tiling tiling(x.values, how.axis, chunk_length(how));
   std::vector<OperandError> of_tiles(static_cast<size_t>(tiling.size()));
   for_all_tiles(stream, tiling, [&](int64_t begin, int64_t end, TileMemory memory) {
     tile_kernels(stream.isa()).error({x, how, tiling}, quantized, of_tiles.data(), begin, end, memory);
   });
+  return sum_of(of_tiles);
+}
+
+OperandError sum_of(std::span<const OperandError> parts) {
   OperandError total;
-  for (const OperandError& tile : of_tiles) {
-    total.squared_error += tile.squared_error;
-    total.squared += tile.squared;
-    total.squared_operand += tile.squared_operand;
-    total.product += tile.product;
-    total.underflows += tile.underflows;
-    total.elements += tile.elements;
+  for (const OperandError& part : parts) {
+    total.squared_error += part.squared_error;
+    total.squared += part.squared;
+    total.squared_operand += part.squared_operand;
+    total.product += part.product;
+    total.underflows += part.underflows;
+    total.elements += part.elements;
   }
   return total;
+}
+
+namespace {
+template <class T>
+void subtract_rows(Stream& stream, const Operand& x, const Tensor& from) {
+  const float factor = x.factor;
+  parallel_for(stream, from.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float scale = factor * (x.row_scale ? x.row_scale.as<float>()[i] : 1.0f);
+      const T* const values = x.values.row<T>(i);
+      float* const to = from.row<float>(i);
+      for (int64_t j = 0; j < from.cols; ++j) to[j] -= static_cast<float>(values[j]) * scale;
+    }
+  });
+}
+}  // namespace
+
+void subtract(Stream& stream, const Operand& x, const Tensor& from) {
+  const KernelTimer timer(stream, "subtract", {x.values, from, from});
+  if (stream.on_device()) return cuda::subtract(stream, x, from);
+  if (x.values.dtype == DType::bf16) subtract_rows<bf16>(stream, x, from);
+  else subtract_rows<float>(stream, x, from);
 }
 
 }  // namespace nibble

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #endif
 
+#include "quant/arithmetic.hpp"
 #include "tensor/random.hpp"
 #include "tensor/simd.hpp"
 
@@ -54,9 +55,8 @@ struct RandomLanes {
   }
 
   [[gnu::always_inline]] f32x uniform(int number) const {
-    const u32x word = words[number / 2], half = number % 2 == 0 ? word & 0xffffu : word >> 16;
-    // 128 + half / 2^16, less 128, plus half of what a number's last bit is worth.
-    return as<f32x>(half | 0x43000000u) - (128 - 0x1p-17f);
+    const u32x word = words[number / 2];
+    return uniform_of<f32x>(number % 2 == 0 ? word & 0xffffu : word >> 16);
   }
 
  private:

@@ -1,7 +1,7 @@
 // From packed codes and block scales back to values, sixteen neighbours at a time. Part of the tile kernels.
 #pragma once
 
-#include "quant/arithmetic.hpp"
+#include "quant/block_quantizer.hpp"
 #include "quant/quantize.hpp"
 #include "tensor/cpu/transpose.hpp"
 #include "tensor/simd.hpp"
@@ -40,12 +40,6 @@ using simd::f32x, simd::lanes, simd::u32x;
   return __builtin_shufflevector(eight[0], eight[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
-[[gnu::always_inline]] inline float block_scale(ScaleFormat format, uint32_t code) {
-  if (format == ScaleFormat::e8m0) return e8m0_value<float>(code);
-  const uint32_t without_flag = code & 0x7fu, not_a_number = 0x7fu;
-  return without_flag == not_a_number ? __builtin_nanf("") : decode<float>(without_flag, formats::e4m3);
-}
-
 /// What codes stand for. Elements of at most four bits and the scales of blocks are looked up.
 class CodeValues {
  public:
@@ -53,7 +47,8 @@ class CodeValues {
     float few[lanes]{};
     for (int code = 0; looks_up() && code < format_.codes(); ++code) few[code] = format_.value(code);
     elements_ = simd::load(few);
-    for (uint32_t code = 0; code < std::size(scales_) && q.blocks(); ++code) scales_[code] = block_scale(q.scale, code);
+    for (uint32_t code = 0; code < std::size(scales_) && q.blocks(); ++code)
+      scales_[code] = block_scale_of(q.scale, code);
   }
 
   const ElementFormat& format() const { return format_; }

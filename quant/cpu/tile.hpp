@@ -5,6 +5,8 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 
 #include "quant/quantize.hpp"
 
@@ -23,6 +25,17 @@ struct Tile {
   float* row(int64_t d) const { return x + d * tile_width; }
 };
 
+/// Of the reduction axis: whole blocks, rotations and corrections; the whole axis where one scale spans it.
+inline int64_t chunk_length(const Quantization& how) {
+  constexpr int64_t usual = 128;
+  const Quantizer& q = how.quantizer;
+  if (q.quantizes() && q.extent == Extent::row) return std::numeric_limits<int64_t>::max();
+  // Whole eights, too: parts have bytes of them, and random numbers go by them.
+  int64_t whole = std::lcm(int64_t{8}, how.hadamard ? how.hadamard->order : 1);
+  if (q.quantizes() && q.blocks()) whole = std::lcm(whole, std::max<int64_t>(q.group, q.correction_group));
+  return (std::max(usual, whole) + whole - 1) / whole * whole;
+}
+
 /// How a matrix is cut into tiles: tiles that lie beside each other in memory follow each other.
 struct Tiling {
   Axis axis;
@@ -35,11 +48,11 @@ struct Tiling {
         chunk(std::min(chunk_length, depth)),
         strips((outer + tile_width - 1) / tile_width),
         chunks(chunk == 0 ? 0 : (depth + chunk - 1) / chunk) {}
-  int64_t size() const { return strips * chunks; }
-  Tile tile(int64_t index, float* memory) const {
+  constexpr int64_t size() const { return strips * chunks; }
+  constexpr Tile tile(int64_t index, float* memory) const {
     const int64_t strip = axis == Axis::cols ? index / chunks : index % strips;
     const int64_t part = axis == Axis::cols ? index % chunks : index / strips;
-    return {memory, strip * tile_width, std::min(tile_width, outer - strip * tile_width), part * chunk,
+    return {memory, strip * tile_width, std::min(int64_t{tile_width}, outer - strip * tile_width), part * chunk,
             std::min(chunk, depth - part * chunk)};
   }
   /// Floats of a tile: whole squares, whose words hold up to four elements.

@@ -51,10 +51,11 @@ namespace detail {
 template <class Sum, class T>
 [[gnu::always_inline]] inline void finish(const Tensor& sums, const Epilogue& epilogue, const Tensor& c) {
   const Scaling& scaling = epilogue.scaling;
+  const float factor = scaling.factor;
   for (int64_t i = 0; i < c.rows; ++i) {
     const float row = scaling.rows ? scaling.rows.as<float>()[i] : 1.0f;
     simd::for_each_group(c.cols, [&](int64_t j, int64_t count) {
-      simd::f32x x = sums_of(sums.row<Sum>(i), epilogue, i, j, count) * scaling.factor * row;
+      simd::f32x x = sums_of(sums.row<Sum>(i), epilogue, i, j, count) * factor * row;
       if (scaling.cols) x = x * simd::load_n(scaling.cols.as<float>() + j, count);
       if (epilogue.addend) x = x + simd::load_n(epilogue.addend.row<float>(i) + j, count);
       simd::store_n(c.row<T>(i) + j, x, count);

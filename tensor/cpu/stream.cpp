@@ -9,6 +9,7 @@
 
 #include "tensor/cores.hpp"
 #include "tensor/cuda/device.hpp"
+#include "tensor/cuda/stream_memory.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/staging.hpp"
@@ -78,6 +79,7 @@ Stream::Stream(int threads, Place place, int device) : Stream(threads) {
   queue_ = cuda::make_queue();
   host_ = std::make_unique<Stream>(threads);
   staging_ = std::make_unique<Staging>(*queue_);
+  memory_ = cuda::make_stream_memory();
 }
 
 Stream::~Stream() { queue_.reset(); }  // ends when its work does, which reads what is staged

@@ -23,6 +23,9 @@ struct DeviceFacts {
 /// The devices that this process may use, in the order of the runtime; none without a driver.
 [[gnu::weak]] std::vector<DeviceFacts> devices();
 
+/// Memory that a block of the selected device may have in common, in bytes.
+[[gnu::weak]] size_t largest_block_memory();
+
 /// What the calling thread's next calls are about.
 [[gnu::weak]] void select(int device);
 

@@ -5,6 +5,7 @@
 
 #include "tensor/cuda/kernel.hpp"
 #include "tensor/dtype.hpp"
+#include "tensor/real.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
@@ -19,6 +20,62 @@ struct Group {
   __device__ float operator[](int i) const { return values[i]; }
 };
 
+/// Elements that a group moves at once: 16 bytes of them where it has so many.
+template <class T>
+inline constexpr int pack_elements = sizeof(T) * group_elements < 16 ? group_elements
+                                                                     : static_cast<int>(16 / sizeof(T));
+
+/// Whether groups of a matrix with these rows can be moved so: each begins where a pack may.
+template <class T>
+bool packs_fit(const T* data, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(data) % (pack_elements<T> * sizeof(T)) == 0 && stride % group_elements == 0;
+}
+
+/// The first `count` elements of a group, the others zero; in packs if these fit.
+template <class T>
+__device__ void load_group(const T* from, bool packs, int count, T (&to)[group_elements]) {
+  constexpr int pack = pack_elements<T>;
+  if (packs && count == group_elements) {
+    for (int part = 0; part < group_elements / pack; ++part) {
+      const auto packed = reinterpret_cast<const Pack<T, pack>*>(from)[part];
+      for (int j = 0; j < pack; ++j) to[part * pack + j] = packed[j];
+    }
+  } else {  // elements of a group whose numbers are no constants would not be registers
+    for (int j = 0; j < group_elements; ++j) to[j] = j < count ? from[j] : T{};
+  }
+}
+template <class T>
+__device__ void store_group(T* to, bool packs, int count, const T (&from)[group_elements]) {
+  constexpr int pack = pack_elements<T>;
+  if (packs && count == group_elements) {
+    for (int part = 0; part < group_elements / pack; ++part) {
+      Pack<T, pack> packed;
+      for (int j = 0; j < pack; ++j) packed[j] = from[part * pack + j];
+      reinterpret_cast<Pack<T, pack>*>(to)[part] = packed;
+    }
+  } else {
+    for (int j = 0; j < group_elements; ++j)
+      if (j < count) to[j] = from[j];
+  }
+}
+
+/// As the host's kernels round; but a NaN, which becomes 0x7fff or 0xffff there, is 0x7fff where a GPU's instruction
+/// rounds.
+template <class T>
+__device__ T rounded_to(float value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else {
+#if defined(__CUDA_ARCH__)
+    return bf16(value);
+#else
+    bf16 result;
+    result.bits = static_cast<uint16_t>(simd::bf16_bits(value));
+    return result;
+#endif
+  }
+}
+
 /// The rows of a matrix on a device, read as floats and rounded to nearest when written.
 template <class T>
 class Rows {
@@ -28,48 +85,29 @@ class Rows {
   explicit Rows(const Tensor& matrix, int64_t part = group_elements)
       : data_(matrix.on_device<T>()),
         stride_(matrix.rows > 1 ? matrix.stride : 0),
-        wide_(reinterpret_cast<uintptr_t>(data_) % pack_bytes == 0 && stride_ % group_elements == 0 &&
-              part % group_elements == 0) {}
+        packs_(packs_fit(data_, stride_) && part % group_elements == 0) {}
 
   __device__ T* row(int64_t i) const { return data_ + i * stride_; }
 
   /// Elements [col, col + count) of a row; what is behind `count` is 0.
   __device__ Group load(int64_t i, int64_t col, int count) const {
-    const T* const from = row(i) + col;
-    Group group{};
-    if (wide_ && count == group_elements) {
-      for (int part = 0; part < group_elements / pack; ++part) {
-        const auto packed = reinterpret_cast<const Pack<T, pack>*>(from)[part];
-        for (int j = 0; j < pack; ++j) group[part * pack + j] = static_cast<float>(packed[j]);
-      }
-    } else {  // elements of a group whose numbers are no constants would not be registers
-      for (int j = 0; j < group_elements; ++j)
-        if (j < count) group[j] = static_cast<float>(from[j]);
-    }
+    T elements[group_elements];
+    load_group(row(i) + col, packs_, count, elements);
+    Group group;
+    for (int j = 0; j < group_elements; ++j) group[j] = static_cast<float>(elements[j]);
     return group;
   }
 
   __device__ void store(int64_t i, int64_t col, int count, const Group& group) const {
-    T* const to = row(i) + col;
-    if (wide_ && count == group_elements) {
-      for (int part = 0; part < group_elements / pack; ++part) {
-        Pack<T, pack> packed;
-        for (int j = 0; j < pack; ++j) packed[j] = static_cast<T>(group[part * pack + j]);
-        reinterpret_cast<Pack<T, pack>*>(to)[part] = packed;
-      }
-    } else {
-      for (int j = 0; j < group_elements; ++j)
-        if (j < count) to[j] = static_cast<T>(group[j]);
-    }
+    T elements[group_elements];
+    for (int j = 0; j < group_elements; ++j) elements[j] = rounded_to<T>(group[j]);
+    store_group(row(i) + col, packs_, count, elements);
   }
 
  private:
-  static constexpr size_t pack_bytes = 16;
-  static constexpr int pack = static_cast<int>(pack_bytes / sizeof(T));
-
   T* data_;
   int64_t stride_;
-  bool wide_;
+  bool packs_;
 };
 
 template <class Body>

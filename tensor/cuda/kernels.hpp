@@ -4,6 +4,7 @@
 #include "tensor/convert.hpp"
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
+#include "tensor/scalar.hpp"
 
 namespace nibble::cuda {
 
@@ -12,5 +13,6 @@ namespace nibble::cuda {
 [[gnu::weak]] decltype(nibble::middle) middle;
 [[gnu::weak]] decltype(nibble::fill) fill;
 [[gnu::weak]] decltype(nibble::gemm) gemm;
+[[gnu::weak]] decltype(nibble::product_of) product_of;
 
 }  // namespace nibble::cuda

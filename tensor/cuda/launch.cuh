@@ -29,6 +29,9 @@ __device__ T* global(T* p) {
   return p;
 }
 
+/// Integers, whose sum has no order.
+__device__ inline void atomic_add(unsigned long long* to, unsigned long long count) { atomicAdd(to, count); }
+
 /// The block's memory, as many bytes as the launch said.
 template <class T>
 __device__ T* shared_memory() {

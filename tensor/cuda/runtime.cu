@@ -43,6 +43,13 @@ std::vector<DeviceFacts> devices() {
   return list;
 }
 
+size_t largest_block_memory() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), "the device");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "memory of a block");
+  return static_cast<size_t>(bytes);
+}
+
 void select(int device) { check(cudaSetDevice(device), "choice of a device"); }
 
 void* allocate(size_t bytes) {

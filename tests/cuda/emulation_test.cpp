@@ -116,6 +116,16 @@ TEST(Emulation, PointersOfATable) {
   }
 }
 
+__global__ void count_threads(unsigned long long* counts) { atomic_add(counts + threadIdx.x % 3, threadIdx.x + 1); }
+
+TEST(Emulation, BlocksCountTogether) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const Values<unsigned long long> counts(queue, std::vector<unsigned long long>(3));
+  launch(queue, {50}, {6}, 0, count_threads, counts.on_device());
+  EXPECT_EQ(counts.on_host(), (std::vector<unsigned long long>{50 * (1 + 4), 50 * (2 + 5), 50 * (3 + 6)}));
+}
+
 __global__ void leave_early(float* values) {
   if (threadIdx.x >= 40) return;
   __syncthreads();

@@ -16,9 +16,9 @@ struct LinearOperands {
 /// y under a residual of zeros and dx come in `results`: f32, or bf16 without a residual. `codes` (if given) stand for
 /// w.
 LinearResults run_linear(Linear& linear, const LinearOperands& operands, const LinearCall& call, DType given,
-                         DType results, const Tensor& codes = {});
+                         DType results, const Tensor& codes = {}, Place place = Place::host);
 LinearResults run_linear(const Recipe& recipe, const LinearOperands& operands, const LinearCall& call,
-                         DType results = DType::f32);
+                         DType results = DType::f32, Place place = Place::host);
 LinearResults plain_linear(const LinearOperands& operands);
 
 }  // namespace nibble

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "tensor/convert.hpp"
 #include "tensor/dtype.hpp"
 
 namespace nibble {
@@ -83,8 +84,20 @@ Matrix matrix_of(const Tensor& x, Axis axis) {
 }
 
 QuantizedMatrix quantize_matrix(const Matrix& x, const Quantizer& q, const QuantizeCall& call) {
-  Stream stream(call.threads);
-  const OwnedTensor from = tensor_of(x, call.from, call.axis), values(call.type, from.view().rows, from.view().cols);
+  Stream stream(call.threads, call.place);
+  const auto made = [&](DType type, int64_t rows, int64_t cols) {
+    return OwnedTensor(type, rows, cols, "test", call.place);
+  };
+  const auto here = [&](const Tensor& there) {
+    OwnedTensor tensor(there.dtype, there.rows, there.cols, "test");
+    copy(stream, there, tensor);
+    stream.wait();
+    return tensor;
+  };
+  const OwnedTensor given = tensor_of(x, call.from, call.axis);
+  const int64_t rows = given.view().rows, cols = given.view().cols;
+  const OwnedTensor from = made(call.from, rows, cols), values = made(call.type, rows, cols);
+  copy(stream, given, from);
   const Quantization how{.quantizer = q,
                          .axis = call.axis,
                          .hadamard = call.hadamard,
@@ -94,31 +107,33 @@ QuantizedMatrix quantize_matrix(const Matrix& x, const Quantizer& q, const Quant
                          .part = call.part};
   const bool packs = q.packable() && x.depth % 8 == 0, has_scales = packs && q.blocks();
   OwnedTensor codes, scales, mask, row_scales;
-  if (packs) codes = OwnedTensor(DType::u8, x.rows, x.depth / 8 * q.element->bits());
-  if (has_scales) scales = OwnedTensor(DType::u8, x.rows, x.depth / q.group);
-  if (q.mask != MaskRule::all) mask = OwnedTensor(DType::u8, x.rows, x.depth / 8);
-  if (q.quantizes() && q.extent == Extent::row) row_scales = OwnedTensor(DType::f32, 1, x.rows);
+  if (packs) codes = made(DType::u8, x.rows, x.depth / 8 * q.element->bits());
+  if (has_scales) scales = made(DType::u8, x.rows, x.depth / q.group);
+  if (q.mask != MaskRule::all) mask = made(DType::u8, x.rows, x.depth / 8);
+  if (q.quantizes() && q.extent == Extent::row) row_scales = made(DType::f32, 1, x.rows);
 
   QuantizedMatrix result;
-  const float statistic = call.statistic               ? *call.statistic
-                          : q.needs_tensor_statistic() ? tensor_statistic(stream, {.values = from}, how)
-                                                       : 0;
+  const Scalar statistic = call.statistic               ? Scalar(*call.statistic)
+                           : q.needs_tensor_statistic() ? tensor_statistic(stream, {.values = from}, how)
+                                                        : Scalar();
   const QuantizedParts parts{codes, scales, mask};
-  result.factor = quantize(stream, {.values = from}, how, statistic, values, row_scales, parts, &result.counts).factor;
-  result.values = matrix_of(values, call.axis).values;
-  if (row_scales.view()) result.row_scales = matrix_of(row_scales).values;
-  for (int64_t row = 0; row < x.rows; ++row) {
-    for (int64_t k = 0; packs && k < x.depth; ++k)
-      result.codes.push_back(signed_code(bit_field(codes.view().row<uint8_t>(row), k, q.element->bits()), *q.element));
-    for (int64_t k = 0; has_scales && k < scales.view().cols; ++k)
-      result.scale_codes.push_back(scales.view().row<uint8_t>(row)[k]);
-    for (int64_t k = 0; mask.view() && k < x.depth; ++k)
-      result.mask.push_back(static_cast<uint8_t>(bit_field(mask.view().row<uint8_t>(row), k, 1)));
-  }
+  result.factor = value_of(
+      stream, quantize(stream, {.values = from}, how, statistic, values, row_scales, parts, &result.counts).factor);
+  result.values = matrix_of(here(values), call.axis).values;
+  if (row_scales.view()) result.row_scales = matrix_of(here(row_scales)).values;
+  const auto fields = [&](const Tensor& part, int bits, auto&& each) {
+    const OwnedTensor bytes = here(part);
+    for (int64_t row = 0; row < x.rows; ++row)
+      for (int64_t k = 0; k < part.cols * 8 / bits; ++k) each(bit_field(bytes.view().row<uint8_t>(row), k, bits));
+  };
+  if (packs)
+    fields(codes, q.element->bits(), [&](uint32_t code) { result.codes.push_back(signed_code(code, *q.element)); });
+  if (has_scales) fields(scales, 8, [&](uint32_t code) { result.scale_codes.push_back(static_cast<int>(code)); });
+  if (mask.view()) fields(mask, 1, [&](uint32_t bit) { result.mask.push_back(static_cast<uint8_t>(bit)); });
   if (packs) {
-    const OwnedTensor restored(call.type, from.view().rows, from.view().cols);
+    const OwnedTensor restored = made(call.type, rows, cols);
     restore(stream, q, parts, restored, call.axis);
-    result.restored = matrix_of(restored, call.axis).values;
+    result.restored = matrix_of(here(restored), call.axis).values;
   }
   return result;
 }

@@ -20,6 +20,7 @@ struct QuantizeCall {
   uint64_t seed = 5;
   uint32_t step = 0, tensor = 3, part = 0;
   int threads = 2;
+  Place place = Place::host;
   std::optional<float> statistic{};  ///< of the tensor; its own where none is given
 };
 

@@ -112,6 +112,14 @@ TEST(QuantizeCounts, WhatIsClippedUnderTheScaleThatABlockChose) {
   EXPECT_LT(chosen, six) << "on 4, nothing is clipped";
 }
 
+TEST(QuantizeParts, OfRotationsThatAreNoMultiplesOfEight) {
+  const Matrix x = normal_matrix(5, 22 * 12);
+  const Hadamard hadamard = Hadamard::of_order(12, "here");
+  const Matrix rotated{x.rows, x.depth, quantize_matrix(x, {}, {.hadamard = &hadamard}).values};
+  const Quantizer& quantizer = quantizer_case("int4_by_tensor").quantizer;
+  EXPECT_EQ(quantize_matrix(x, quantizer, {.hadamard = &hadamard}), quantize_matrix(rotated, quantizer));
+}
+
 INSTANTIATE_TEST_SUITE_P(Quantizers, Quantize, testing::ValuesIn(quantizer_cases()),
                          [](const auto& one) { return one.param.name; });
 

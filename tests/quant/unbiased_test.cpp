@@ -84,7 +84,7 @@ class Product {
                              .rounding = RandomStream(1, Purpose::rounding, number, side),
                              .scale_rounding = RandomStream(1, Purpose::scale_rounding, number, side)};
       const bool needs = scheme_.quantizer.needs_tensor_statistic();
-      quantized[side] = quantize(stream_, x, how, needs ? tensor_statistic(stream_, x, how) : 0, values_[side]);
+      quantized[side] = quantize(stream_, x, how, needs ? tensor_statistic(stream_, x, how) : Scalar(), values_[side]);
     }
     gemm(stream_, quantized[0].values, Transpose::no, quantized[1].values, Transpose::yes, result_, {},
          {.factor = quantized[0].factor * quantized[1].factor});

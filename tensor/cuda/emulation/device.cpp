@@ -48,7 +48,7 @@ struct Device {
   std::recursive_mutex mutex;
   std::map<void*, size_t> memory;  ///< bytes by address, whole pages
   std::set<EmulatedQueue*> queues;
-  size_t used = 0, limit = size_t{1} << 40;
+  size_t used = 0, limit = size_t{1} << 40, block_memory = usual_block_memory;
   bool present = true;
   int running = 0;  ///< depth of work that runs
 };
@@ -128,6 +128,7 @@ void EmulatedQueue::wait() {
 
 void set_present(bool present) { device().present = present; }
 void limit_memory(size_t bytes) { device().limit = bytes; }
+void limit_block_memory(size_t bytes) { device().block_memory = bytes; }
 
 void queue(Queue& queue, std::function<void()> work) { static_cast<EmulatedQueue&>(queue).add(std::move(work)); }
 
@@ -160,6 +161,8 @@ std::vector<DeviceFacts> devices() {
            .memory = device().limit,
            .free = device().limit - device().used}};
 }
+
+size_t largest_block_memory() { return device().block_memory; }
 
 void select(int) {}
 

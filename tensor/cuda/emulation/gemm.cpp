@@ -18,6 +18,7 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
           const Tensor& c, const Tensor& addend, const Scaling& scaling) {
   emulation::queue(stream.queue(), [=, &stream] {
     Scaling there = scaling;
+    there.factor = scaling.factor.read();
     there.rows = on_host(there.rows);
     there.cols = on_host(there.cols);
     nibble::gemm(stream.host(), on_host(a), transpose_a, on_host(b), transpose_b, on_host(c), on_host(addend), there);

@@ -111,6 +111,11 @@ T* global(T* p) {
   return p;
 }
 
+/// Integers, whose sum has no order.
+inline void atomic_add(unsigned long long* to, unsigned long long count) {
+  std::atomic_ref(*to).fetch_add(count, std::memory_order_relaxed);
+}
+
 /// The block's memory, as many bytes as the launch said.
 template <class T>
 T* shared_memory() {

@@ -1,0 +1,236 @@
+// A piece of a matrix in the memory of a device's block, with its reduction axis running through it.
+//
+// Element (d, o), d along the reduction axis and o of `width` outer indices, is float number d * width + o; every 32 of
+// them are followed by one that nobody uses, so that neither neighbours in o nor threads that each walk along d meet in
+// one bank. Not for: the host's tiles (cpu/tile.hpp).
+#pragma once
+
+#include "quant/quantize.hpp"
+#include "tensor/cuda/elements.hpp"
+
+namespace nibble::cuda {
+
+/// How a matrix is cut: strips of outer indices, and each of them into chunks of the reduction axis, whose length is a
+/// multiple of 8.
+struct TileShape {
+  Axis axis;
+  int64_t outer, depth;
+  int chunk, log_width;
+  int64_t strips, chunks;
+
+  TileShape(const Tensor& x, Axis reduction, int chunk_length, int logarithm)
+      : axis(reduction),
+        outer(reduction == Axis::cols ? x.rows : x.cols),
+        depth(reduction == Axis::cols ? x.cols : x.rows),
+        chunk(chunk_length),
+        log_width(logarithm),
+        strips((outer + (int64_t{1} << logarithm) - 1) >> logarithm),
+        chunks((depth + chunk_length - 1) / chunk_length) {}
+
+  __device__ int width() const { return 1 << log_width; }
+  static constexpr int64_t padded(int64_t floats) { return floats + (floats >> 5) + 1; }
+  int64_t floats() const { return padded(int64_t{chunk} << log_width); }
+};
+
+/// The tile that a block works on.
+struct TilePlace {
+  int64_t outer, first;  ///< of the matrix
+  int width, count;      ///< that the matrix has, of the tile's
+
+  __device__ TilePlace(int64_t first_outer, int64_t first_inner, int wide, int deep)
+      : outer(first_outer), first(first_inner), width(wide), count(deep) {}
+  __device__ TilePlace(const TileShape& shape, int64_t strip, int64_t number)
+      : outer(strip << shape.log_width), first(number * shape.chunk) {
+    const int64_t wide = shape.outer - outer, deep = shape.depth - first;
+    width = wide < shape.width() ? static_cast<int>(wide) : shape.width();
+    count = deep < shape.chunk ? static_cast<int>(deep) : shape.chunk;
+  }
+  /// Neighbours in memory follow each other.
+  __device__ static TilePlace of(const TileShape& shape, int64_t index) {
+    const bool along = shape.axis == Axis::cols;
+    return {shape, along ? index / shape.chunks : index % shape.strips,
+            along ? index % shape.chunks : index / shape.strips};
+  }
+};
+
+/// Values of one outer index, along the reduction axis.
+struct SharedRows {
+  using Real = float;
+  using Index = int;
+
+  float* x;
+  int first, step;
+
+  __device__ float& at(int d) const {
+    const int place = first + d * step;
+    return x[place + (place >> 5)];
+  }
+  __device__ float load(int d) const { return at(d); }
+  __device__ void store(int d, float v) const { at(d) = v; }
+  __device__ SharedRows from(int d) const { return {x, first + d * step, step}; }
+};
+
+__device__ inline SharedRows rows_of(float* tile, int log_width, int o) { return {tile, o, 1 << log_width}; }
+
+/// Calls body(o, d, of_outer, count) for groups of eight elements of the tile that are neighbours in memory: along d
+/// where the reduction axis is, else along o (then of_outer). A warp's threads lie side by side in memory, in pieces of
+/// 64 bytes at least where that is possible.
+template <class Body>
+__device__ void for_each_group_of_tile(const TileShape& shape, const TilePlace& place, Body&& body) {
+  const unsigned width = 1u << shape.log_width;
+  if (shape.axis == Axis::rows) {
+    const unsigned groups = (width + group_elements - 1) / group_elements, of_group = width / groups;
+    for (unsigned i = threadIdx.x; i < groups * static_cast<unsigned>(place.count); i += blockDim.x) {
+      const int o = static_cast<int>(i % groups * of_group), left = place.width - o;
+      body(o, static_cast<int>(i / groups), left < static_cast<int>(of_group) ? left : static_cast<int>(of_group));
+    }
+    return;
+  }
+  constexpr unsigned side_by_side = 4;
+  const unsigned groups = (static_cast<unsigned>(place.count) + group_elements - 1) / group_elements,
+                 rounds = (groups + side_by_side - 1) / side_by_side;
+  for (unsigned i = threadIdx.x; i < rounds * side_by_side * width; i += blockDim.x) {
+    const unsigned group = i / (side_by_side * width) * side_by_side + i % side_by_side;
+    if (group >= groups) continue;
+    const int d = static_cast<int>(group * group_elements), left = place.count - d;
+    body(static_cast<int>(i / side_by_side % width), d, left < group_elements ? left : group_elements);
+  }
+}
+
+/// A matrix on its way into tiles (Operand).
+struct TileSource {
+  const void* data;
+  int64_t stride;
+  bool narrow, packs;
+  Scalar factor;
+  const float *row_scale, *col_scale;
+
+  explicit TileSource(const Operand& x)
+      : data(x.values.data),
+        stride(x.values.rows > 1 ? x.values.stride : 0),
+        narrow(x.values.dtype == DType::bf16),
+        packs(narrow ? packs_fit(x.values.on_device<bf16>(), stride) : packs_fit(x.values.on_device<float>(), stride)),
+        factor(x.factor),
+        row_scale(x.row_scale.on_device<float>()),
+        col_scale(x.col_scale.on_device<float>()) {}
+
+  /// Elements [col, col + count) of a row, scaled; behind them zeros.
+  __device__ void load(int64_t row, int64_t col, int count, float scale, float (&to)[group_elements]) const {
+    if (narrow) load<bf16>(row, col, count, scale, to);
+    else load<float>(row, col, count, scale, to);
+  }
+
+ private:
+  template <class T>
+  __device__ void load(int64_t row, int64_t col, int count, float scale, float (&to)[group_elements]) const {
+    T elements[group_elements];
+    load_group(static_cast<const T*>(data) + row * stride + col, packs, count, elements);
+    for (int j = 0; j < group_elements; ++j) {
+      to[j] = static_cast<float>(elements[j]) * scale;
+      if (row_scale) to[j] *= row_scale[row];
+      if (col_scale && j < count) to[j] *= col_scale[col + j];
+    }
+  }
+};
+
+/// +-1 by bits.
+__device__ inline float sign_of(const uint32_t* bits, int number) {
+  return (bits[number >> 5] >> (number & 31) & 1u) != 0 ? -1.0f : 1.0f;
+}
+
+/// Signs (of blocks of `order`; null: none) and a mask (null: none) are applied on the way.
+struct OnTheWay {
+  const uint32_t* signs = nullptr;
+  int64_t order = 1;
+  const uint8_t* mask = nullptr;  ///< of QuantizedParts, for Axis::cols
+  int64_t mask_stride = 0;
+};
+
+/// To eight neighbours in memory: along d, from d on, where the reduction axis is, else along the outer one.
+__device__ inline void apply(const OnTheWay& way, bool along, int64_t outer, int64_t d,
+                             float (&values)[group_elements]) {
+  if (way.mask) {
+    const uint32_t passing = way.mask[outer * way.mask_stride + d / 8];
+    for (int j = 0; j < group_elements; ++j)
+      if ((passing >> j & 1u) == 0) values[j] = 0;
+  }
+  if (!way.signs) return;
+  auto number = static_cast<int>(d % way.order);
+  for (int j = 0; j < group_elements; ++j) {
+    values[j] *= sign_of(way.signs, number);
+    if (along && ++number == way.order) number = 0;
+  }
+}
+
+__device__ inline void load_tile(const TileSource& from, const TileShape& shape, const TilePlace& place,
+                                 const OnTheWay& way, float* tile) {
+  const float factor = from.factor.read();
+  const bool along = shape.axis == Axis::cols;
+  for_each_group_of_tile(shape, place, [&](int o, int d, int count) {
+    float values[group_elements];
+    const int present = along && o >= place.width ? 0 : count;
+    if (present > 0) {
+      const int64_t outer = place.outer + o, inner = place.first + d;
+      from.load(along ? outer : inner, along ? inner : outer, present, factor, values);
+      apply(way, along, outer, inner, values);
+    } else {
+      for (float& value : values) value = 0.0f * factor;
+    }
+    const SharedRows to = rows_of(tile, shape.log_width, o).from(d);
+    const int width = 1 << shape.log_width, whole = along || width >= group_elements ? group_elements : width;
+    for (int j = 0; j < whole; ++j) (along ? to.at(j) : SharedRows{tile, to.first + j, 1}.at(0)) = values[j];
+  });
+}
+
+/// Where a tile goes: f32, bf16, or i8 codes of an element format.
+struct TileTarget {
+  void* data = nullptr;
+  int64_t stride = 0;
+  DType type = DType::f32;
+  bool packs = false;
+
+  TileTarget() = default;
+  explicit TileTarget(const Tensor& y) : data(y.data), stride(y.rows > 1 ? y.stride : 0), type(y.dtype) {
+    if (type == DType::bf16) packs = packs_fit(y.on_device<bf16>(), stride);
+    else if (type == DType::i8) packs = packs_fit(y.on_device<int8_t>(), stride);
+    else packs = packs_fit(y.on_device<float>(), stride);
+  }
+};
+
+/// `bits(value)` gives the T that stands for a value.
+template <class T, class Rounded>
+__device__ void store_tile_as(const TileTarget& to, const TileShape& shape, const TilePlace& place, float* tile,
+                              Rounded&& rounded) {
+  const bool along = shape.axis == Axis::cols;
+  for_each_group_of_tile(shape, place, [&](int o, int d, int count) {
+    if ((along && o >= place.width) || count <= 0) return;
+    const SharedRows from = rows_of(tile, shape.log_width, o).from(d);
+    T elements[group_elements];
+    for (int j = 0; j < group_elements; ++j)
+      elements[j] = j < count ? rounded(along ? from.at(j) : SharedRows{tile, from.first + j, 1}.at(0)) : T{};
+    const int64_t outer = place.outer + o, inner = place.first + d;
+    store_group(static_cast<T*>(to.data) + (along ? outer : inner) * to.stride + (along ? inner : outer), to.packs,
+                count, elements);
+  });
+}
+
+/// `integer(value)` gives the code that i8 stores.
+template <class Integer>
+__device__ void store_tile(const TileTarget& to, const TileShape& shape, const TilePlace& place, float* tile,
+                           Integer&& integer) {
+  if (to.type == DType::bf16) store_tile_as<bf16>(to, shape, place, tile, rounded_to<bf16>);
+  else if (to.type == DType::i8) store_tile_as<int8_t>(to, shape, place, tile, integer);
+  else store_tile_as<float>(to, shape, place, tile, rounded_to<float>);
+}
+
+/// Calls body(place) for this block's tiles, one after the other.
+template <class Body>
+__device__ void for_each_tile(const TileShape& shape, Body&& body) {
+  const int64_t tiles = shape.strips * shape.chunks;
+  for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
+    body(TilePlace::of(shape, index));
+    __syncthreads();
+  }
+}
+
+}  // namespace nibble::cuda

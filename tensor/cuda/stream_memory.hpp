@@ -1,0 +1,50 @@
+// What a device's stream keeps for its kernels: numbers on their way from one to another, what a call brings along
+// beside tensors, and working memory.
+//
+// A stream's work is done in the order in which it was queued, so that memory may be handed out again while earlier
+// work still waits. Not for: what outlives a call (arenas).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "tensor/tensor.hpp"
+
+namespace nibble {
+
+class Stream;
+
+namespace cuda {
+
+/// Scalars that a stream makes before it takes the first one's place again.
+inline constexpr size_t stream_numbers = 4096;
+
+class StreamMemory {
+ public:
+  StreamMemory();
+
+  /// A place for one more number (tensor/scalar.hpp).
+  float* number();
+  /// Of the calling kernel alone, for each purpose: until somebody asks again.
+  enum Purpose { rotations, copies, sums, purposes };
+  template <class T>
+  T* working(Purpose purpose, size_t count) {
+    return static_cast<T*>(working_bytes(purpose, count * sizeof(T)));
+  }
+  /// Bits that the host knows, in device memory, for the kernels that this call queues: copied before it returns.
+  const uint32_t* words(Stream& stream, std::span<const uint32_t> words);
+
+ private:
+  void* working_bytes(Purpose purpose, size_t bytes);
+
+  Buffer numbers_, words_, working_[purposes];
+  size_t next_number_ = 0, next_word_ = 0;
+};
+
+[[gnu::weak]] std::unique_ptr<StreamMemory> make_stream_memory();
+
+}  // namespace cuda
+
+}  // namespace nibble

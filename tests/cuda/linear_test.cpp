@@ -1,0 +1,55 @@
+// The linear operator on a device has the host's bits: its operands, scales and products never leave the device.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/cuda/on_device.hpp"
+#include "tests/quant/linear_operator.hpp"
+
+namespace nibble {
+namespace {
+
+class LinearOnDevice : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(LinearOnDevice, HasTheHostsBits) {
+  const LinearCall call{.step = 5, .micro_batch = 2, .pass = Pass::training};
+  const LinearOperands operands(128, 128, 128);
+  const Recipe recipe = find_recipe(GetParam());
+  const LinearResults host = run_linear(recipe, operands, call),
+                      device = run_linear(recipe, operands, call, DType::f32, Place::device);
+  EXPECT_EQ(device.y.values, host.y.values);
+  EXPECT_EQ(device.dx.values, host.dx.values);
+  EXPECT_EQ(device.dw.values, host.dw.values);
+}
+
+INSTANTIATE_TEST_SUITE_P(Recipes, LinearOnDevice,
+                         ::testing::Values("quartet2", "quest-w4a4", "quest-w4a16", "mxfp4-rht-sr", "nvfp4-nvidia",
+                                           "halo2-int8", "fp8-row", "fp8-delayed"),
+                         [](const auto& one) {
+                           std::string name = one.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+TEST(LinearOnDeviceToo, WhatWeightsLoseIsTheHosts) {
+  const LinearCall call{.step = 5};
+  const LinearOperands operands(128, 128, 128);
+  for (const char* name : {"quest-w4a4", "quartet2"}) {
+    const auto linear = make_linear(find_recipe(name), operands.spec);
+    std::vector<OwnedTensor> residuals;
+    for (const Place place : {Place::host, Place::device}) {
+      Stream stream(2, place);
+      const auto bytes = static_cast<int64_t>(linear->scratch_bytes(stream, operands.spec.tokens));
+      const OwnedTensor scratch(DType::u8, 1, bytes, "test", place),
+          residual(DType::f32, operands.spec.out, operands.spec.in, "test", place);
+      const OwnedTensor w = tensor_of(operands.w, DType::bf16),
+                        there = place == Place::device ? testing::on_device(stream, w) : OwnedTensor();
+      ASSERT_TRUE(linear->weight_residual(stream, call, there.view() ? there.view() : w.view(), residual, scratch));
+      residuals.push_back(testing::on_host(stream, residual));
+    }
+    EXPECT_TRUE(testing::same_bits(residuals[0], residuals[1])) << name;
+  }
+}
+
+}  // namespace
+}  // namespace nibble
