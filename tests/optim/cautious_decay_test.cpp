@@ -131,8 +131,8 @@ TEST(CautiousDecay, OfMatrices) {
     parameters.master(0)[j] = before.master(0)[j] = draw();
     direction.view().as<float>()[j] = draw();
   }
-  descend(stream, parameters.list[0], direction,
-          muon_scale(MuonScale::moonlight, rows, cols), weight_decay, learning_rate);
+  descend(stream, parameters.list[0], direction, muon_scale(MuonScale::moonlight, rows, cols), weight_decay,
+          learning_rate);
   double squares = 0;
   for (int64_t j = 0; j < rows * cols; ++j) {
     const double update = 0.2 * std::sqrt(77.0) * direction.view().as<float>()[j], w = before.master(0)[j];
