@@ -2,7 +2,7 @@
 //
 // Every kernel takes a stream first. A CPU stream runs a kernel at once, on the process's team of OpenMP threads and
 // with the widest instruction set of the machine; the call returns when the kernel has finished. A device's stream
-// queues it; tensors and spans of such a call are the device's memory, and what comes back to the host was waited for.
+// queues it; tensors of such a call are the device's memory, spans as headers say; what comes back was waited for.
 #pragma once
 
 #include <omp.h>
