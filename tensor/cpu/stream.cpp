@@ -72,9 +72,8 @@ Stream::Stream(int threads, Place place, int device) : Stream(threads) {
                  .allowed = !cuda::available() ? "none: this program was built without CUDA"
                             : found.empty()    ? "none: the driver finds no GPU"
                                                : "0 to " + std::to_string(found.size() - 1),
-                 .next = cuda::available()
-                             ? "see what nvidia-smi and CUDA_VISIBLE_DEVICES say, or set run.device: cpu"
-                             : "build where the CUDA Toolkit (12.8 or newer) is, or set run.device: cpu"});
+                 .next = cuda::available() ? "see what nvidia-smi and CUDA_VISIBLE_DEVICES say"
+                                           : "build where the CUDA Toolkit (12.8 or newer) is"});
   cuda::select(device);
   queue_ = cuda::make_queue();
   host_ = std::make_unique<Stream>(threads);

@@ -28,6 +28,8 @@ std::vector<DeviceFacts> devices() {
     return list;
   }
   check(status, "number of devices");
+  int selected = 0;
+  if (count > 0) check(cudaGetDevice(&selected), "the selected device");
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, i), "properties of a device");
@@ -39,7 +41,7 @@ std::vector<DeviceFacts> devices() {
     check(cudaMemGetInfo(&facts.free, &facts.memory), "free memory");
     list.push_back(facts);
   }
-  if (count > 0) select(0);
+  if (count > 0) select(selected);
   return list;
 }
 
@@ -55,7 +57,9 @@ void select(int device) { check(cudaSetDevice(device), "choice of a device"); }
 void* allocate(size_t bytes) {
   void* memory = nullptr;
   check(cudaMalloc(&memory, bytes), "memory");
+  // Queues do not wait for the stream that this goes to.
   check(cudaMemset(memory, 0, bytes), "clearing of memory");
+  check(cudaStreamSynchronize(nullptr), "clearing of memory");
   return memory;
 }
 
