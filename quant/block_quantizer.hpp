@@ -14,10 +14,10 @@
 // Every function here: what arithmetic.hpp says of its own; devices alone call them where they are compiled for some.
 #if defined(__CUDACC__)
 #define NIBBLE_INLINE __device__ __forceinline__
-#define NIBBLE_UNROLL _Pragma("unroll")
+#define NIBBLE_UNROLL_BLOCK _Pragma("unroll")
 #else
 #define NIBBLE_INLINE [[gnu::always_inline]] inline
-#define NIBBLE_UNROLL _Pragma("GCC unroll 8")
+#define NIBBLE_UNROLL_BLOCK _Pragma("GCC unroll 8")
 #endif
 
 namespace nibble {
@@ -65,7 +65,7 @@ struct Block {
   NIBBLE_INLINE Real load(Index d) const { return d < count ? rows.load(d) : Real{}; }
   NIBBLE_INLINE void store(Index d, Real v) const { rows.store(d, v); }
   NIBBLE_INLINE void store_eight(Index d, const Real (&values)[8]) const {
-    NIBBLE_UNROLL
+    NIBBLE_UNROLL_BLOCK
     for (int j = 0; j < 8; ++j) store(d + j, values[j]);
   }
 };
@@ -269,17 +269,17 @@ class BlockQuantizer {
     for (Index d = 0; d < block.count; d += 8) {
       Real y[8], q[8];
       if (d + 8 <= block.count) {
-        NIBBLE_UNROLL
+        NIBBLE_UNROLL_BLOCK
         for (int j = 0; j < 8; ++j) y[j] = block.rows.load(d + j) * inverse;
       } else {
         for (int j = 0; j < 8; ++j) y[j] = block.load(d + j) * inverse;
       }
       if constexpr (kernel == RoundingKernel::stochastic) {
         const auto random = lanes_.randoms(stream, part_, (first_ + block.first + d) / 8, (depth_ + 7) / 8);
-        NIBBLE_UNROLL
+        NIBBLE_UNROLL_BLOCK
         for (int j = 0; j < 8; ++j) q[j] = round_stochastic(y[j], random.uniform(j), format);
       } else {
-        NIBBLE_UNROLL
+        NIBBLE_UNROLL_BLOCK
         for (int j = 0; j < 8; ++j)
           q[j] = kernel == RoundingKernel::half_odd ? round_half_odd(y[j], format) : round_to_even(y[j], format);
       }
@@ -393,7 +393,7 @@ class BlockQuantizer {
     const int bits = format.bits();
     for (Index d = 0; d < count; d += 8) {
       Bits low{}, high{};  // of eight codes in each lane
-      NIBBLE_UNROLL
+      NIBBLE_UNROLL_BLOCK
       for (int j = 0; j < 8; ++j) {
         Real element = rows.load(d + j);
         if (q_.choice == BlockChoice::shifted) element = on_grid(element, scales[d / q_.group].code);
@@ -421,4 +421,4 @@ class BlockQuantizer {
 }  // namespace nibble
 
 #undef NIBBLE_INLINE
-#undef NIBBLE_UNROLL
+#undef NIBBLE_UNROLL_BLOCK

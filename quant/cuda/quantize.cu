@@ -73,7 +73,7 @@ __global__ void transform_tiles(TransformTask task) {
   });
 }
 
-struct Larger {
+struct LargerMagnitude {
   __device__ float operator()(float a, float b) const { return larger_magnitude(a, b); }
 };
 
@@ -88,7 +88,7 @@ __global__ void largest_of_tiles(TransformTask task, float* of_blocks) {
          i += static_cast<int>(blockDim.x))
       if ((i & (task.shape.width() - 1)) < place.width) most = larger_magnitude(most, magnitude(tile[i + (i >> 5)]));
   });
-  most = over_block(most, shared, Larger());
+  most = over_block(most, shared, LargerMagnitude());
   if (threadIdx.x == 0) of_blocks[blockIdx.x] = most;
 }
 
@@ -106,7 +106,7 @@ __global__ void largest_of_groups(TileSource from, int64_t rows, int64_t cols, f
     from.load(row, col, count, factor, values);
     for (int j = 0; j < count; ++j) most = larger_magnitude(most, magnitude(values[j]));
   }
-  most = over_block(most, shared, Larger());
+  most = over_block(most, shared, LargerMagnitude());
   if (threadIdx.x == 0) of_blocks[blockIdx.x] = most;
 }
 
@@ -115,7 +115,7 @@ __global__ void largest_of_blocks(const float* of_blocks, int count, float* to) 
   float most = 0;
   for (auto i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
     most = larger_magnitude(most, of_blocks[i]);
-  most = over_block(most, shared, Larger());
+  most = over_block(most, shared, LargerMagnitude());
   if (threadIdx.x == 0) *to = most;
 }
 
