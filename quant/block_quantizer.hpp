@@ -12,11 +12,14 @@
 #include "tensor/random.hpp"
 
 // Every function here: what arithmetic.hpp says of its own; devices alone call them where they are compiled for some.
+// What few quantizers do is a function of its own: inlined at each of its places, it takes compilers minutes.
 #if defined(__CUDACC__)
 #define NIBBLE_INLINE __device__ __forceinline__
+#define NIBBLE_OUT_OF_LINE __device__ __noinline__
 #define NIBBLE_UNROLL_BLOCK _Pragma("unroll")
 #else
 #define NIBBLE_INLINE [[gnu::always_inline]] inline
+#define NIBBLE_OUT_OF_LINE [[gnu::noinline]]
 #define NIBBLE_UNROLL_BLOCK _Pragma("GCC unroll 8")
 #endif
 
@@ -288,7 +291,7 @@ class BlockQuantizer {
   }
 
   /// Of four pairs in a row the two with the larger norms, the lower ones of equals; the others become zero.
-  NIBBLE_INLINE static void keep_larger_pairs(const Block<Rows>& original, const Block<Rows>& block) {
+  NIBBLE_OUT_OF_LINE static void keep_larger_pairs(const Block<Rows>& original, const Block<Rows>& block) {
     for (Index first = 0; first < block.count; first += 8) {
       Real norm[4];
       for (int pair = 0; pair < 4; ++pair) {
@@ -310,7 +313,7 @@ class BlockQuantizer {
   /// Whether a block's values stand on the shifted grid.
   NIBBLE_INLINE static Real on_grid(Real y, Bits scale_code) { return (scale_code & 0x80u) != 0u ? -y - 0.25f : y; }
 
-  NIBBLE_INLINE void note(const Block<Rows>& original, const Block<Rows>& block, const Scale& scale) const {
+  NIBBLE_OUT_OF_LINE void note(const Block<Rows>& original, const Block<Rows>& block, const Scale& scale) const {
     for (Index first = 0; first < block.count; first += 8) {
       Bits passing{}, clipped{};  // bits of eight values; their number
       for (int j = 0; j < 8; ++j) {
@@ -330,7 +333,7 @@ class BlockQuantizer {
 
   /// Tries a block's scales one after the other; the first of equals stays, and where errors overflow.
   template <RoundingKernel kernel>
-  NIBBLE_INLINE Scale choose(const Block<Rows>& original, const Block<Rows>& block, Real size) const {
+  NIBBLE_OUT_OF_LINE Scale choose(const Block<Rows>& original, const Block<Rows>& block, Real size) const {
     const Block<Rows> candidate{spare_.from(block.count), block.first, block.count};
     Scale best{};
     Real least{};
@@ -375,7 +378,7 @@ class BlockQuantizer {
 
   /// EDEN: scales times <y,y>/<y,q>, rounded stochastically (arXiv 2601.22813, algorithm 1).
   template <int blocks>
-  NIBBLE_INLINE void correct(Index first, Index count, Real squares, Real products, Scale (&scales)[blocks]) const {
+  NIBBLE_OUT_OF_LINE void correct(Index first, Index count, Real squares, Real products, Scale (&scales)[blocks]) const {
     const Real correction = products == 0.0f ? constant<Real>(1) : squares / products;
     const int64_t draws = (depth_ / q_.group + 7) / 8;
     for (Index start = 0; start < count; start += q_.group) {
@@ -421,4 +424,5 @@ class BlockQuantizer {
 }  // namespace nibble
 
 #undef NIBBLE_INLINE
+#undef NIBBLE_OUT_OF_LINE
 #undef NIBBLE_UNROLL_BLOCK

@@ -56,10 +56,10 @@ struct QuantizationCounts {
 /// NaN where an element is.
 Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& how);
 
-/// Quantizes x along how.axis, with `statistic` of the whole tensor where one is needed: its step where it is learned.
-/// values (f32, bf16, or i8 for formats without block scales) and parts are written; `scale` (f32, [1, outer]) is
-/// written for Extent::row. Returns what multiplies values. A NaN or infinity makes at least its block NaN. Without a
-/// quantizer only the rotation happens.
+/// Quantizes x along how.axis (whole blocks, corrections and rotations, else Error), with `statistic` of the whole tensor
+/// where one is needed: its step where it is learned. values (f32, bf16, or i8 for formats without block scales) and
+/// parts are written; `scale` (f32, [1, outer]) is written for Extent::row. Returns what multiplies values. A NaN or
+/// infinity makes at least its block NaN. Without a quantizer only the rotation happens.
 Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
                  const Tensor& values, const Tensor& scale = {}, const QuantizedParts& parts = {},
                  QuantizationCounts* counts = nullptr);

@@ -4,9 +4,12 @@
 #include <numeric>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "quant/block_quantizer.hpp"
 #include "quant/cpu/tile_kernels.hpp"
 #include "quant/cuda/kernels.hpp"
+#include "tensor/error.hpp"
 #include "tensor/profile.hpp"
 
 namespace nibble {
@@ -23,6 +26,22 @@ void for_all_tiles(Stream& stream, const Tiling& tiling, Work&& work) {
     auto* memory = static_cast<float*>(buffer.data());
     work(begin, end, TileMemory{memory, memory + floats});
   });
+}
+
+/// A part of a block would be read, and written, behind the matrix.
+void check_length(const Tensor& x, const Quantization& how) {
+  const Quantizer& q = how.quantizer;
+  const int64_t depth = how.axis == Axis::cols ? x.cols : x.rows,
+                blocks = q.blocks() ? std::max<int64_t>(q.group, q.correction_group) : 1,
+                whole = std::lcm(blocks, how.hadamard ? how.hadamard->order : int64_t{1});
+  if (depth % whole != 0)
+    throw Error(
+        {.kind = ErrorKind::internal,
+         .what = "the reduction axis of a matrix ends within a block of its quantizer or rotation",
+         .where = "quantize",
+         .seen = fmt::format("{} x {}, along its {}", x.rows, x.cols, how.axis == Axis::cols ? "columns" : "rows"),
+         .allowed = fmt::format("a length that {} divides", whole),
+         .next = {}});
 }
 
 }  // namespace
@@ -48,6 +67,7 @@ Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& ho
 Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
                  const Tensor& values, const Tensor& scale, const QuantizedParts& parts, QuantizationCounts* counts) {
   const KernelTimer timer(stream, "quantize", {x.values, values});
+  check_length(x.values, how);
   if (stream.on_device()) return cuda::quantize(stream, x, how, statistic, values, scale, parts, counts);
   const Quantizer& q = how.quantizer;
   const Tiling tiling(x.values, how.axis, chunk_length(how));

@@ -17,11 +17,14 @@ namespace {
 using reference::Matrix;
 using testing::drawn, testing::on_device, testing::on_host, testing::same_bits;
 
-/// Blocks of a device with little memory, while it lives.
+/// Blocks of a device with little memory, while it lives; GPUs have what they have.
 class SmallBlocks {
  public:
-  explicit SmallBlocks(size_t bytes) { cuda::emulation::limit_block_memory(bytes); }
-  ~SmallBlocks() { cuda::emulation::limit_block_memory(cuda::emulation::usual_block_memory); }
+  explicit SmallBlocks(size_t bytes) { limit(bytes); }
+  ~SmallBlocks() { limit(cuda::emulation::usual_block_memory); }
+  static void limit(size_t bytes) {
+    if (cuda::emulation::linked()) cuda::emulation::limit_block_memory(bytes);
+  }
   SmallBlocks(const SmallBlocks&) = delete;
   SmallBlocks& operator=(const SmallBlocks&) = delete;
 };
@@ -118,11 +121,11 @@ class OperandsOnDevice : public ::testing::Test {
 };
 
 TEST_F(OperandsOnDevice, HaveScalesOfTheirOwn) {
-  const OwnedTensor x = drawn(DType::bf16, 40, 48, 1), rows = drawn(DType::f32, 1, 40, 2),
-                    cols = drawn(DType::f32, 1, 48, 3), factor = drawn(DType::f32, 1, 1, 4), here(DType::bf16, 40, 48);
+  const OwnedTensor x = drawn(DType::bf16, 80, 48, 1), rows = drawn(DType::f32, 1, 80, 2),
+                    cols = drawn(DType::f32, 1, 48, 3), factor = drawn(DType::f32, 1, 1, 4), here(DType::bf16, 80, 48);
   const OwnedTensor device_x = on_device(device, x), device_rows = on_device(device, rows),
                     device_cols = on_device(device, cols), device_factor = on_device(device, factor),
-                    there = made(DType::bf16, 40, 48);
+                    there = made(DType::bf16, 80, 48);
   const Operand operand{.values = x, .factor = number_in(factor), .row_scale = rows, .col_scale = cols};
   const Operand of_device{
       .values = device_x, .factor = number_in(device_factor), .row_scale = device_rows, .col_scale = device_cols};
@@ -222,9 +225,9 @@ TEST_F(OperandsOnDevice, RowsThatAreTurnedThroughTheDevicesMemory) {
   const Matrix x = normal_matrix(3, hadamard.order);
   for (const char* name : {"quest_4", "mx_e2m1_floor", "nvfp4_square", "int8_by_tensor"}) {
     const Quantizer& quantizer = quantizer_case(name).quantizer;
-    if (quantizer.extent == Extent::square) cuda::emulation::limit_block_memory(40 << 10);
+    if (quantizer.extent == Extent::square) SmallBlocks::limit(40 << 10);
     EXPECT_TRUE(quantize_matrix(x, quantizer, call) == quantize_matrix(x, quantizer, there)) << name;
-    cuda::emulation::limit_block_memory(6 << 10);
+    SmallBlocks::limit(6 << 10);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "quant/quantizers.hpp"
+#include "tensor/error.hpp"
 #include "tests/quant/quantize_comparison.hpp"
 #include "tests/tensor/scoped_environment.hpp"
 
@@ -118,6 +119,19 @@ TEST(QuantizeParts, OfRotationsThatAreNoMultiplesOfEight) {
   const Matrix rotated{x.rows, x.depth, quantize_matrix(x, {}, {.hadamard = &hadamard}).values};
   const Quantizer& quantizer = quantizer_case("int4_by_tensor").quantizer;
   EXPECT_EQ(quantize_matrix(x, quantizer, {.hadamard = &hadamard}), quantize_matrix(rotated, quantizer));
+}
+
+TEST(QuantizeLengths, OfBrokenBlocksAreRefused) {
+  Stream stream(1);
+  const OwnedTensor x = tensor_of(normal_matrix(48, 40), DType::f32), to(DType::f32, 48, 40);
+  const Hadamard hadamard = Hadamard::of_order(12, "here");
+  const auto quantize_along = [&](Axis axis, const Quantizer& quantizer, const Hadamard* rotation = nullptr) {
+    quantize(stream, {.values = x}, {.quantizer = quantizer, .axis = axis, .hadamard = rotation}, 1, to);
+  };
+  EXPECT_NO_THROW(quantize_along(Axis::rows, quantizers::nvfp4));
+  EXPECT_THROW(quantize_along(Axis::cols, quantizers::nvfp4), Error);
+  EXPECT_NO_THROW(quantize_along(Axis::rows, {}, &hadamard));
+  EXPECT_THROW(quantize_along(Axis::cols, {}, &hadamard), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Quantizers, Quantize, testing::ValuesIn(quantizer_cases()),

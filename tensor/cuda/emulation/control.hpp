@@ -1,4 +1,4 @@
-// What tests make of the emulated device.
+// What tests make of the emulated device; on a GPU there is nothing of it.
 #pragma once
 
 #include <cstddef>
@@ -6,11 +6,13 @@
 namespace nibble::cuda::emulation {
 
 /// Whether devices() finds it.
-void set_present(bool present);
+[[gnu::weak]] void set_present(bool present);
 /// What it has.
-void limit_memory(size_t bytes);
+[[gnu::weak]] void limit_memory(size_t bytes);
 /// What its blocks have at most; compute capability 9.0 has the usual.
 inline constexpr size_t usual_block_memory = 232448;
-void limit_block_memory(size_t bytes);
+[[gnu::weak]] void limit_block_memory(size_t bytes);
+
+inline bool linked() { return set_present != nullptr; }
 
 }  // namespace nibble::cuda::emulation
