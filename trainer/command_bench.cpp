@@ -60,6 +60,7 @@ void print_json(const StepMeasurement& m) {
       {"memory_gb_per_second", m.limits.bandwidth},
       {"memory_foreseen_bytes", m.memory_foreseen},
       {"memory_peak_bytes", m.memory_peak},
+      {"gpu_memory_bytes", m.gpu_memory},
       {"parameters", m.parameters},
       {"tokens", m.tokens},
       {"step_seconds", m.step},
@@ -84,6 +85,7 @@ void print_table(const StepMeasurement& m) {
              m.tokens);
   fmt::print("memory                {} resident at its peak, {} foreseen\n", format_bytes(m.memory_peak),
              format_bytes(m.memory_foreseen));
+  if (m.gpu_memory > 0) fmt::print("GPU memory            {}\n", format_bytes(m.gpu_memory));
   fmt::print("step                  {:.1f} ms: {}\n", m.step * 1e3, rate(m.tokens_per_second()));
   fmt::print("forward and backward  {:.1f} ms: {}\n", m.forward_backward * 1e3,
              rate(m.tokens_per_second_without_optimizer()));

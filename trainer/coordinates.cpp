@@ -19,6 +19,7 @@
 #include "trainer/resolve.hpp"
 #include "trainer/run_memory.hpp"
 #include "trainer/run_parts.hpp"
+#include "trainer/run_stream.hpp"
 
 namespace nibble {
 namespace {
@@ -68,6 +69,7 @@ class Looks {
 /// By step, then by coordinate.
 std::vector<std::vector<double>> changes_of(const Settings& settings, const TokenData& data, int64_t steps,
                                             const std::function<void()>& step_done) {
+  require_processor(settings, "nibble coordinates");
   const Loader loader(data, loader_options(settings));
   const ModelConfig config = model_config(settings, data.tokenizer().vocabulary);
   Stream stream(static_cast<int>(settings.run.threads));

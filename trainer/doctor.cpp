@@ -11,6 +11,7 @@
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
 #include "trainer/run_parts.hpp"
+#include "trainer/run_stream.hpp"
 #include "trainer/settings_output.hpp"
 
 namespace nibble {
@@ -23,29 +24,30 @@ struct Told {
   int64_t wrong = 0;
   double peak = 0;
   std::string unsound;  ///< what the self-test of the quantizers found first
+  std::vector<GpuFacts> gpus{};
 };
 
 std::vector<Told> tell(World& world, const Told& mine) {
-  const nlohmann::ordered_json json = {{"machine", mine.machine},
-                                       {"gemm", mine.gemm},
-                                       {"wrong", mine.wrong},
-                                       {"peak", mine.peak},
-                                       {"unsound", mine.unsound}};
+  const nlohmann::ordered_json json = {{"machine", mine.machine}, {"gemm", mine.gemm},       {"wrong", mine.wrong},
+                                       {"peak", mine.peak},       {"unsound", mine.unsound}, {"gpus", mine.gpus}};
   std::vector<Told> all;
   for (const std::string& text : gather_all(world, json.dump())) {
     const auto rank = nlohmann::ordered_json::parse(text);
     all.push_back({rank.at("machine").get<MachineFacts>(), rank.at("gemm").get<std::string>(),
                    rank.at("wrong").get<int64_t>(), rank.at("peak").get<double>(),
-                   rank.at("unsound").get<std::string>()});
+                   rank.at("unsound").get<std::string>(), rank.at("gpus").get<std::vector<GpuFacts>>()});
   }
   return all;
+}
+
+std::vector<Recipe> used_recipes(const Settings* settings) {
+  return settings ? recipes_of(settings->precision) : recipes();
 }
 
 /// Of the self-test of what the run's recipes use, or without a run of what all recipes use; empty: all is well.
 /// Rotations of full width are left to the run, which knows its widths.
 std::string unsound_quantizer(Stream& stream, const Settings* settings) {
-  const std::vector<SelfTestFailure> failures =
-      self_test(stream, settings ? recipes_of(settings->precision) : recipes(), {});
+  const std::vector<SelfTestFailure> failures = self_test(stream, used_recipes(settings), {});
   if (failures.empty()) return "";
   const SelfTestFailure& first = failures.front();
   return fmt::format("{}: {}: {} (allowed: {})", first.what, first.property, first.seen, first.allowed);
@@ -104,16 +106,19 @@ Diagnosis diagnose(World& world, const Settings* settings) {
             .wrong = wrong_elements(stream, DType::f32) + wrong_elements(stream, DType::bf16),
             .peak = 0,
             .unsound = unsound_quantizer(stream, settings)};
+  if (world.local_rank() == 0) mine.gpus = examine_gpus(used_recipes(settings));
   gather_all(world, "");  // all ranks multiply at the same time, as in a run
   mine.peak = measure_gemm_peak(stream, operands);
 
-  Diagnosis diagnosis{.hosts = world.hosts(), .machines = {}, .gemm = {}, .gemm_peak = {}, .links = {}, .findings = {}};
+  Diagnosis diagnosis{
+      .hosts = world.hosts(), .machines = {}, .gemm = {}, .gemm_peak = {}, .gpus = {}, .links = {}, .findings = {}};
   std::vector<int64_t> wrong;
   std::vector<std::string> unsound;
   for (const Told& told : tell(world, mine)) {
     diagnosis.machines.push_back(told.machine);
     diagnosis.gemm.push_back(told.gemm);
     diagnosis.gemm_peak.push_back(told.peak);
+    diagnosis.gpus.push_back(told.gpus);
     wrong.push_back(told.wrong);
     unsound.push_back(told.unsound);
   }
@@ -140,6 +145,7 @@ Diagnosis diagnose(World& world, const Settings* settings) {
   findings.push_back(judge_products(wrong));
   findings.push_back(judge_quantizers(unsound));
   findings.push_back(judge_peaks(diagnosis.gemm_peak));
+  findings.push_back(judge_gpus(diagnosis.hosts, diagnosis.gpus, settings && on_gpu(*settings)));
   return diagnosis;
 }
 

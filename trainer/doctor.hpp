@@ -8,6 +8,7 @@
 
 #include "comm/world.hpp"
 #include "tensor/error.hpp"
+#include "trainer/gpu_diagnosis.hpp"
 #include "trainer/link_measurement.hpp"
 #include "trainer/machine_facts.hpp"
 #include "trainer/settings.hpp"
@@ -27,11 +28,12 @@ struct Finding {
 
 /// The same on every rank.
 struct Diagnosis {
-  std::vector<std::string> hosts;      ///< by rank
-  std::vector<MachineFacts> machines;  ///< by rank
-  std::vector<std::string> gemm;       ///< by rank: what multiplies
-  std::vector<double> gemm_peak;       ///< by rank: TFLOP/s while all ranks multiply
-  std::vector<Link> links;             ///< empty for one rank
+  std::vector<std::string> hosts;           ///< by rank
+  std::vector<MachineFacts> machines;       ///< by rank
+  std::vector<std::string> gemm;            ///< by rank: what multiplies
+  std::vector<double> gemm_peak;            ///< by rank: TFLOP/s while all ranks multiply
+  std::vector<std::vector<GpuFacts>> gpus;  ///< by rank: what the first rank of each host may use
+  std::vector<Link> links;                  ///< empty for one rank
   std::vector<Finding> findings;
 };
 
@@ -57,6 +59,8 @@ Finding judge_links(const std::vector<Link>& links);
 Finding judge_products(const std::vector<int64_t>& wrong);
 /// What the quantizers' self-test found, by rank; empty: nothing.
 Finding judge_quantizers(const std::vector<std::string>& unsound);
+/// GPUs that do not work, compute wrong or are not alike; `wanted`: the run computes there.
+Finding judge_gpus(const std::vector<std::string>& hosts, const std::vector<std::vector<GpuFacts>>& gpus, bool wanted);
 /// Ranks that multiply much slower than most.
 Finding judge_peaks(const std::vector<double>& peaks);
 

@@ -178,6 +178,38 @@ Finding judge_quantizers(const std::vector<std::string>& unsound) {
   return {.check = "quantizers", .found = "codes, blocks and biases are as they should be on every rank"};
 }
 
+Finding judge_gpus(const std::vector<std::string>& hosts, const std::vector<std::vector<GpuFacts>>& gpus, bool wanted) {
+  Finding finding{.check = "GPUs", .found = "none", .who = ErrorKind::resource};
+  std::set<std::string> names;
+  size_t count = 0;
+  for (size_t rank = 0; rank < hosts.size(); ++rank)
+    for (size_t number = 0; number < gpus[rank].size(); ++number, ++count) {
+      const GpuFacts& gpu = gpus[rank][number];
+      names.insert(gpu.name);
+      const std::string trouble = !gpu.trouble.empty()   ? gpu.trouble
+                                  : gpu.wrong > 0        ? fmt::format("{} elements of products are wrong", gpu.wrong)
+                                  : !gpu.unsound.empty() ? fmt::format("codes are not the processor's: {}", gpu.unsound)
+                                                         : "";
+      if (trouble.empty() || finding.verdict == Verdict::failed) continue;
+      finding.verdict = Verdict::failed;
+      finding.found = fmt::format("{}, GPU {}: {}", hosts[rank], number, trouble);
+      finding.next = "look at the driver's log (dmesg) and at nvidia-smi, or leave it out with CUDA_VISIBLE_DEVICES";
+    }
+  if (finding.verdict == Verdict::failed) return finding;
+  if (names.size() > 1) {
+    finding.verdict = Verdict::warning;
+    finding.found = fmt::format("not alike: {}", fmt::join(names, ", "));
+    finding.next = "ranks on GPUs of one kind give the same numbers; choose them with CUDA_VISIBLE_DEVICES";
+  } else if (count > 0) {
+    finding.found = fmt::format("{} x {}: products and codes are right", count, *names.begin());
+  } else if (wanted) {
+    finding.verdict = Verdict::failed;
+    finding.found = "run.device is cuda, and there is no GPU that this program can use";
+    finding.next = "set run.device=cpu, or see what nvidia-smi says; the program must be built with the CUDA Toolkit";
+  }
+  return finding;
+}
+
 Finding judge_peaks(const std::vector<double>& peaks) {
   const double most_reach = median(peaks);
   const auto least = std::ranges::min_element(peaks);

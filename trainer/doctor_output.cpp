@@ -7,6 +7,7 @@
 #include <functional>
 #include <set>
 
+#include "trainer/datasheet_peaks.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/version.hpp"
 
@@ -46,6 +47,22 @@ std::string hosts_text(const Diagnosis& diagnosis) {
     text += fmt::format("{}: {}\n", diagnosis.hosts[rank], fmt::join(machine.interfaces, ", "));
     for (const auto& [variable, value] : machine.environment) text += fmt::format("  {}={}\n", variable, value);
   }
+  return text;
+}
+
+std::string gpus_text(const Diagnosis& diagnosis) {
+  std::string text;
+  for (size_t rank = 0; rank < diagnosis.hosts.size(); ++rank)
+    for (size_t number = 0; number < diagnosis.gpus[rank].size(); ++number) {
+      const GpuFacts& gpu = diagnosis.gpus[rank][number];
+      const std::optional<DatasheetPeaks> datasheet = datasheet_peaks(gpu.name);
+      text += fmt::format(
+          "{}: GPU {}: {}, sm_{}, {} processors, {} free of {}; bf16 {:.0f} TFLOP/s{}, copy {:.0f} GB/s{}\n",
+          diagnosis.hosts[rank], number, gpu.name, gpu.architecture, gpu.processors, format_bytes(gpu.free),
+          format_bytes(gpu.memory), gpu.peak,
+          datasheet ? fmt::format(" of {:.0f} in the datasheet", datasheet->bf16) : "", gpu.bandwidth,
+          datasheet ? fmt::format(" of {:.0f}", datasheet->bandwidth) : "");
+    }
   return text;
 }
 
@@ -95,7 +112,8 @@ std::string findings_text(const std::vector<Finding>& findings) {
 }  // namespace
 
 std::string diagnosis_text(const Diagnosis& diagnosis) {
-  std::string text = versions_line() + "\n\n" + ranks_text(diagnosis) + "\n" + hosts_text(diagnosis) + "\n";
+  std::string text =
+      versions_line() + "\n\n" + ranks_text(diagnosis) + "\n" + hosts_text(diagnosis) + gpus_text(diagnosis) + "\n";
   if (!diagnosis.links.empty()) text += links_text(diagnosis) + "\n";
   return text + findings_text(diagnosis.findings);
 }
@@ -111,7 +129,8 @@ nlohmann::ordered_json diagnosis_json(const Diagnosis& diagnosis) {
                              {"host", diagnosis.hosts[rank]},
                              {"machine", diagnosis.machines[rank]},
                              {"gemm", diagnosis.gemm[rank]},
-                             {"gemm_peak_tflops", diagnosis.gemm_peak[rank]}});
+                             {"gemm_peak_tflops", diagnosis.gemm_peak[rank]},
+                             {"gpus", diagnosis.gpus[rank]}});
   for (const Link& link : diagnosis.links)
     json["links"].push_back({{"from", link.from},
                              {"to", link.to},

@@ -20,8 +20,11 @@ OwnedTensor matrix(Stream& stream, DType type, int64_t r, int64_t c, Transpose t
   for (int64_t i = 0; i < r; ++i)
     for (int64_t j = 0; j < c; ++j)
       *(turned ? values.view().row<float>(j) + i : values.view().row<float>(i) + j) = static_cast<float>(at(i, j));
-  OwnedTensor result(type, values.view().rows, values.view().cols);
-  convert(stream, values, result);
+  const OwnedTensor here(type, values.view().rows, values.view().cols);
+  convert(stream.host(), values, here);
+  OwnedTensor result(type, values.view().rows, values.view().cols, "check", stream.place());
+  copy(stream, here, result);
+  stream.wait();
   return result;
 }
 
@@ -33,8 +36,10 @@ int64_t wrong_elements(Stream& stream, DType operands) {
     for (const Transpose transpose_b : {Transpose::no, Transpose::yes}) {
       const OwnedTensor a = matrix(stream, operands, rows, inner, transpose_a, a_at);
       const OwnedTensor b = matrix(stream, operands, inner, cols, transpose_b, b_at);
-      const OwnedTensor c(DType::f32, rows, cols);
-      gemm(stream, a, transpose_a, b, transpose_b, c);
+      const OwnedTensor there(DType::f32, rows, cols, "check", stream.place()), c(DType::f32, rows, cols);
+      gemm(stream, a, transpose_a, b, transpose_b, there);
+      copy(stream, there, c);
+      stream.wait();
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < cols; ++j) {
           int64_t sum = 0;

@@ -16,6 +16,7 @@
 #include "trainer/presets.hpp"
 #include "trainer/qk_clip.hpp"
 #include "trainer/run_parts.hpp"
+#include "trainer/run_stream.hpp"
 #include "trainer/settings_table.hpp"
 #include "trainer/weight_gather.hpp"
 
@@ -217,6 +218,7 @@ void check_gradients(const Settings& s, const Contradictions& found) {
 void check_optimizer(const Settings& s, const Contradictions& found) {
   try {
     require_clippable(s.model.qk_norm, s.optimizer.qk_clip);
+    if (on_gpu(s)) require_kernels_on_gpu(s);
   } catch (const Error& error) {
     found.refuse(error);
   }

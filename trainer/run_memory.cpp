@@ -13,6 +13,7 @@
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/resolve.hpp"
+#include "trainer/state_on_host.hpp"
 
 namespace nibble {
 namespace {
@@ -39,6 +40,7 @@ struct Remedy {
   std::string change;
   std::function<void(Settings& settings)> apply;
   bool identity = false;  ///< a resumed run cannot have another value
+  bool on_gpu = true;     ///< takes less memory there
 };
 
 std::vector<Remedy> remedies(int ranks) {
@@ -46,8 +48,9 @@ std::vector<Remedy> remedies(int ranks) {
   if (ranks > 1)
     for (const char* level : {"optimizer", "gradients", "parameters"})
       list.push_back({fmt::format("shard={}", level), [level](Settings& settings) { settings.shard = level; }});
-  list.push_back(
-      {"run.checkpoint.background=false", [](Settings& settings) { settings.run.checkpoint.background = false; }});
+  list.push_back({.change = "run.checkpoint.background=false",
+                  .apply = [](Settings& settings) { settings.run.checkpoint.background = false; },
+                  .on_gpu = false});
   list.push_back({"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }});
   // The fewest lanes are one for each rank.
   const std::string lanes = fmt::format("batch.lanes={}", ranks);
@@ -79,15 +82,17 @@ int64_t foreseen_steps(const Settings& settings) {
 
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident) {
-  const MemoryTable before = held_memory();
+  const MemoryTable before = held_memory(), before_on_gpu = held_memory(Place::device);
   const RunParts parts = make_run_parts(stream, world, settings, config, foreseen_steps(settings),
                                         exchange_maker(settings, {.host = host_numbers(world)}));
   StateList state;
   RunCounters counters;
   parts.step->state(state);
   counters.state(state);
-  const CheckpointSaver saver(saver_options(world, settings), state);
+  const StateOnHost on_host(state);
+  const CheckpointSaver saver(saver_options(world, settings), on_host.list());
   RunMemory memory{.table = held_memory_since(before),
+                   .gpu = held_memory_since(before_on_gpu, Place::device),
                    .statistics = std::ssize(parts.model->statistics()),
                    .token_files = file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
@@ -118,6 +123,44 @@ std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, cons
   return candidates;
 }
 
+namespace {
+
+/// Of remedies, one after the other added to those before, those with which the parts fit into the GPU; empty: none.
+std::string fitting_on_gpu(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                           size_t resident, bool resumed) {
+  Settings smaller = settings;
+  std::string changes;
+  for (const Remedy& remedy : remedies(world.size())) {
+    if ((resumed && remedy.identity) || !remedy.on_gpu) continue;
+    remedy.apply(smaller);
+    changes += (changes.empty() ? "" : " and ") + remedy.change;
+    try {
+      foresee_memory(stream, world, smaller, config, resident);
+      return changes;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::resource) throw;
+    }
+  }
+  return {};
+}
+
+RunMemory foresee_or_advise(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+                            size_t resident, bool resumed) {
+  try {
+    return foresee_memory(stream, world, settings, config, resident);
+  } catch (const Error& error) {
+    if (!stream.on_device() || error.kind() != ErrorKind::resource) throw;
+    ErrorDetail detail = error.detail();
+    detail.what = "the run does not fit into the GPU's memory: " + detail.what;
+    const std::string changes = fitting_on_gpu(stream, world, settings, config, resident, resumed);
+    detail.next =
+        changes.empty() ? "choose a smaller model, or end what else fills the GPU" : "with " + changes + " it fits";
+    throw Error(detail);
+  }
+}
+
+}  // namespace
+
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident, const AvailableMemory& most, bool resumed) {
   // Building the parts writes the table of rotations and a list of micro-batches, which takes less than the batches.
@@ -125,23 +168,37 @@ RunMemory require_memory(Stream& stream, World& world, const Settings& settings,
                              {"RoPE table", bytes_of(DType::f32, settings.data.sequence, config.head_dim)}};
   require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
-  RunMemory memory = foresee_memory(stream, world, settings, config, resident);
+  RunMemory memory = foresee_or_advise(stream, world, settings, config, resident, resumed);
   require_fits("the run", memory.table, most, [&] {
     return advice(smaller_settings(stream, world, settings, config, resident, most.bytes, resumed), most.bytes);
   });
   return memory;
 }
 
-std::string memory_text(const RunMemory& memory, const std::string& line_break) {
-  MemoryRows rows = largest_first(memory.table);
-  rows.emplace_back("token files, mapped", memory.token_files);
-  rows.emplace_back("at its peak", memory.peak());
+namespace {
+
+std::string text_of(const MemoryRows& rows, const std::string& line_break) {
   size_t widest = 0;
   for (const auto& row : rows) widest = std::max(widest, row.first.size());
   std::string text;
   for (const auto& [purpose, bytes] : rows)
     text += fmt::format("{}{:<{}}  {:>10}", text.empty() ? "" : line_break, purpose, widest, format_bytes(bytes));
   return text;
+}
+
+}  // namespace
+
+std::string memory_text(const RunMemory& memory, const std::string& line_break) {
+  MemoryRows rows = largest_first(memory.table);
+  rows.emplace_back("token files, mapped", memory.token_files);
+  rows.emplace_back("at its peak", memory.peak());
+  return text_of(rows, line_break);
+}
+
+std::string gpu_memory_text(const RunMemory& memory, const std::string& line_break) {
+  MemoryRows rows = largest_first(memory.gpu);
+  rows.emplace_back("together", total(memory.gpu));
+  return text_of(rows, line_break);
 }
 
 }  // namespace nibble

@@ -19,6 +19,7 @@ namespace nibble {
 /// A run's memory when it is largest.
 struct RunMemory {
   MemoryTable table;
+  MemoryTable gpu{};       ///< of the run's stream
   int64_t statistics = 0;  ///< of the linear operators, which ranks tell each other (Llama::statistics)
   size_t token_files = 0;  ///< mapped: resident too, but the system takes it back where memory is short; in no row
 
@@ -31,7 +32,7 @@ int64_t foreseen_steps(const Settings& settings);
 
 /// The parts that the settings make of a model of that shape are built for a moment, without touching their memory; to
 /// them come batches, what the GEMM takes while it works, and the program itself: `resident` bytes, the token files
-/// with it, before it has parts. Throws what building the parts throws.
+/// with it, before it has parts. Throws what building the parts throws: Error{resource} where a GPU has no memory left.
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident);
 
@@ -47,12 +48,13 @@ struct MemoryCandidate {
 std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
                                               const ModelConfig& config, size_t resident, size_t most, bool resumed);
 
-/// What foresee_memory gives, if `most` is enough for it. Throws Error{resource} if not, with the largest rows and with
-/// what smaller settings would take; a resumed run can change fewer of them.
+/// What foresee_memory gives, if `most` is enough for it and the GPU has what it needs there. Throws Error{resource} if
+/// not, with the largest rows and with what smaller settings would take; a resumed run can change fewer of them.
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident, const AvailableMemory& most, bool resumed);
 
 /// The rows, the largest first, with the sum last; each begins a new line with `line_break`.
 std::string memory_text(const RunMemory& memory, const std::string& line_break);
+std::string gpu_memory_text(const RunMemory& memory, const std::string& line_break);
 
 }  // namespace nibble

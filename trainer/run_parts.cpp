@@ -11,7 +11,6 @@
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
-#include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/mup.hpp"
@@ -135,13 +134,6 @@ void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& f
     if (info.kind == ParameterKind::step) convert(stream.host(), steps.view().slice_rows(info.layer, 1), whole);
     else write(parameter, whole);
   });
-}
-
-nlohmann::json tuning_of(const Stream& stream) {
-  return {{"threads", stream.threads()},
-          {"instruction_set", name(stream.isa())},
-          {"gemm_bf16", gemm_library(stream, DType::bf16)},
-          {"gemm_f32", gemm_library(stream, DType::f32)}};
 }
 
 nlohmann::json identity_of(const TokenData& data) { return {{"hash", hex(data.hash())}, {"tokens", data.tokens()}}; }

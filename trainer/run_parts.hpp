@@ -61,9 +61,6 @@ WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama
 /// micro-batch. All ranks call it with the same.
 void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write);
 
-/// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library.
-nlohmann::json tuning_of(const Stream& stream);
-
 /// What identifies a file of tokens in the records of a run: its hash and the number of tokens.
 nlohmann::json identity_of(const TokenData& data);
 

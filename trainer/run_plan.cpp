@@ -20,6 +20,7 @@
 #include "trainer/rank_agreement.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_directory.hpp"
+#include "trainer/run_stream.hpp"
 #include "trainer/step_measurement.hpp"
 #include "trainer/weight_gather.hpp"
 
@@ -203,6 +204,7 @@ ModelConfig shape_of(const Settings& settings) {
 }
 
 RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& options) {
+  require_processor(settings, "nibble plan");
   const size_t resident = resident_before_parts(settings);
   RunPlan plan;
   plan.ranks = options.ranks;

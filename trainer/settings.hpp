@@ -262,6 +262,7 @@ struct UpdateSettings {
 
 struct RunSettings {
   int64_t seed = 1;
+  std::string device = "cpu";
   int64_t threads = 0;
   std::string directory{};
   std::string branch{};

@@ -239,6 +239,8 @@ std::vector<Setting> make_table() {
     {"validation.tokens", count, NIBBLE_MEMBER(validation.tokens), "validation tokens to use (0: all)", any_count},
 
     {"run.seed", count, NIBBLE_MEMBER(run.seed), "key of all random numbers", any_count, {}, true},
+    {"run.device", choice, NIBBLE_MEMBER(run.device), "where the run computes: the processor, or a GPU for each rank", {},
+     {"cpu", "cuda"}},
     {"run.threads", count, NIBBLE_MEMBER(run.threads), "threads (0: all cores)", {.low = 0, .high = 4096}},
     {"run.directory", path, NIBBLE_MEMBER(run.directory), "where results are written"},
     {"run.branch", path, NIBBLE_MEMBER(run.branch),

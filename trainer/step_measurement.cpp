@@ -8,6 +8,7 @@
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
+#include "trainer/gpu_diagnosis.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/median.hpp"
 #include "trainer/memory.hpp"
@@ -16,24 +17,11 @@
 #include "trainer/resolve.hpp"
 #include "trainer/run_memory.hpp"
 #include "trainer/run_parts.hpp"
+#include "trainer/run_stream.hpp"
 #include "trainer/stopwatch.hpp"
 
 namespace nibble {
 namespace {
-
-/// Of a copy from memory to memory, the best of several.
-double measure_bandwidth(Stream& stream) {
-  constexpr int64_t rows = 1 << 10, cols = 1 << 15;  // 128 MiB each way: more than any cache gives to one process
-  const OwnedTensor from(DType::f32, rows, cols), to(DType::f32, rows, cols);
-  fill(stream, from, 1.0f);  // pages that nobody wrote are one page of zeros
-  double best = 0;
-  for (int repeat = 0; repeat < 4; ++repeat) {
-    Stopwatch watch;
-    convert(stream, from, to);
-    if (repeat > 0) best = std::max(best, static_cast<double>(2 * from.view().bytes()) / watch.seconds() * 1e-9);
-  }
-  return best;
-}
 
 Batch random_batch(int64_t tokens, int64_t length, int64_t vocabulary) {
   const RandomStream random(1, Purpose::sampling);
@@ -74,8 +62,8 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
                  .where = "model.from",
                  .seen = settings.model.from,
                  .next = "give the shape: --set model.from= --set model.preset=llama-30m, or its dimensions"});
-  Stream stream(static_cast<int>(settings.run.threads));
   const std::unique_ptr<World> world = make_local_world();
+  Stream stream = run_stream(settings, *world);
   const ModelConfig config = model_config(settings, 0);
   const DType operands = operands_of(settings);
   const int64_t tokens = settings.batch.tokens, length = settings.data.sequence;
@@ -84,7 +72,7 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
                          .parameters = config.parameters(),
                          .tokens = tokens,
                          .operations = config.flops_per_token(length),
-                         .limits = {.bandwidth = measure_bandwidth(stream)},
+                         .limits = {.bandwidth = copy_bandwidth(stream)},
                          .kernels = {}};
   const RunMemory memory =
       require_memory(stream, *world, settings, config, resident_memory().all, available_memory(), false);
@@ -98,18 +86,25 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
   Profile profile;
   std::vector<double> peaks, all, forward_backward, optimizer;
   train_step.run(0, batch);
+  const auto profiled = [&](int64_t step) {
+    stream.attach(&profile);
+    const StepSeconds seconds = train_step.run(step, batch).seconds;
+    stream.attach(nullptr);
+    return seconds;
+  };
   for (int64_t step = 1; step <= steps; ++step) {
     peaks.push_back(measure_gemm_peak(stream, operands));
     Stopwatch watch;
-    stream.attach(&profile);
-    const StepSeconds seconds = train_step.run(step, batch).seconds;
+    // A GPU's kernels wait for each other while they are timed: that takes a step of its own.
+    const StepSeconds seconds = stream.on_device() ? train_step.run(step, batch).seconds : profiled(step);
     all.push_back(watch.seconds());
-    stream.attach(nullptr);
     forward_backward.push_back(seconds.forward_backward);
     optimizer.push_back(seconds.optimizer);
+    if (stream.on_device()) profiled(step);
     if (!silent) progress.update(step, steps);
   }
   result.memory_foreseen = memory.peak();
+  result.gpu_memory = total(memory.gpu);
   result.memory_peak = resident_memory().peak;
   result.limits.products = median(peaks);
   result.step = median(all);

@@ -26,6 +26,7 @@ struct StepMeasurement {
   double operations = 0;  ///< of a token
   MachineLimits limits;
   size_t memory_foreseen = 0, memory_peak = 0;  ///< bytes resident
+  size_t gpu_memory = 0;                        ///< bytes of the GPU that the run's parts take
   // Medians over the steps, seconds.
   double step = 0, forward_backward = 0, optimizer = 0;
   struct Kernel {

@@ -1,7 +1,6 @@
 #include "trainer/training_run.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <set>
@@ -10,7 +9,6 @@
 #include "comm/local_world.hpp"
 #include "quant/self_test.hpp"
 #include "tensor/convert.hpp"
-#include "tensor/cores.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "tensor/gemm.hpp"
@@ -28,7 +26,9 @@
 #include "trainer/report.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_parts.hpp"
+#include "trainer/run_stream.hpp"
 #include "trainer/settings_output.hpp"
+#include "trainer/state_on_host.hpp"
 #include "trainer/version.hpp"
 #include "trainer/weight_gather.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -53,14 +53,6 @@ void add_exchange(MetricRow& row, const ExchangeReport& report) {
 std::string precision_line(const Precision& precision) {
   if (precision.rules().empty()) return precision.recipe().name;
   return fmt::format("{} with {} overrides", precision.recipe().name, precision.rules().size());
-}
-
-/// By default the ranks of a host share its cores, unless the launcher has given each its own.
-int threads_of(const Settings& settings, const World& world) {
-  const int cores = usable_cores();
-  const bool own_cores = cores < static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  if (settings.run.threads != 0 || own_cores) return static_cast<int>(settings.run.threads);
-  return std::max(1, cores / world.local_size());
 }
 
 std::vector<std::string> columns_of(const Settings& settings, const Llama& model) {
@@ -90,7 +82,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
       options_(options),
       alone_(options.world ? nullptr : make_local_world()),
       world_(options.world ? *options.world : *alone_),
-      stream_(threads_of(settings, world_)),
+      stream_(run_stream(settings, world_)),
       tuning_(tuning_of(stream_)),
       progress_(world_.is_first() ? new Progress(Progress::to_stderr(settings.run.progress))
                                   : new Progress(Progress::silent())) {  // not movable: made in place
@@ -103,9 +95,12 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
   if (checkpoint) refuse_another_run(*checkpoint);
   build(checkpoint);
   if (checkpoint) {
-    StateList list = state();
+    const StateOnHost on_host(state());
+    on_host.fetch(stream_);  // what the checkpoint does not have stays
+    StateList list = on_host.list();
     using Names = std::vector<std::string_view>;
     load_checkpoint(*checkpoint, list, switches_optimizer_ ? Names{"optimizer/", "trainer/updates"} : Names());
+    on_host.put(stream_);
     parts_.step->masters_changed();
     if (!is_trunk(*checkpoint)) saved_step_ = counters_.step;
     progress_->message(fmt::format("{} from {}: step {} of {}", is_trunk(*checkpoint) ? "branching" : "resuming",
@@ -279,7 +274,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   train_data_->require_vocabulary(config.vocabulary);
   if (validation_data_) validation_data_->require_vocabulary(config.vocabulary);
 
-  require_sound(stream_, recipes_of(settings_.precision),
+  require_sound(stream_.host(), recipes_of(settings_.precision),
                 {config.width, config.query_width(), config.ffn, settings_.batch.micro * settings_.data.sequence});
   total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
   if (checkpoint && is_trunk(*checkpoint)) require_own_steps(checkpoint->header(), total_steps_);
@@ -345,7 +340,9 @@ void TrainingRun::begin_directory(bool resumed) {
   write_file_atomically(run / "tuning.json", tuning.dump(2) + "\n");
   write_file_atomically(
       run / "memory.json",
-      nlohmann::json{{"rows", memory_.table}, {"token_files", memory_.token_files}, {"peak", memory_.peak()}}.dump(2) +
+      nlohmann::json{
+          {"rows", memory_.table}, {"token_files", memory_.token_files}, {"peak", memory_.peak()}, {"gpu", memory_.gpu}}
+              .dump(2) +
           "\n");
 }
 
@@ -367,7 +364,9 @@ void TrainingRun::save() {
   world_.at(counters_.step, "checkpoint");
   if (metrics_) metrics_->sync();  // a checkpoint never is newer than the rows of its steps
   if (operands_) operands_->sync();
-  saver_->start(stream_, header, state());
+  const StateOnHost on_host(state());
+  on_host.fetch(stream_);
+  saver_->start(stream_.host(), header, on_host.list());
   saved_step_ = counters_.step;
   since_save_ = Stopwatch();
   seconds_saving_ += watch.seconds();
@@ -391,6 +390,7 @@ void TrainingRun::describe() const {
                                  static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
                                  run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
   progress_->message("memory   " + memory_text(memory_, "\n         "));
+  if (stream_.on_device()) progress_->message("GPU      " + gpu_memory_text(memory_, "\n         "));
   if (world_.size() > 1)
     progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}{}", world_.size(),
                                    std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard,

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string_view>
 
+#include "tensor/convert.hpp"
 #include "tensor/cpu/onednn_gemm.hpp"
 #include "tensor/cuda/kernels.hpp"
 #include "tensor/error.hpp"
@@ -126,6 +127,7 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 static constexpr int64_t measured_size = 1024;
 
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
+  if (stream.on_device()) return 0;  // the device's stands in its ledger
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? static_cast<size_t>(stream.threads()) * packed_gemm_scratch_bytes(*kernel)
                 : onednn_scratch_bytes(stream.threads(), operands, std::max(a, measured_size * measured_size),
@@ -133,6 +135,7 @@ size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64
 }
 
 std::string gemm_library(const Stream& stream, DType operands) {
+  if (stream.on_device()) return "cuBLASLt";
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? kernel->name : onednn_description();
 }
@@ -183,7 +186,21 @@ double measure_tile_peak(Stream& stream, const TileKernel& kernel) {
 
 }  // namespace
 
+static double measure_device_peak(Stream& stream, DType type) {
+  constexpr int64_t of_processor = 64;  // some 8192 on the largest devices
+  const int64_t size = of_processor * cuda::devices().front().processors;
+  const auto there = [&](DType of) { return OwnedTensor(of, size, size, "GEMM peak", Place::device); };
+  const OwnedTensor a = there(type), c = there(DType::f32);
+  copy(stream, ones(type, size, size), a);
+  const double seconds = fastest(0.15, [&] {
+    gemm(stream, a, Transpose::no, a, Transpose::yes, c);
+    stream.wait();
+  });
+  return 2.0 * size * size * size / seconds * 1e-12;
+}
+
 double measure_gemm_peak(Stream& stream, DType type) {
+  if (stream.on_device()) return measure_device_peak(stream, type);
   if (const TileKernel* kernel = tile_kernel(stream, type)) return measure_tile_peak(stream, *kernel) * 1e-12;
   constexpr int64_t size = measured_size;
   const OwnedTensor a = ones(type, size, size), b = ones(type, size, size), c(DType::f32, size, size);

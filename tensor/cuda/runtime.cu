@@ -19,13 +19,51 @@ void check(cudaError_t status, const char* what) {
                               : "run `nibble doctor`; the driver's log (dmesg) may say more"});
 }
 
+namespace {
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+/// In every program that has kernels at all.
+__global__ void nothing() {}
+
+/// The selected device may be one that no kernel was compiled for.
+void require_kernels() {
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, nothing);
+  if (status != cudaErrorNoKernelImageForDevice && status != cudaErrorInvalidDeviceFunction)
+    return check(status, "its kernels");
+  cudaGetLastError();
+  int device = 0;
+  cudaDeviceProp properties{};
+  check(cudaGetDevice(&device), "the device");
+  check(cudaGetDeviceProperties(&properties, device), "properties of a device");
+  throw Error({.kind = ErrorKind::resource,
+               .what = "this program has no kernels for this GPU",
+               .where = "device " + std::to_string(device),
+               .seen = std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." +
+                       std::to_string(properties.minor),
+               .allowed = "those of CUDAARCHS when it was built: sm_90a, sm_100a, sm_120a unless that was set",
+               .next = "choose another GPU, or build with CUDAARCHS for it"});
+}
+
+}  // namespace
+
 std::vector<DeviceFacts> devices() {
   std::vector<DeviceFacts> list;
-  int count = 0;
+  int count = 0, driver = 0, runtime = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver) {
-    cudaGetLastError();
-    return list;
+  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver) cudaGetLastError();
+  if (status == cudaErrorNoDevice) return list;
+  if (status == cudaErrorInsufficientDriver) {
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return list;
+    cudaRuntimeGetVersion(&runtime);
+    throw Error({.kind = ErrorKind::resource,
+                 .what = "the GPU's driver is too old for this program",
+                 .seen = "a driver for CUDA " + version_text(driver),
+                 .allowed = "CUDA " + version_text(runtime) + " or newer",
+                 .next = "update the driver, or build with an older CUDA Toolkit (12.8 or newer)"});
   }
   check(status, "number of devices");
   int selected = 0;
@@ -99,6 +137,9 @@ void CudaQueue::after(Queue& other) {
 
 void CudaQueue::wait() { check(cudaStreamSynchronize(stream_), "queued work"); }
 
-std::unique_ptr<Queue> make_queue() { return std::make_unique<CudaQueue>(); }
+std::unique_ptr<Queue> make_queue() {
+  require_kernels();
+  return std::make_unique<CudaQueue>();
+}
 
 }  // namespace nibble::cuda

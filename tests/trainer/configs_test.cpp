@@ -15,7 +15,7 @@ const std::filesystem::path configs = std::filesystem::path(NIBBLE_TEST_DATA).pa
 
 TEST(Configs, EveryFileIsValid) {
   int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(configs)) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(configs)) {
     if (entry.path().extension() != ".yaml") continue;
     ++files;
     const Settings settings = load_settings(entry.path());
@@ -41,6 +41,16 @@ TEST(Configs, TheRecipesThatAreWrittenOutFitTheirModel) {
   }
   const Llama model(stream, config, precision, {.sequences = settings.batch.micro, .length = settings.data.sequence});
   EXPECT_GT(model.activation_bytes(), 0u);
+}
+
+// Parameters as the models' pages give them, less the biases of q, k and v.
+TEST(Configs, QwensShapesAreTheirs) {
+  const auto parameters = [](const std::string& size) {
+    return model_config(load_settings(configs / "bench" / ("qwen2.5-" + size + ".yaml")), 0).parameters();
+  };
+  EXPECT_NEAR(static_cast<double>(parameters("0.5b")), 0.49e9, 0.005e9);
+  EXPECT_NEAR(static_cast<double>(parameters("1.5b")), 1.54e9, 0.005e9);
+  EXPECT_NEAR(static_cast<double>(parameters("7b")), 7.61e9, 0.01e9);
 }
 
 TEST(Configs, TheThirtyMillionRunIsThePapers) {

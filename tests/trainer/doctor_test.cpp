@@ -1,5 +1,6 @@
 // nibble doctor: what it judges, and the whole of it on ranks that are threads, and alone as a user starts it.
 #include "trainer/doctor.hpp"
+#include "trainer/datasheet_peaks.hpp"
 
 #include <gtest/gtest.h>
 
@@ -76,7 +77,8 @@ TEST(Doctor, DiskLinksAndProductsAreJudged) {
 }
 
 TEST(Doctor, TheFirstFailureGivesTheExitCode) {
-  Diagnosis diagnosis{.hosts = {}, .machines = {}, .gemm = {}, .gemm_peak = {}, .links = {}, .findings = {}};
+  Diagnosis diagnosis{
+      .hosts = {}, .machines = {}, .gemm = {}, .gemm_peak = {}, .gpus = {}, .links = {}, .findings = {}};
   diagnosis.findings = {{.check = "a", .verdict = Verdict::warning, .found = ""}};
   EXPECT_EQ(exit_code(diagnosis), 0);
   diagnosis.findings.push_back({.check = "b", .verdict = Verdict::failed, .found = "", .who = ErrorKind::data});
@@ -93,6 +95,30 @@ TEST(Doctor, ProductsOfWholeNumbersAreExact) {
 TEST(Doctor, CoresAreRanges) {
   EXPECT_EQ(format_cores({0, 1, 2, 5, 7, 8}), "0-2,5,7-8");
   EXPECT_EQ(format_cores({}), "");
+}
+
+TEST(Doctor, JudgesGpus) {
+  const std::vector<std::string> hosts = {"a", "b"};
+  const GpuFacts sound{.name = "NVIDIA H200", .architecture = 90, .peak = 700};
+  GpuFacts wrong = sound, unsound = sound, other = sound;
+  wrong.wrong = 3;
+  unsound.unsound = "quartet2, x";
+  other.name = "NVIDIA H100 PCIe";
+  const auto judged = [&](const std::vector<GpuFacts>& first, const std::vector<GpuFacts>& second, bool wanted = true) {
+    return judge_gpus(hosts, {first, second}, wanted);
+  };
+  EXPECT_EQ(judged({sound, sound}, {sound}).found, "3 x NVIDIA H200: products and codes are right");
+  EXPECT_EQ(judged({}, {}, false).verdict, Verdict::ok);
+  EXPECT_EQ(judged({}, {}).verdict, Verdict::failed);
+  EXPECT_EQ(judged({sound}, {other}).verdict, Verdict::warning);
+  EXPECT_EQ(judged({sound}, {sound, wrong}).found, "b, GPU 1: 3 elements of products are wrong");
+  EXPECT_NE(judged({unsound}, {sound}).found.find("quartet2, x"), std::string::npos);
+}
+
+TEST(Doctor, KnowsWhatDatasheetsSay) {
+  EXPECT_EQ(datasheet_peaks("NVIDIA H200")->bf16, datasheet_peaks("NVIDIA H100 80GB HBM3")->bf16);
+  EXPECT_LT(datasheet_peaks("NVIDIA H100 PCIe")->bf16, datasheet_peaks("NVIDIA H100 80GB HBM3")->bf16);
+  EXPECT_FALSE(datasheet_peaks("the emulated device"));
 }
 
 TEST(Doctor, MeasuresEveryPairOfFewRanksAndASampleOfMany) {

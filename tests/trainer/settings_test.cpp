@@ -147,7 +147,8 @@ TEST(SettingsTable, EveryMemberIsBound) {
                                            "gradients.virtual_ranks",
                                            "weights.gather",
                                            "optimizer.qk_clip",
-                                           "model.mup_base_width"};
+                                           "model.mup_base_width",
+                                           "run.device"};
   for (const Setting& setting : settings_table()) {
     if (exclusive.contains(setting.key)) continue;
     EXPECT_NE(format_value(setting, defaults), format_value(setting, changed)) << setting.key;
@@ -164,7 +165,9 @@ TEST(SettingsTable, CompleteConfigurationReadsBack) {
   other.batch.tokens = 1024;
   other.epochs = 2.5;
   other.run.directory = "runs/a";
+  other.run.device = "cuda";
   EXPECT_EQ(parse_settings(settings_yaml(other), "config.yaml"), other);
+  other.run.device = "cpu";
   other.epochs = 0;
   other.tokens = 750000000;
   other.shard = "parameters";

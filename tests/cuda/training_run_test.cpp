@@ -1,0 +1,103 @@
+// Whole runs on a device: against the host's, killed and resumed, and what they refuse.
+#include <gtest/gtest.h>
+
+#include "tensor/cuda/emulation/control.hpp"
+#include "tensor/error.hpp"
+#include "tests/trainer/small_run.hpp"
+
+namespace nibble {
+namespace {
+
+using test::interrupted_in, test::scripted;
+
+class RunsOnDevice : public test::SmallRunTest {
+ protected:
+  Settings on(const std::string& device, const std::string& run, std::vector<std::string> overrides = {}) const {
+    overrides.insert(overrides.begin(), {"model.layers=1", "batch.tokens=128", "steps=4", "validation.every=4",
+                                         "validation.tokens=64", "run.checkpoint.every=2", "run.device=" + device});
+    return settings(run, overrides);
+  }
+  std::vector<double> losses(const std::string& run) const {
+    std::ifstream file(path(run) + "/metrics.jsonl");
+    std::vector<double> result;
+    for (std::string line; std::getline(file, line);)
+      for (const char* key : {"loss", "validation_loss"})
+        if (const nlohmann::json row = nlohmann::json::parse(line); row.contains(key) && row[key].is_number())
+          result.push_back(row[key].get<double>());
+    return result;
+  }
+  static ErrorDetail refusal(const std::function<void()>& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      return error.detail();
+    }
+    return {.kind = ErrorKind::internal, .what = "nothing was refused"};
+  }
+};
+
+TEST_F(RunsOnDevice, LearnWhatTheHostsDo) {
+  TrainingRun(on("cpu", "host"), {}).run();
+  TrainingRun(on("cuda", "device"), {}).run();
+  const std::vector<double> host = losses("host"), device = losses("device");
+  ASSERT_EQ(device.size(), host.size());
+  for (size_t i = 0; i < host.size(); ++i) EXPECT_NEAR(device[i], host[i], 1e-3) << i;
+}
+
+TEST_F(RunsOnDevice, GoOnToTheLastDigit) {
+  const std::vector<std::string> wide = {"model.width=128", "model.ffn=128", "batch.micro=4"};  // rotations of 128
+  for (const std::string recipe : {"fp8", "quartet2"}) {
+    std::vector<std::string> with = recipe == "quartet2" ? wide : std::vector<std::string>();
+    with.push_back("precision.recipe=" + recipe);
+    TrainingRun(on("cuda", recipe, with), {}).run();
+    const std::string stopped = recipe + "-stopped";
+    EXPECT_EQ(TrainingRun(on("cuda", stopped, with), scripted(interrupted_in(1))).run(),
+              TrainingRun::Outcome::interrupted);
+    TrainingRun(on("cuda", stopped, with), {.resume = true}).run();
+    EXPECT_EQ(rows(stopped), rows(recipe)) << recipe;
+  }
+}
+
+TEST_F(RunsOnDevice, GoOnNowhereElseUnasked) {
+  TrainingRun(on("cuda", "run"), scripted(interrupted_in(1))).run();
+  EXPECT_EQ(refusal([&] { TrainingRun(on("cpu", "run"), {.resume = true}); }).where, "tuning");
+  EXPECT_NO_THROW(TrainingRun(on("cpu", "run"), {.resume = true, .retune = true}).run());
+}
+
+TEST_F(RunsOnDevice, SayWhatHasNoKernels) {
+  for (const auto& [setting, key] : {std::pair<std::string, std::string>{"optimizer.name=soap", "optimizer.name"},
+                                     {"optimizer.qk_clip=100", "optimizer.qk_clip"},
+                                     {"precision.cage.strength=1", "precision.cage.strength"},
+                                     {"gradients.exchange=marina", "gradients"}}) {
+    const ErrorDetail error = refusal([&] { on("cuda", "run", {setting}); });
+    EXPECT_EQ(error.what, "this has no kernels for GPUs") << setting;
+    EXPECT_NE(error.where.find(key), std::string::npos) << error.where;
+  }
+}
+
+TEST_F(RunsOnDevice, SayThatThereIsNone) {
+  if (!cuda::emulation::linked()) GTEST_SKIP() << "needs the emulated device";
+  cuda::emulation::set_present(false);
+  const ErrorDetail error = refusal([&] { TrainingRun(on("cuda", "run"), {}); });
+  cuda::emulation::set_present(true);
+  EXPECT_EQ(error.kind, ErrorKind::resource);
+  EXPECT_EQ(error.allowed, "none: the driver finds no GPU");
+}
+
+TEST_F(RunsOnDevice, SayWhatWouldFitIntoItsMemory) {
+  if (!cuda::emulation::linked()) GTEST_SKIP() << "needs the emulated device";
+  const std::vector<std::string> large = {"batch.tokens=2048", "batch.micro=32", "batch.lanes=2"};
+  const size_t usual = cuda::devices().front().memory;
+  ErrorDetail error;
+  for (size_t most = size_t{64} << 20; most > 0 && error.next.find("it fits") == std::string::npos;
+       most = most * 9 / 10) {
+    cuda::emulation::limit_memory(most);
+    error = refusal([&] { TrainingRun(on("cuda", "run", large), {}); });
+  }
+  cuda::emulation::limit_memory(usual);
+  EXPECT_EQ(error.kind, ErrorKind::resource);
+  EXPECT_NE(error.next.find("model.recompute=block"), std::string::npos) << error.next;
+}
+
+}  // namespace
+}  // namespace nibble

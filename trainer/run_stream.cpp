@@ -1,0 +1,87 @@
+#include "trainer/run_stream.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "tensor/cores.hpp"
+#include "tensor/error.hpp"
+#include "tensor/gemm.hpp"
+#include "trainer/gradient_exchange.hpp"
+#include "trainer/precision.hpp"
+
+namespace nibble {
+namespace {
+
+int threads_of(const Settings& settings, const World& world) {
+  const int cores = usable_cores();
+  const bool own_cores = cores < static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  if (settings.run.threads != 0 || own_cores) return static_cast<int>(settings.run.threads);
+  return std::max(1, cores / world.local_size());
+}
+
+}  // namespace
+
+bool on_gpu(const Settings& settings) { return settings.run.device == "cuda"; }
+
+Stream run_stream(const Settings& settings, const World& world) {
+  if (!on_gpu(settings)) return Stream(threads_of(settings, world));
+  if (world.size() > 1)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "several ranks cannot train on GPUs",
+                 .where = "run.device",
+                 .seen = fmt::format("cuda, with {} ranks", world.size()),
+                 .allowed = "one rank, or cpu",
+                 .next = "start one rank, or set run.device=cpu"});
+  return Stream(threads_of(settings, world), Place::device, world.local_rank());
+}
+
+void require_kernels_on_gpu(const Settings& settings) {
+  const auto refuse = [](const char* key, const std::string& seen, const std::string& allowed) {
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "this has no kernels for GPUs",
+                 .where = fmt::format("{}, run.device", key),
+                 .seen = seen + ", cuda",
+                 .allowed = allowed,
+                 .next = fmt::format("change {}, or set run.device=cpu", key)});
+  };
+  const OptimizerSettings& optimizer = settings.optimizer;
+  const auto by_eigenvectors = [](const std::string& name) { return name == "shampoo" || name == "soap"; };
+  for (const OptimizerGroup& group : optimizer.groups)
+    if (by_eigenvectors(group.name))
+      refuse("optimizer.groups", group.name, "adamw, muon, normuon, mars-m, ademamix, sgd");
+  if (by_eigenvectors(optimizer.name))
+    refuse("optimizer.name", optimizer.name, "adamw, muon, normuon, mars-m, ademamix, sgd");
+  if (optimizer.qk_clip > 0) refuse("optimizer.qk_clip", fmt::format("{}", optimizer.qk_clip), "0");
+  if (settings.precision.cage.strength > 0)
+    refuse("precision.cage.strength", fmt::format("{}", settings.precision.cage.strength), "0");
+  for (const Recipe& recipe : recipes_of(settings.precision))
+    if (recipe.learns()) refuse("precision", recipe.name, "recipes whose quantizers learn no steps");
+  if (compresses(settings.gradients) || settings.gradients.virtual_ranks > 0)
+    refuse("gradients", settings.gradients.exchange, "exchange: dense, virtual_ranks: 0");
+}
+
+void require_processor(const Settings& settings, const char* command) {
+  if (!on_gpu(settings)) return;
+  throw Error({.kind = ErrorKind::configuration,
+               .what = fmt::format("{} knows processors only", command),
+               .where = "run.device",
+               .seen = settings.run.device,
+               .allowed = "cpu",
+               .next = "add --set run.device=cpu"});
+}
+
+nlohmann::json tuning_of(const Stream& stream) {
+  nlohmann::json tuning = {{"threads", stream.threads()},
+                           {"instruction_set", name(stream.isa())},
+                           {"gemm_bf16", gemm_library(stream, DType::bf16)},
+                           {"gemm_f32", gemm_library(stream, DType::f32)}};
+  if (stream.on_device()) {
+    const cuda::DeviceFacts gpu = cuda::devices().front();  // of the one rank
+    tuning["gpu"] = {{"name", gpu.name}, {"architecture", gpu.architecture}};
+  }
+  return tuning;
+}
+
+}  // namespace nibble

@@ -1,0 +1,29 @@
+// Where a run computes: on the processor or on a GPU, and what only the processor has yet.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "comm/world.hpp"
+#include "tensor/stream.hpp"
+#include "trainer/settings.hpp"
+
+namespace nibble {
+
+bool on_gpu(const Settings& settings);
+
+/// The stream of a rank, on the GPU of its number on the host where run.device says so. By default the ranks of a host
+/// share its cores, unless the launcher has given each its own.
+/// Throws Error{resource} where there is no such GPU.
+Stream run_stream(const Settings& settings, const World& world);
+
+/// Throws Error{configuration}, which names the keys of settings, for what has no kernels on GPUs.
+void require_kernels_on_gpu(const Settings& settings);
+
+/// Throws Error{configuration} where the run's device is none that `command` knows.
+void require_processor(const Settings& settings, const char* command);
+
+/// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library,
+/// GPU.
+nlohmann::json tuning_of(const Stream& stream);
+
+}  // namespace nibble
