@@ -22,18 +22,6 @@ QuantizerRow row_of(const Quantizer& quantizer, const std::string& name) {
   return {.name = name, .quantizer = quantizer};
 }
 
-struct NamedQuantizer {
-  std::string name;
-  Quantizer quantizer;
-};
-
-std::vector<NamedQuantizer> quantizers_of(const Recipe& recipe) {
-  const BackwardRecipe& backward = recipe.backward;
-  return {{"x of the forward product", recipe.forward.input},   {"w of the forward product", recipe.forward.weight},
-          {"dy of the input gradient", backward.input.error},   {"w of the input gradient", backward.input.other},
-          {"dy of the weight gradient", backward.weight.error}, {"x of the weight gradient", backward.weight.other}};
-}
-
 std::set<int64_t> orders_of(const Recipe& recipe, const std::vector<int64_t>& widths) {
   std::set<int64_t> orders;
   for (const Rotation& rotation : {recipe.forward.rotation, recipe.backward.input.rotation, recipe.backward.input.left,
@@ -44,6 +32,13 @@ std::set<int64_t> orders_of(const Recipe& recipe, const std::vector<int64_t>& wi
 }
 
 }  // namespace
+
+std::vector<OperandQuantizer> quantizers_of(const Recipe& recipe) {
+  const BackwardRecipe& backward = recipe.backward;
+  return {{"x of the forward product", recipe.forward.input},   {"w of the forward product", recipe.forward.weight},
+          {"dy of the input gradient", backward.input.error},   {"w of the input gradient", backward.input.other},
+          {"dy of the weight gradient", backward.weight.error}, {"x of the weight gradient", backward.weight.other}};
+}
 
 std::vector<SelfTestFailure> self_test(Stream& stream, const QuantizerRow& row) {
   const Quantizer& quantizer = row.quantizer;

@@ -14,6 +14,14 @@
 
 namespace nibble {
 
+/// What rounds one operand of a linear layer's three products.
+struct OperandQuantizer {
+  std::string operand;  ///< "x of the forward product"
+  Quantizer quantizer;
+};
+/// All six of a recipe, those that do not quantize too.
+std::vector<OperandQuantizer> quantizers_of(const Recipe& recipe);
+
 struct SelfTestFailure {
   std::string what;      ///< "quartet: dy of the weight gradient"
   std::string property;  ///< "stochastic rounding is unbiased"

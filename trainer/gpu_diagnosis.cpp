@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "quant/quantize.hpp"
+#include "quant/self_test.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
@@ -45,20 +46,6 @@ bool same_bits(Stream& device, const Written& host, const Written& remote) {
     if (std::memcmp(fetched.view().data, here[i].data, here[i].bytes()) != 0) return false;
   }
   return true;
-}
-
-struct NamedQuantizer {
-  const char* operand;
-  Quantizer quantizer;
-};
-
-std::vector<NamedQuantizer> quantizers_of(const Recipe& recipe) {
-  return {{"x", recipe.forward.input},
-          {"w", recipe.forward.weight},
-          {"dy of the input gradient", recipe.backward.input.error},
-          {"w of the input gradient", recipe.backward.input.other},
-          {"dy of the weight gradient", recipe.backward.weight.error},
-          {"x of the weight gradient", recipe.backward.weight.other}};
 }
 
 GpuFacts examine(int number, const cuda::DeviceFacts& found, const std::vector<Recipe>& recipes) {
