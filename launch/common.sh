@@ -41,6 +41,14 @@ build_jobs() {
   echo $((cores < by_memory ? cores : by_memory))
 }
 
+# For CUDAARCHS: the GPUs at hand, else one kind, so that kernels are compiled at all; each takes three minutes of a core.
+gpu_architectures() {
+  local found
+  found=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u |
+    awk '$1 >= 90 { printf "%s%sa-real", sep, $1; sep = ";" }')
+  say "${found:-90a-real}"
+}
+
 # build PRESET [TARGET...]: configures once more, so that a changed CMakeLists.txt or a new file is seen.
 build() {
   local preset=$1 jobs ccache=() targets=()
@@ -48,6 +56,7 @@ build() {
   jobs=$(build_jobs)
   ! command -v ccache >/dev/null || ccache=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros} # else what has precompiled headers is never found
+  export CUDAARCHS=${CUDAARCHS:-$(gpu_architectures)}
   (($# == 0)) || targets=(--target "$@")
   (cd "$root" && cmake --preset "$preset" "${ccache[@]}") || return
   (cd "$root" && NINJA_STATUS='[%f/%t, %es] ' cmake --build --preset "$preset" --parallel "$jobs" "${targets[@]}")
