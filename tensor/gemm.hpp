@@ -1,5 +1,6 @@
 // Matrix products: fp32, bf16 with fp32 accumulation, and int8 with exact sums.
 //
+// On a device cuBLASLt multiplies (cuda/cublaslt.hpp); what follows is the host's.
 // Computed by Nibble's own kernels over packed operands (packed_gemm.hpp) where they are faster, else by oneDNN
 // (cpu/onednn_gemm.hpp). Processor, instruction set, operand type and shape decide, so a run that goes on elsewhere may
 // round otherwise, and one that goes on here does not. With NIBBLE_GEMM=packed or onednn in the environment the one or
@@ -8,6 +9,7 @@
 // their tensor and row scales are multiplied in here.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -56,9 +58,18 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 /// copies of what must be widened, sums before they are scaled, the library's working memory.
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c = 0);
 
-/// What multiplies operands of a type, "packed FMA 16x32" or "oneDNN 2.6.3, <instruction set>": part of what a run
-/// records as tuned.
+/// What multiplies operands of a type, "packed FMA 16x32", "oneDNN 2.6.3, <instruction set>" or "cuBLASLt 13.1.0": part
+/// of what a run records as tuned.
 std::string gemm_library(const Stream& stream, DType operands);
+
+/// The library's algorithms on a device, by product: each a text that names product and configuration.
+using GemmRecord = std::map<std::string, std::string>;
+/// From its next product on, a device's stream multiplies as `known` says. For products that are not there the library
+/// chooses or, with `tune`, the fastest of those that it proposes: timed at first use, which waits for the device.
+/// Throws Error{checkpoint} for a text that is none; a product does for an algorithm that this library refuses.
+void choose_gemms(Stream& stream, const GemmRecord& known, bool tune);
+/// What was known and what has been chosen since. Empty of the host's stream.
+GemmRecord chosen_gemms(Stream& stream);
 
 /// TFLOP/s that all threads reach together in this moment: the tile kernel on operands in the first cache, or, where
 /// oneDNN multiplies, the best of several products of 1024 x 1024 matrices. Takes 0.01 to 0.15 s.

@@ -127,7 +127,7 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 static constexpr int64_t measured_size = 1024;
 
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
-  if (stream.on_device()) return 0;  // the device's stands in its ledger
+  if (stream.on_device()) return cuda::gemm_scratch_bytes(stream, operands, a, b, c, scaled_c);
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? static_cast<size_t>(stream.threads()) * packed_gemm_scratch_bytes(*kernel)
                 : onednn_scratch_bytes(stream.threads(), operands, std::max(a, measured_size * measured_size),
@@ -135,10 +135,16 @@ size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64
 }
 
 std::string gemm_library(const Stream& stream, DType operands) {
-  if (stream.on_device()) return "cuBLASLt";
+  if (stream.on_device()) return cuda::gemm_library(stream, operands);
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? kernel->name : onednn_description();
 }
+
+void choose_gemms(Stream& stream, const GemmRecord& known, bool tune) {
+  if (stream.on_device()) cuda::choose_gemms(stream, known, tune);
+}
+
+GemmRecord chosen_gemms(Stream& stream) { return stream.on_device() ? cuda::chosen_gemms(stream) : GemmRecord(); }
 
 namespace {
 

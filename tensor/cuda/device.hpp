@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,6 +54,9 @@ class Queue {
   virtual void wait() = 0;
 };
 [[gnu::weak]] std::unique_ptr<Queue> make_queue();
+
+/// What the queue's device takes for the work that `work` queues there, after all that was; waits for it.
+[[gnu::weak]] double milliseconds(Queue& queue, const std::function<void()>& work);
 
 /// Whether this program has code for devices.
 inline bool available() { return make_queue != nullptr; }

@@ -142,4 +142,28 @@ std::unique_ptr<Queue> make_queue() {
   return std::make_unique<CudaQueue>();
 }
 
+namespace {
+
+struct Event {
+  cudaEvent_t event = nullptr;
+
+  Event() { check(cudaEventCreate(&event), "an event"); }
+  ~Event() { cudaEventDestroy(event); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+};
+
+}  // namespace
+
+double milliseconds(Queue& queue, const std::function<void()>& work) {
+  const Event begin, end;
+  check(cudaEventRecord(begin.event, stream_of(queue)), "an event");
+  work();
+  check(cudaEventRecord(end.event, stream_of(queue)), "an event");
+  check(cudaEventSynchronize(end.event), "queued work");
+  float time = 0;
+  check(cudaEventElapsedTime(&time, begin.event, end.event), "the time between two events");
+  return time;
+}
+
 }  // namespace nibble::cuda

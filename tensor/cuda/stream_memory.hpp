@@ -21,6 +21,15 @@ namespace cuda {
 /// Scalars that a stream makes before it takes the first one's place again.
 inline constexpr size_t stream_numbers = 4096;
 
+/// What a library keeps for a stream from call to call.
+class LibraryState {
+ public:
+  LibraryState() = default;
+  LibraryState(const LibraryState&) = delete;
+  LibraryState& operator=(const LibraryState&) = delete;
+  virtual ~LibraryState() = default;
+};
+
 class StreamMemory {
  public:
   StreamMemory();
@@ -35,6 +44,8 @@ class StreamMemory {
   }
   /// Bits that the host knows, in device memory, for the kernels that this call queues: copied before it returns.
   const uint32_t* words(Stream& stream, std::span<const uint32_t> words);
+  /// Of its products (cublaslt.hpp).
+  std::unique_ptr<LibraryState> products;
 
  private:
   void* working_bytes(Purpose purpose, size_t bytes);

@@ -129,6 +129,10 @@ void EmulatedQueue::wait() {
 void set_present(bool present) { device().present = present; }
 void limit_memory(size_t bytes) { device().limit = bytes; }
 void limit_block_memory(size_t bytes) { device().block_memory = bytes; }
+double& milliseconds_worked() {
+  static double milliseconds = 0;
+  return milliseconds;
+}
 
 void queue(Queue& queue, std::function<void()> work) { static_cast<EmulatedQueue&>(queue).add(std::move(work)); }
 
@@ -198,5 +202,13 @@ void* allocate_pinned(size_t bytes) { return std::malloc(bytes); }
 void release_pinned(void* memory) { std::free(memory); }
 
 std::unique_ptr<Queue> make_queue() { return std::make_unique<emulation::EmulatedQueue>(); }
+
+double milliseconds(Queue& queue, const std::function<void()>& work) {
+  queue.wait();
+  const double begin = emulation::milliseconds_worked();
+  work();
+  queue.wait();
+  return emulation::milliseconds_worked() - begin;
+}
 
 }  // namespace nibble::cuda

@@ -1,4 +1,5 @@
-// Products are the host's.
+// Products are the host's, where cuBLASLt's header is not found and so no double of the library (cublaslt.cpp) is
+// there.
 #include "tensor/gemm.hpp"
 
 #include "tensor/cuda/emulation/launch.hpp"
@@ -24,5 +25,10 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
     nibble::gemm(stream.host(), on_host(a), transpose_a, on_host(b), transpose_b, on_host(c), on_host(addend), there);
   });
 }
+
+size_t gemm_scratch_bytes(const Stream&, DType, int64_t, int64_t, int64_t, int64_t) { return 0; }
+std::string gemm_library(const Stream&, DType) { return "the host's products"; }
+void choose_gemms(Stream&, const GemmRecord&, bool) {}
+GemmRecord chosen_gemms(Stream&) { return {}; }
 
 }  // namespace nibble::cuda

@@ -1,0 +1,251 @@
+// Products on devices: cuBLASLt's, and around them what it does not do: codes laid out as it takes them, sums scaled,
+// added to and rounded.
+#include "tensor/gemm.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "tensor/cuda/cublaslt.hpp"
+#include "tensor/cuda/elements.hpp"
+#include "tensor/cuda/kernels.hpp"
+#include "tensor/cuda/library_product.hpp"
+#include "tensor/cuda/stream_memory.hpp"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr int code_pack = 16;
+/// Of a matrix of codes, in both directions, so that what is read and what is written lie in whole sectors.
+constexpr int code_tile = 64;
+
+/// The first `count` codes, zeros behind them.
+__device__ Pack<uint8_t, code_pack> load_codes(const uint8_t* from, bool packs, int64_t count) {
+  if (packs && count >= code_pack) return *reinterpret_cast<const Pack<uint8_t, code_pack>*>(from);
+  Pack<uint8_t, code_pack> some;
+  for (int j = 0; j < code_pack; ++j) some[j] = j < count ? from[j] : uint8_t{0};
+  return some;
+}
+
+/// `to`, packed rows of a multiple of code_pack, becomes [rows, depth] and zeros around it, of `from` [rows, depth] or,
+/// with `depth_first`, [depth, rows]. 256 threads, a tile for each block.
+template <bool depth_first>
+__global__ void lay_out_codes(const uint8_t* from, int64_t from_stride, bool packs, int64_t rows, int64_t depth,
+                              uint8_t* to, int64_t to_rows, int64_t to_cols) {
+  const unsigned line = threadIdx.x / (code_tile / code_pack), part = threadIdx.x % (code_tile / code_pack) * code_pack;
+  const int64_t first_row = int64_t{blockIdx.y} * code_tile, first_col = int64_t{blockIdx.x} * code_tile,
+                row = first_row + line, col = first_col + part;
+  Pack<uint8_t, code_pack> codes;
+  if constexpr (depth_first) {
+    __shared__ uint32_t tile[code_tile][code_tile / 4 + 1];  // a word more: columns go over all banks
+    const int64_t from_row = first_col + line, from_col = first_row + part;
+    const Pack<uint8_t, code_pack> loaded =
+        load_codes(from + from_row * from_stride + from_col, packs, from_row < depth ? rows - from_col : 0);
+    memcpy(&tile[line][part / 4], &loaded, sizeof loaded);
+    __syncthreads();
+    for (unsigned j = 0; j < code_pack; ++j)
+      codes[static_cast<int>(j)] = reinterpret_cast<const uint8_t*>(tile[part + j])[line];
+  } else {
+    codes = load_codes(from + row * from_stride + col, packs, row < rows ? depth - col : 0);
+  }
+  if (row < to_rows && col < to_cols) *reinterpret_cast<Pack<uint8_t, code_pack>*>(to + row * to_cols + col) = codes;
+}
+
+/// terms[i] = begin + offset * the sum of row i, whose length is a multiple of code_multiple. A warp for each row.
+__global__ void sum_codes(const int8_t* x, int64_t stride, int64_t rows, int64_t depth, double begin, double offset,
+                          double* terms) {
+  using Word = Pack<int8_t, static_cast<int>(code_multiple)>;
+  const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_lanes;
+  if (row >= rows) return;
+  int32_t sum = 0;
+  for (int64_t col = int64_t{lane()} * code_multiple; col < depth; col += warp_lanes * code_multiple) {
+    const Word word = *reinterpret_cast<const Word*>(x + row * stride + col);
+    for (int j = 0; j < static_cast<int>(code_multiple); ++j) sum += word[j];
+  }
+  sum = over_warp(sum, Plus{});
+  if (lane() == 0) terms[row] = begin + offset * sum;
+}
+
+/// What offsets of codes add to the sums of each row and column; null: nothing.
+struct OffsetTerms {
+  const double *rows = nullptr, *cols = nullptr;
+
+  /// Of a sum that stays below 2^35 with them (tensor/cpu/epilogue.hpp).
+  __device__ float added(int32_t sum, int64_t row, double col) const {
+    return static_cast<float>(static_cast<double>(sum) + (col + (rows ? rows[row] : 0.0)));
+  }
+};
+
+/// As Scaling says, each operation rounded.
+template <class Sum, class T>
+struct Finish {
+  const Sum* sums;
+  int64_t sums_stride;
+  bool sums_in_packs, cols_in_packs, adds;
+  Scalar factor;
+  const float *row_scales, *col_scales;
+  OffsetTerms terms;
+  Rows<float> addend;
+  Rows<T> to;
+
+  Finish(const Tensor& sums_there, const Product& product, const OffsetTerms& offset_terms)
+      : sums(sums_there.on_device<Sum>()),
+        sums_stride(sums_there.stride),
+        sums_in_packs(packs_fit(sums, sums_stride)),
+        cols_in_packs(packs_fit(product.scaling.cols.on_device<float>(), 0)),
+        adds(product.addend),
+        factor(product.scaling.factor),
+        row_scales(product.scaling.rows.on_device<float>()),
+        col_scales(product.scaling.cols.on_device<float>()),
+        terms(offset_terms),
+        addend(product.addend),
+        to(product.c) {}
+
+  __device__ void operator()(int64_t row, int64_t col, int count) const {
+    Sum loaded[group_elements];
+    load_group(sums + row * sums_stride + col, sums_in_packs, count, loaded);
+    const float by = factor.read(), by_row = row_scales ? row_scales[row] : 1.0f;
+    Group group;
+    for (int j = 0; j < group_elements; ++j) {
+      if constexpr (std::is_same_v<Sum, int32_t>) {
+        const double of_col = terms.cols && j < count ? terms.cols[col + j] : 0.0;
+        group[j] = terms.rows || terms.cols ? terms.added(loaded[j], row, of_col) : static_cast<float>(loaded[j]);
+      } else {
+        group[j] = loaded[j];
+      }
+      group[j] = group[j] * by * by_row;
+    }
+    if (col_scales) {
+      float by_col[group_elements];
+      load_group(col_scales + col, cols_in_packs, count, by_col);
+      for (int j = 0; j < group_elements; ++j) group[j] *= by_col[j];
+    }
+    if (adds) {
+      const Group more = addend.load(row, col, count);
+      for (int j = 0; j < group_elements; ++j) group[j] += more[j];
+    }
+    to.store(row, col, count, group);
+  }
+};
+
+void finish(Stream& stream, const Tensor& sums, const Product& product, const OffsetTerms& terms) {
+  const auto from = [&](auto sum) {
+    with_float_type(product.c.dtype, [&](auto type) {
+      for_each_group(stream, product.c.rows, product.c.cols,
+                     Finish<decltype(sum), decltype(type)>(sums, product, terms));
+    });
+  };
+  if (sums.dtype == DType::i32) from(int32_t{});
+  else from(float{});
+}
+
+CublasLt& library(Stream& stream) {
+  std::unique_ptr<LibraryState>& kept = stream.memory().products;
+  if (!kept) kept = std::make_unique<CublasLt>(stream.queue());
+  return static_cast<CublasLt&>(*kept);
+}
+
+void multiply(Stream& stream, const Product& product) {
+  library(stream).multiply(library_product(product), product.scaling.factor,
+                           {.a = product.b.data,
+                            .b = product.a.data,
+                            .c = product.addend ? product.addend.data : product.c.data,
+                            .d = product.c.data});
+}
+
+/// An operand in i8, laid out at `memory` unless it is good where it lies.
+Tensor lay_out(Stream& stream, const Tensor& x, bool depth_first, const CodeRows& wanted, uint8_t* memory) {
+  if (!wanted.copied) return {DType::i8, x.data, wanted.rows, wanted.depth, wanted.stride, Place::device};
+  const auto* const from = reinterpret_cast<const uint8_t*>(x.on_device<int8_t>());
+  const bool packs = reinterpret_cast<uintptr_t>(from) % code_pack == 0 && x.stride % code_pack == 0;
+  const auto tiles = [](int64_t count) { return static_cast<unsigned>((count + code_tile - 1) / code_tile); };
+  const dim3 blocks{tiles(wanted.stride), tiles(wanted.rows)}, threads{code_tile * code_tile / code_pack};
+  if (depth_first)
+    launch(stream.queue(), blocks, threads, 0, lay_out_codes<true>, from, x.stride, packs, x.cols, x.rows, memory,
+           wanted.rows, wanted.stride);
+  else
+    launch(stream.queue(), blocks, threads, 0, lay_out_codes<false>, from, x.stride, packs, x.rows, x.cols, memory,
+           wanted.rows, wanted.stride);
+  return {DType::i8, memory, wanted.rows, wanted.depth, wanted.stride, Place::device};
+}
+
+size_t bytes_of(const CodeRows& codes) { return codes.copied ? static_cast<size_t>(codes.rows * codes.stride) : 0; }
+
+/// The terms of `rows` rows of codes, if their offset is one.
+const double* terms_of(Stream& stream, const Tensor& codes, int64_t rows, double begin, double offset, double* terms) {
+  constexpr unsigned threads = 256, rows_of_block = threads / warp_lanes;
+  if (offset == 0) return nullptr;
+  launch(stream.queue(), {static_cast<unsigned>((rows + rows_of_block - 1) / rows_of_block)}, {threads}, 0, sum_codes,
+         codes.on_device<int8_t>(), codes.stride, rows, codes.cols, begin, offset, terms);
+  return terms;
+}
+
+/// Where sums of codes may be c, they are.
+bool holds_code_sums(const Tensor& c) {
+  return c.dtype == DType::f32 && c.cols % code_multiple == 0 && (c.rows == 1 || c.stride % code_multiple == 0);
+}
+
+void multiply_codes(Stream& stream, const Product& product) {
+  const int64_t m = product.c.rows, n = product.c.cols, depth = product.depth();
+  const CodeRows a = code_rows(product.a, product.transpose_a, false),
+                 b = code_rows(product.b, !product.transpose_b, true);
+  const size_t a_bytes = bytes_of(a), b_bytes = bytes_of(b);
+  const auto terms_at = static_cast<size_t>(multiple_of(sizeof(double), static_cast<int64_t>(a_bytes + b_bytes)));
+  auto* const memory =
+      stream.memory().working<uint8_t>(StreamMemory::copies, terms_at + static_cast<size_t>(m + n) * sizeof(double));
+  Product sums{.a = lay_out(stream, product.a, product.transpose_a, a, memory),
+               .b = lay_out(stream, product.b, !product.transpose_b, b, memory + a_bytes),
+               .transpose_b = true,
+               .c = {}};
+  const bool in_c = !product.addend && holds_code_sums(product.c);
+  sums.c =
+      in_c ? Tensor(DType::i32, product.c.data, m, n, product.c.stride, Place::device)
+           : Tensor(DType::i32, stream.memory().working<int32_t>(StreamMemory::sums, static_cast<size_t>(m * b.rows)),
+                    m, b.rows, b.rows, Place::device);
+  multiply(stream, sums);
+  const double a_offset = product.scaling.a_offset, b_offset = product.scaling.b_offset;
+  auto* const terms = reinterpret_cast<double*>(memory + terms_at);
+  finish(stream, sums.c, product,
+         {.rows = terms_of(stream, sums.a, m, static_cast<double>(depth) * a_offset * b_offset, b_offset, terms),
+          .cols = terms_of(stream, sums.b, n, 0, a_offset, terms + m)});
+}
+
+void multiply_and_finish(Stream& stream, const Product& product) {
+  Product sums = product;
+  sums.scaling = {};
+  sums.addend = {};
+  if (product.c.dtype != DType::f32 || product.addend) {
+    const int64_t m = product.c.rows, n = product.c.cols;
+    sums.c = Tensor(DType::f32, stream.memory().working<float>(StreamMemory::sums, static_cast<size_t>(m * n)), m, n, n,
+                    Place::device);
+  }
+  if (product.depth() == 0) cuda::fill(stream, sums.c, 0);
+  else multiply(stream, sums);
+  finish(stream, sums.c, product, {});
+}
+
+}  // namespace
+
+void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
+          const Tensor& c, const Tensor& addend, const Scaling& scaling) {
+  const Product product{a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend, scaling};
+  if (c.size() == 0) return;
+  if (library_finishes(product)) multiply(stream, product);
+  else if (a.dtype == DType::i8 && product.depth() > 0) multiply_codes(stream, product);
+  else multiply_and_finish(stream, product);
+}
+
+size_t gemm_scratch_bytes(const Stream&, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
+  // Rows of codes that begin on multiples of 16 bytes, and terms of 8 bytes a row and a column.
+  constexpr size_t paddings = size_t{4} << 20;
+  const auto sums = [](int64_t elements) { return nibble::bytes_of(DType::f32, 1, elements); };
+  if (operands != DType::i8) return library_workspace_bytes + sums(scaled_c);
+  return library_workspace_bytes + static_cast<size_t>(a + b) + sums(std::max(c, scaled_c)) + paddings;
+}
+
+std::string gemm_library(const Stream&, DType) { return CublasLt::version(); }
+
+void choose_gemms(Stream& stream, const GemmRecord& known, bool tune) { library(stream).choose(known, tune); }
+
+GemmRecord chosen_gemms(Stream& stream) { return library(stream).chosen(); }
+
+}  // namespace nibble::cuda
