@@ -98,7 +98,7 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
   if (world.size() > 1) memory.table["communication"] = collective_staging_bytes(world.size());
-  memory.table["GEMM scratch"] =
+  (stream.on_device() ? memory.gpu : memory.table)["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +
       optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
   return memory;
@@ -125,6 +125,16 @@ std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, cons
 
 namespace {
 
+/// The parts were there for a moment; what products take comes to it.
+void require_free(const RunMemory& memory) {
+  const size_t free = cuda::devices().front().free;  // of the one rank
+  if (total(memory.gpu) > free)
+    throw Error({.kind = ErrorKind::resource,
+                 .what = "too little of it is free",
+                 .seen = format_bytes(total(memory.gpu)),
+                 .allowed = format_bytes(free)});
+}
+
 /// Of remedies, one after the other added to those before, those with which the parts fit into the GPU; empty: none.
 std::string fitting_on_gpu(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                            size_t resident, bool resumed) {
@@ -135,7 +145,7 @@ std::string fitting_on_gpu(Stream& stream, World& world, const Settings& setting
     remedy.apply(smaller);
     changes += (changes.empty() ? "" : " and ") + remedy.change;
     try {
-      foresee_memory(stream, world, smaller, config, resident);
+      require_free(foresee_memory(stream, world, smaller, config, resident));
       return changes;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::resource) throw;
@@ -147,7 +157,9 @@ std::string fitting_on_gpu(Stream& stream, World& world, const Settings& setting
 RunMemory foresee_or_advise(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                             size_t resident, bool resumed) {
   try {
-    return foresee_memory(stream, world, settings, config, resident);
+    RunMemory memory = foresee_memory(stream, world, settings, config, resident);
+    if (stream.on_device()) require_free(memory);
+    return memory;
   } catch (const Error& error) {
     if (!stream.on_device() || error.kind() != ErrorKind::resource) throw;
     ErrorDetail detail = error.detail();

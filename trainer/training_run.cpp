@@ -92,6 +92,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
   require_same_run();
   const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
   know_links(checkpoint);
+  know_products(checkpoint);
   if (checkpoint) refuse_another_run(*checkpoint);
   build(checkpoint);
   if (checkpoint) {
@@ -160,6 +161,18 @@ void TrainingRun::know_links(const std::optional<VerifiedCheckpoint>& checkpoint
   nlohmann::json computing;
   for (const SumWay way : all_ways) computing[std::string(name(way))] = link_.computing[static_cast<size_t>(way)];
   tuning_["link"] = {{"latency", link_.latency}, {"per_byte", link_.per_byte}, {"computing", computing}};
+}
+
+void TrainingRun::know_products(const std::optional<VerifiedCheckpoint>& checkpoint) {
+  if (!stream_.on_device()) return;
+  GemmRecord known;
+  if (checkpoint && !options_.retune && checkpoint->header().tuning.contains("products")) {
+    const nlohmann::json& products = checkpoint->header().tuning.at("products");
+    const JsonFields fields(products, "the checkpoint's tuning", ErrorKind::checkpoint);
+    for (const auto& product : products.items()) known[product.key()] = fields.text(product.key());
+  }
+  choose_gemms(stream_, known, true);
+  tuning_["products"] = known;
 }
 
 std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
@@ -348,6 +361,7 @@ void TrainingRun::begin_directory(bool resumed) {
 
 void TrainingRun::save() {
   Stopwatch watch;
+  if (stream_.on_device()) tuning_["products"] = chosen_gemms(stream_);
   const TokenizerInfo& tokenizer = train_data_->tokenizer();
   const CheckpointHeader header{.step = counters_.step,
                                 .total_steps = total_steps_,

@@ -60,6 +60,8 @@ class TrainingRun {
   void require_same_run();
   /// Measures the links if the exchange depends on them, or takes what the checkpoint's run measured.
   void know_links(const std::optional<VerifiedCheckpoint>& checkpoint);
+  /// On a GPU: the library multiplies as it did in the checkpoint's run, or as is fastest.
+  void know_products(const std::optional<VerifiedCheckpoint>& checkpoint);
   /// Says, once each, what a user should know of how the exchange does.
   void judge_exchange(const StepResult& result);
   /// The newest checkpoint of the run's directory, if this run resumes and there is one; else its trunk's, if it is a
