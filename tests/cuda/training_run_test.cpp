@@ -58,6 +58,14 @@ TEST_F(RunsOnDevice, GoOnToTheLastDigit) {
   }
 }
 
+TEST_F(RunsOnDevice, RecordWhichAlgorithmsMultiply) {
+  if (cuda::emulation::linked() && !cuda::emulation::library_use) GTEST_SKIP() << "built without cublasLt.h";
+  TrainingRun(on("cuda", "run"), {}).run();
+  std::vector<RefusedCheckpoint> refused;
+  const nlohmann::json tuning = newest_valid_checkpoint(path("run"), refused)->header().tuning;
+  EXPECT_GT(tuning.at("products").size(), 10u) << tuning.dump(2);
+}
+
 TEST_F(RunsOnDevice, GoOnNowhereElseUnasked) {
   TrainingRun(on("cuda", "run"), scripted(interrupted_in(1))).run();
   EXPECT_EQ(refusal([&] { TrainingRun(on("cpu", "run"), {.resume = true}); }).where, "tuning");
