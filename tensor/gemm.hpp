@@ -44,8 +44,8 @@ inline constexpr int64_t largest_i8_depth = 131071;
 /// a and b are both f32 (then c is f32), or both bf16 or both i8 (then c is f32 or bf16). Of i8, sums are exact in i32
 /// and rounded once to f32; the depth is at most largest_i8_depth. `addend` is absent (default), c itself (then c must
 /// be f32: c += a b), or another f32 matrix. Entered by the main thread; uses the stream's threads. Errors:
-/// Error{internal} when shapes or types do not fit, Error{resource} when oneDNN fails, Error{configuration} for an
-/// unknown or unavailable NIBBLE_GEMM.
+/// Error{internal} when shapes or types do not fit, Error{resource} when the library fails, Error{configuration} for an
+/// unknown or unavailable NIBBLE_GEMM, Error{checkpoint} for an algorithm of choose_gemms() that is not there.
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
           const Tensor& c, const Tensor& addend = {}, const Scaling& scaling = {});
 
@@ -66,7 +66,7 @@ std::string gemm_library(const Stream& stream, DType operands);
 using GemmRecord = std::map<std::string, std::string>;
 /// From its next product on, a device's stream multiplies as `known` says. For products that are not there the library
 /// chooses or, with `tune`, the fastest of those that it proposes: timed at first use, which waits for the device.
-/// Throws Error{checkpoint} for a text that is none; a product does for an algorithm that this library refuses.
+/// Throws Error{checkpoint} for a text that is none.
 void choose_gemms(Stream& stream, const GemmRecord& known, bool tune);
 /// What was known and what has been chosen since. Empty of the host's stream.
 GemmRecord chosen_gemms(Stream& stream);

@@ -29,16 +29,16 @@ OwnedTensor whole_numbers(DType type, int64_t rows, int64_t cols, uint32_t seed)
   return drawn;
 }
 
-/// A matrix on both sides, with `padding` columns around it that must stay as they are.
+/// A matrix on both sides, with `padding` rows and columns around it that must stay as they are.
 struct Both {
   OwnedTensor whole, whole_there;
   Tensor here, there;
 
   Both(Stream& device, DType type, int64_t rows, int64_t cols, int64_t padding, uint32_t seed)
-      : whole(whole_numbers(type, rows, cols + 2 * padding, seed)),
+      : whole(whole_numbers(type, rows + 2 * padding, cols + 2 * padding, seed)),
         whole_there(testing::on_device(device, whole)),
-        here(whole.view().slice_cols(padding, cols)),
-        there(whole_there.view().slice_cols(padding, cols)) {}
+        here(whole.view().slice_rows(padding, rows).slice_cols(padding, cols)),
+        there(whole_there.view().slice_rows(padding, rows).slice_cols(padding, cols)) {}
 };
 
 enum class Addend { none, destination, other };
@@ -87,6 +87,7 @@ class GemmOnDevice : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(GemmOnDevice, HasTheHostsBits) {
   Stream device(1, Place::device);
+  choose_gemms(device, {}, true);  // so that several algorithms multiply
   for (const DType in : {DType::f32, DType::bf16, DType::i8})
     for (const DType out : {DType::f32, DType::bf16})
       for (const bool transpose_a : {false, true})
@@ -99,6 +100,7 @@ TEST_P(GemmOnDevice, HasTheHostsBits) {
                   {in, out, transpose_a, transpose_b, addend, rows, cols, there, factor, a_offset, b_offset});
             };
             expect(false, false, false, 1, 0, 0);
+            if (addend == Addend::destination) continue;  // from here on as another
             expect(false, false, true, 0.3f, 0, 0);
             expect(true, true, false, -1.7f, 0, 0);
             if (in != DType::i8) continue;
@@ -108,13 +110,21 @@ TEST_P(GemmOnDevice, HasTheHostsBits) {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, GemmOnDevice,
                          ::testing::Values(Shape{1, 1, 1, 0}, Shape{16, 32, 48, 0}, Shape{17, 33, 2, 3},
-                                           Shape{64, 64, 64, 16}, Shape{1, 40, 70, 1}, Shape{50, 1, 300, 0},
-                                           Shape{70, 66, 129, 5}),
+                                           Shape{32, 64, 64, 16}, Shape{1, 40, 70, 1}, Shape{50, 1, 300, 0},
+                                           Shape{66, 34, 129, 5}),
                          [](const auto& one) {
                            const Shape& shape = one.param;
                            return std::to_string(shape.m) + "x" + std::to_string(shape.n) + "x" +
                                   std::to_string(shape.k);
                          });
+
+TEST(GemmOnDeviceToo, AnotherFactorIsSeen) {
+  Stream device(1, Place::device);
+  Both a(device, DType::bf16, 8, 8, 0, 1), c(device, DType::f32, 8, 8, 0, 3);
+  gemm(device.host(), a.here, Transpose::no, a.here, Transpose::yes, c.here, {}, {.factor = 0.3f});
+  gemm(device, a.there, Transpose::no, a.there, Transpose::yes, c.there, {}, {.factor = 0.30000004f});
+  EXPECT_FALSE(testing::same_bits(testing::on_host(device, c.there), c.here));
+}
 
 TEST(GemmOnDeviceToo, OfNothingIsNothing) {
   Stream device(1, Place::device);
