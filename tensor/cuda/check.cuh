@@ -21,6 +21,7 @@ class CudaQueue final : public Queue {
   void copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) override;
   void after(Queue& other) override;
   void wait() override;
+  bool done() override;
 
   cudaStream_t stream() const { return stream_; }
 

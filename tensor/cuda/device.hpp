@@ -15,6 +15,7 @@ namespace nibble::cuda {
 
 struct DeviceFacts {
   std::string name;
+  std::string identity;  ///< the same in every process that sees this device, and no other device's
   int architecture = 0;  ///< 90 for compute capability 9.0
   int processors = 0;    ///< streaming multiprocessors
   size_t memory = 0;     ///< bytes
@@ -52,8 +53,12 @@ class Queue {
   virtual void after(Queue& other) = 0;
   /// Throws Error{resource} when the device failed, and what emulated work threw.
   virtual void wait() = 0;
+  /// Whether nothing is left to do; returns at once. Throws as wait().
+  virtual bool done() = 0;
 };
 [[gnu::weak]] std::unique_ptr<Queue> make_queue();
+/// What libraries call it: its cudaStream_t.
+[[gnu::weak]] void* handle(Queue& queue);
 
 /// What the queue's device takes for the work that `work` queues there, after all that was; waits for it.
 [[gnu::weak]] double milliseconds(Queue& queue, const std::function<void()>& work);

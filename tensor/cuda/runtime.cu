@@ -4,6 +4,19 @@
 #include "tensor/error.hpp"
 
 namespace nibble::cuda {
+namespace {
+
+std::string hex(const cudaUUID_t& uuid) {
+  constexpr char digits[] = "0123456789abcdef";
+  std::string text;
+  for (const char byte : uuid.bytes) {
+    text += digits[static_cast<unsigned char>(byte) / 16];
+    text += digits[static_cast<unsigned char>(byte) % 16];
+  }
+  return text;
+}
+
+}  // namespace
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -72,6 +85,7 @@ std::vector<DeviceFacts> devices() {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, i), "properties of a device");
     DeviceFacts facts{.name = properties.name,
+                      .identity = hex(properties.uuid),
                       .architecture = 10 * properties.major + properties.minor,
                       .processors = properties.multiProcessorCount,
                       .memory = properties.totalGlobalMem};
@@ -137,10 +151,17 @@ void CudaQueue::after(Queue& other) {
 
 void CudaQueue::wait() { check(cudaStreamSynchronize(stream_), "queued work"); }
 
+bool CudaQueue::done() {
+  const cudaError_t status = cudaStreamQuery(stream_);
+  if (status != cudaErrorNotReady) check(status, "queued work");
+  return status == cudaSuccess;
+}
+
 std::unique_ptr<Queue> make_queue() {
   require_kernels();
   return std::make_unique<CudaQueue>();
 }
+void* handle(Queue& queue) { return stream_of(queue); }
 
 namespace {
 

@@ -340,5 +340,43 @@ TEST(Emulation, MemoryRunsOut) {
   emulation::limit_memory(limit);
 }
 
+TEST(Emulation, WorkThatDependsOnOthersIsTriedAgain) {
+  const std::unique_ptr<Queue> first = make_queue(), second = make_queue();
+  bool ready = false;
+  int attempts = 0;
+  std::vector<int> order;
+  emulation::queue_attempts(*first, [&] {
+    ++attempts;
+    if (ready) order.push_back(1);
+    return ready;
+  });
+  emulation::queue(*first, [&] { order.push_back(2); });
+  second->after(*first);
+  emulation::queue(*second, [&] { order.push_back(3); });
+  EXPECT_FALSE(second->done());
+  EXPECT_FALSE(first->done());
+  EXPECT_EQ(attempts, 2);
+  EXPECT_TRUE(order.empty());
+  ready = true;
+  EXPECT_TRUE(second->done());
+  EXPECT_TRUE(first->done());
+  EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
+}
+
+TEST(Emulation, MemoryAndQueuesAreOfTheSelectedDevice) {
+  emulation::set_devices(2);
+  EXPECT_EQ(devices().size(), 2u);
+  EXPECT_NE(devices()[0].identity, devices()[1].identity);
+  select(1);
+  void* const memory = allocate(100);
+  const std::unique_ptr<Queue> queue = make_queue();
+  select(0);
+  EXPECT_EQ(emulation::device_of(memory, 100), 1);
+  EXPECT_EQ(emulation::device_of(memory, 1 << 20), -1);
+  EXPECT_EQ(emulation::device_of(*queue), 1);
+  release(memory);
+  emulation::set_devices(1);
+}
+
 }  // namespace
 }  // namespace nibble::cuda

@@ -85,9 +85,9 @@ TEST_F(RunsOnDevice, SayWhatHasNoKernels) {
 
 TEST_F(RunsOnDevice, SayThatThereIsNone) {
   if (!cuda::emulation::linked()) GTEST_SKIP() << "needs the emulated device";
-  cuda::emulation::set_present(false);
+  cuda::emulation::set_devices(0);
   const ErrorDetail error = refusal([&] { TrainingRun(on("cuda", "run"), {}); });
-  cuda::emulation::set_present(true);
+  cuda::emulation::set_devices(1);
   EXPECT_EQ(error.kind, ErrorKind::resource);
   EXPECT_EQ(error.allowed, "none: the driver finds no GPU");
 }

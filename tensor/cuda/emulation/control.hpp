@@ -1,14 +1,17 @@
-// What tests make of the emulated device; on a GPU there is nothing of it.
+// What tests make of the emulated devices; on a GPU there is nothing of it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+
+#include "tensor/cuda/device.hpp"
 
 namespace nibble::cuda::emulation {
 
-/// Whether devices() finds it.
-[[gnu::weak]] void set_present(bool present);
-/// What it has.
+/// How many devices() finds; one at first.
+[[gnu::weak]] void set_devices(int count);
+/// What they have together.
 [[gnu::weak]] void limit_memory(size_t bytes);
 /// What its blocks have at most; compute capability 9.0 has the usual.
 inline constexpr size_t usual_block_memory = 232448;
@@ -24,6 +27,15 @@ struct LibraryUse {
 };
 [[gnu::weak]] LibraryUse& library_use();
 
-inline bool linked() { return set_present != nullptr; }
+inline bool linked() { return set_devices != nullptr; }
+
+/// What the calling thread has selected.
+int selected_device();
+/// Whose memory these bytes are; -1: no device's.
+int device_of(const void* memory, size_t bytes);
+int device_of(const Queue& queue);
+
+/// Queues what depends on others: it is tried again and again until it returns true, and what is behind it waits.
+void queue_attempts(Queue& queue, std::function<bool()> attempt);
 
 }  // namespace nibble::cuda::emulation

@@ -1,17 +1,20 @@
-// One device in host memory. What is queued is done when somebody waits for it, so that host code that reads too early
-// reads what was there before; and host code that touches the device's memory ends with a segmentation fault, as it
-// would with a GPU.
+// Devices in host memory, which they share. What is queued is done when somebody waits for it, so that host code that
+// reads too early reads what was there before; and host code that touches a device's memory ends with a segmentation
+// fault, as it would with a GPU.
 #include "tensor/cuda/device.hpp"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cassert>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "tensor/cuda/emulation/block.hpp"
@@ -27,6 +30,9 @@ namespace {
 
 class EmulatedQueue final : public Queue {
  public:
+  /// Does it; false if it cannot be done yet.
+  using Work = std::function<bool()>;
+
   EmulatedQueue();
   ~EmulatedQueue() override;
   EmulatedQueue(const EmulatedQueue&) = delete;
@@ -35,74 +41,93 @@ class EmulatedQueue final : public Queue {
   void copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) override;
   void after(Queue& other) override;
   void wait() override;
-  void add(std::function<void()> work);
+  bool done() override;
+  void add(Work work);
+  /// False where some of it cannot be done yet.
+  bool run_all() { return run_until(queued_); }
+  int device() const { return device_; }
 
  private:
-  void run_until(uint64_t number);
+  bool run_until(uint64_t number);
 
-  std::deque<std::function<void()>> work_;
+  const int device_;
+  std::deque<Work> work_;
   uint64_t queued_ = 0, done_ = 0;
 };
 
-struct Device {
+struct Memory {
+  size_t bytes;  ///< whole pages
+  int device;
+};
+
+struct Devices {
   std::recursive_mutex mutex;
-  std::map<void*, size_t> memory;  ///< bytes by address, whole pages
+  std::map<void*, Memory> memory;  ///< by address
   std::set<EmulatedQueue*> queues;
   size_t used = 0, limit = size_t{1} << 40, block_memory = usual_block_memory;
-  bool present = true;
+  int count = 1;
   int running = 0;  ///< depth of work that runs
 };
 
-Device& device() {
-  static Device one;
-  return one;
+Devices& all_devices() {
+  static Devices all;
+  return all;
 }
 
-/// While it lives, the device's memory can be read and written.
+thread_local int selected = 0;
+
+/// Between two attempts at work that depends on others.
+constexpr std::chrono::microseconds attempt_time(50);
+
+/// While it lives, the devices' memory can be read and written.
 class Running {
  public:
   Running() {
-    if (device().running++ == 0) protect(PROT_READ | PROT_WRITE);
+    if (all_devices().running++ == 0) protect(PROT_READ | PROT_WRITE);
   }
   ~Running() {
-    if (--device().running == 0) protect(PROT_NONE);
+    if (--all_devices().running == 0) protect(PROT_NONE);
   }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
 
  private:
   static void protect(int how) {
-    for (const auto& [address, bytes] : device().memory) mprotect(address, bytes, how);
+    for (const auto& [address, memory] : all_devices().memory) mprotect(address, memory.bytes, how);
   }
 };
 
-EmulatedQueue::EmulatedQueue() {
-  const std::lock_guard lock(device().mutex);
-  device().queues.insert(this);
+EmulatedQueue::EmulatedQueue() : device_(selected) {
+  const std::lock_guard lock(all_devices().mutex);
+  all_devices().queues.insert(this);
 }
 
 EmulatedQueue::~EmulatedQueue() {
-  const std::lock_guard lock(device().mutex);
   try {
     wait();
   } catch (...) {  // nobody waited for it
   }
-  device().queues.erase(this);
+  const std::lock_guard lock(all_devices().mutex);
+  all_devices().queues.erase(this);
 }
 
-void EmulatedQueue::add(std::function<void()> work) {
-  const std::lock_guard lock(device().mutex);
+void EmulatedQueue::add(Work work) {
+  const std::lock_guard lock(all_devices().mutex);
   work_.push_back(std::move(work));
   ++queued_;
 }
 
-void EmulatedQueue::run_until(uint64_t number) {
+bool EmulatedQueue::run_until(uint64_t number) {
   while (done_ < number) {
-    const std::function<void()> next = std::move(work_.front());
+    Work next = std::move(work_.front());
     work_.pop_front();
     ++done_;
-    next();
+    if (next()) continue;
+    work_.push_front(std::move(next));
+    --done_;
+    return false;
   }
+  return true;
 }
 
 void EmulatedQueue::copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) {
@@ -110,31 +135,77 @@ void EmulatedQueue::copy(void* to, size_t to_stride, const void* from, size_t fr
     for (size_t i = 0; i < rows; ++i)
       std::memmove(static_cast<std::byte*>(to) + i * to_stride, static_cast<const std::byte*>(from) + i * from_stride,
                    bytes);
+    return true;
   });
 }
 
 void EmulatedQueue::after(Queue& other) {
   auto& first = static_cast<EmulatedQueue&>(other);
-  add([&first, number = first.queued_] { first.run_until(number); });
+  const std::lock_guard lock(all_devices().mutex);
+  add([&first, number = first.queued_] { return first.run_until(number); });
 }
 
 void EmulatedQueue::wait() {
-  const std::lock_guard lock(device().mutex);
+  while (!done()) std::this_thread::sleep_for(attempt_time);
+}
+
+bool EmulatedQueue::done() {
+  const std::lock_guard lock(all_devices().mutex);
+  if (done_ == queued_) return true;
   const Running running;
-  run_until(queued_);
+  return run_all();
+}
+
+/// False where work of the memory's device cannot be done yet.
+bool try_to_release(void* memory) {
+  Devices& all = all_devices();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.memory.find(memory);
+  const auto [bytes, device] = found->second;
+  {
+    const Running running;
+    for (EmulatedQueue* const queue : all.queues)
+      if (queue->device() == device && !queue->run_all()) return false;
+  }
+  all.used -= bytes;
+  munmap(memory, bytes);
+  all.memory.erase(found);
+  return true;
 }
 
 }  // namespace
 
-void set_present(bool present) { device().present = present; }
-void limit_memory(size_t bytes) { device().limit = bytes; }
-void limit_block_memory(size_t bytes) { device().block_memory = bytes; }
+void set_devices(int count) { all_devices().count = count; }
+void limit_memory(size_t bytes) { all_devices().limit = bytes; }
+void limit_block_memory(size_t bytes) { all_devices().block_memory = bytes; }
 double& milliseconds_worked() {
   static double milliseconds = 0;
   return milliseconds;
 }
 
-void queue(Queue& queue, std::function<void()> work) { static_cast<EmulatedQueue&>(queue).add(std::move(work)); }
+int device_of(const void* memory, size_t bytes) {
+  const std::lock_guard lock(all_devices().mutex);
+  const auto* const begin = static_cast<const std::byte*>(memory);
+  for (const auto& [address, there] : all_devices().memory) {
+    const auto* const first = static_cast<const std::byte*>(address);
+    if (begin >= first && begin + bytes <= first + there.bytes) return there.device;
+  }
+  return -1;
+}
+
+int selected_device() { return selected; }
+int device_of(const Queue& queue) { return static_cast<const EmulatedQueue&>(queue).device(); }
+
+void queue_attempts(Queue& queue, std::function<bool()> attempt) {
+  static_cast<EmulatedQueue&>(queue).add(std::move(attempt));
+}
+
+void queue(Queue& queue, std::function<void()> work) {
+  queue_attempts(queue, [work = std::move(work)] {
+    work();
+    return true;
+  });
+}
 
 void queue(Queue& on, const dim3& blocks, const dim3& threads, size_t shared_bytes, std::function<void()> thread) {
   queue(on, [=] {
@@ -155,53 +226,54 @@ void queue(Queue& on, const dim3& blocks, const dim3& threads, size_t shared_byt
 
 }  // namespace emulation
 
-using emulation::device;
+using emulation::all_devices;
 
 std::vector<DeviceFacts> devices() {
-  if (!device().present) return {};
-  return {{.name = "emulation in host memory",
-           .architecture = 90,
-           .processors = 1,
-           .memory = device().limit,
-           .free = device().limit - device().used}};
+  std::vector<DeviceFacts> list;
+  for (int device = 0; device < all_devices().count; ++device)
+    list.push_back({.name = "emulation in host memory",
+                    .identity = "emulation " + std::to_string(device),
+                    .architecture = 90,
+                    .processors = 1,
+                    .memory = all_devices().limit,
+                    .free = all_devices().limit - all_devices().used});
+  return list;
 }
 
-size_t largest_block_memory() { return device().block_memory; }
+size_t largest_block_memory() { return all_devices().block_memory; }
 
-void select(int) {}
+void select(int device) {
+  assert(device < all_devices().count);
+  emulation::selected = device;
+}
 
 void* allocate(size_t bytes) {
-  const std::lock_guard lock(device().mutex);
+  const std::lock_guard lock(all_devices().mutex);
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t whole = (bytes + page - 1) / page * page;
-  void* const memory = whole > device().limit - device().used
+  void* const memory = whole > all_devices().limit - all_devices().used
                            ? MAP_FAILED
                            : mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     throw Error({.kind = ErrorKind::resource,
                  .what = "the emulated GPU has no memory left",
                  .seen = std::to_string(bytes) + " bytes asked for",
-                 .allowed = std::to_string(device().limit - device().used) + " bytes",
+                 .allowed = std::to_string(all_devices().limit - all_devices().used) + " bytes",
                  .next = "see `nibble plan` for what the run needs"});
-  device().memory.emplace(memory, whole);
-  device().used += whole;
+  all_devices().memory.emplace(memory, emulation::Memory{whole, emulation::selected});
+  all_devices().used += whole;
   return memory;
 }
 
 void release(void* memory) {
-  if (!memory) return;
-  const std::lock_guard lock(device().mutex);
-  for (Queue* const queue : device().queues) queue->wait();
-  const auto found = device().memory.find(memory);
-  device().used -= found->second;
-  munmap(memory, found->second);
-  device().memory.erase(found);
+  while (memory && !emulation::try_to_release(memory)) std::this_thread::sleep_for(emulation::attempt_time);
 }
 
 void* allocate_pinned(size_t bytes) { return std::malloc(bytes); }
 void release_pinned(void* memory) { std::free(memory); }
 
 std::unique_ptr<Queue> make_queue() { return std::make_unique<emulation::EmulatedQueue>(); }
+void* handle(Queue& queue) { return &queue; }
 
 double milliseconds(Queue& queue, const std::function<void()>& work) {
   queue.wait();
