@@ -49,7 +49,8 @@ void gather_parts(Communicator& communicator, const RankParts& parts) {
 }  // namespace
 
 // Dissemination (Hensgen, Finkel and Manber, 1988): after the round of distance d a rank has heard of 2d ranks.
-void barrier(Communicator& communicator) {
+void barrier(Communicator& of) {
+  Communicator& communicator = of.host();
   const int ranks = communicator.size(), rank = communicator.rank();
   std::byte sent{}, received{};
   for (int distance = 1; distance < ranks; distance *= 2) {
@@ -78,8 +79,9 @@ void broadcast(Communicator& communicator, int root, std::span<std::byte> bytes)
   }
 }
 
-void gather_all(Communicator& communicator, std::span<const double> mine, std::span<const int64_t> counts,
+void gather_all(Communicator& of, std::span<const double> mine, std::span<const int64_t> counts,
                 std::span<double> all) {
+  Communicator& communicator = of.host();
   assert(counts.size() == static_cast<size_t>(communicator.size()));
   std::vector<int64_t> sizes;
   for (const int64_t count : counts) sizes.push_back(count * static_cast<int64_t>(sizeof(double)));
@@ -90,7 +92,8 @@ void gather_all(Communicator& communicator, std::span<const double> mine, std::s
   gather_parts(communicator, parts);
 }
 
-std::vector<std::string> gather_all(Communicator& communicator, const std::string& mine) {
+std::vector<std::string> gather_all(Communicator& of, const std::string& mine) {
+  Communicator& communicator = of.host();
   const int ranks = communicator.size(), rank = communicator.rank();
   std::vector<int64_t> sizes(static_cast<size_t>(ranks));
   sizes[static_cast<size_t>(rank)] = static_cast<int64_t>(mine.size());

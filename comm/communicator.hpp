@@ -1,7 +1,8 @@
 // The ranks of a run and the one thing that they do together: send bytes to each other.
 //
 // Everything that ranks compute together (collectives.hpp) is written on top of `transfer`, so it runs the same over
-// MPI, over threads of one process in tests, and alone. A communicator belongs to one thread.
+// MPI, over NCCL, over threads of one process in tests, and alone. A communicator belongs to one thread.
+// Messages lie in the host's memory; a device's communicator (device_communicator.hpp) has them in the device's.
 // Not for: sums and gathers (collectives.hpp), for who runs where (world.hpp).
 #pragma once
 
@@ -13,6 +14,8 @@
 #include "tensor/tensor.hpp"
 
 namespace nibble {
+
+class Stream;
 
 class Communicator {
  public:
@@ -39,12 +42,23 @@ class Communicator {
   }
 
   /// The two halves of `transfer`, so that the link has work while the caller has too. Several may be under way;
-  /// `finish` completes the one that was started first. All ranks must start theirs in orders that match.
+  /// `finish` completes the one that was started first. All ranks must start theirs in orders that match: they would
+  /// complete, too, if each rank started one only when the one before it is complete.
   void start(std::span<const Send> sends, std::span<const Receive> receives) {
     for (const Send& send : sends) bytes_sent_ += send.bytes.size();
     do_start(sends, receives);
   }
   void finish() { do_finish(); }
+
+  /// Of a device's communicator, else null: where its messages move in order with all other work. They leave with what
+  /// was queued before `start` and are there for what is queued after `finish`; nobody waits on the host.
+  virtual Stream* stream() { return nullptr; }
+  /// Returns when all that was finished, and what was queued behind it, is done. Throws as `transfer`. On the host
+  /// there is nothing to wait for.
+  virtual void wait() {}
+  /// The same ranks for messages in the host's memory: this one, or what a device's may itself stand on, so that
+  /// nothing may be under way here meanwhile.
+  virtual Communicator& host() { return *this; }
 
   /// Payload bytes that this rank has sent so far.
   uint64_t bytes_sent() const { return bytes_sent_; }
@@ -53,11 +67,18 @@ class Communicator {
   /// rank that has failed. The only function that another thread may call.
   virtual void abandon() = 0;
 
-  /// Memory for messages that do not lie in one piece. It lasts as long as the communicator, so that its pages are
-  /// touched once; what it holds lasts until the next call.
-  std::span<std::byte> staging(size_t bytes) {
-    if (staging_.bytes() < bytes) staging_ = Buffer(bytes, "communication");
-    return {static_cast<std::byte*>(staging_.data()), bytes};
+  enum Staging { messages, rounded, stagings };
+  /// Memory of the messages' place, for those that do not lie in one piece, or for values that were rounded. It lasts
+  /// as long as the communicator, so that its pages are touched once; what it holds lasts until the next call for the
+  /// same.
+  std::span<std::byte> staging(size_t bytes, Staging use = messages) {
+    Buffer& memory = staging_[use];
+    if (memory.bytes() < bytes) {
+      wait();
+      memory = {};
+      memory = Buffer(bytes, "communication", stream() ? Place::device : Place::host);
+    }
+    return {static_cast<std::byte*>(memory.data()), bytes};
   }
 
  private:
@@ -65,7 +86,7 @@ class Communicator {
   virtual void do_finish() = 0;
 
   uint64_t bytes_sent_ = 0;
-  Buffer staging_;
+  Buffer staging_[stagings];
 };
 
 /// A world of one rank, which has nobody to send to.

@@ -16,9 +16,10 @@ class DenseExchange final : public GradientExchange {
   void begin(int bucket, const Parts& gradient, const Consume& fold) override {
     if (thread_.size() == 1 && !fold) return;  // the gradient is the sum
     tickets_[bucket] = thread_.submit([=, this](Communicator& ranks) {
-      if (fold) return scatter_to_owners(ranks, gradient, wire_, fold);
-      reduce_scatter(ranks, gradient, wire_);
-      if (goes_ == SumGoes::to_all) all_gather(ranks, gradient, wire_);
+      if (fold) scatter_to_owners(ranks, gradient, wire_, fold);
+      else reduce_scatter(ranks, gradient, wire_);
+      if (!fold && goes_ == SumGoes::to_all) all_gather(ranks, gradient, wire_);
+      ranks.wait();
     });
   }
 

@@ -10,6 +10,7 @@ GroupCommunicator::GroupCommunicator(Communicator& world, std::vector<int> membe
   const auto own = std::ranges::find(members_, world.rank());
   assert(own != members_.end());
   rank_ = static_cast<int>(own - members_.begin());
+  if (&world.host() != &world) host_ = std::make_unique<GroupCommunicator>(world.host(), members_);
 }
 
 void GroupCommunicator::do_start(std::span<const Send> sends, std::span<const Receive> receives) {

@@ -18,6 +18,9 @@ class GroupCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
   void abandon() override { world_.abandon(); }
+  Stream* stream() override { return world_.stream(); }
+  void wait() override { world_.wait(); }
+  Communicator& host() override { return host_ ? *host_ : *this; }
 
  private:
   void do_start(std::span<const Send> sends, std::span<const Receive> receives) override;
@@ -26,6 +29,7 @@ class GroupCommunicator final : public Communicator {
   Communicator& world_;
   std::vector<int> members_;
   int rank_ = 0;
+  std::unique_ptr<Communicator> host_;  ///< where the world has one of its own
 };
 
 }  // namespace nibble

@@ -4,44 +4,20 @@
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
-#include <sys/prctl.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cassert>
-#include <chrono>
 #include <deque>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "comm/message_error.hpp"
+#include "comm/passive_waiting.hpp"
 
 namespace nibble {
 namespace {
-
-using std::chrono::microseconds;
-
-/// How the thread waits for messages: MPI's own waiting takes a whole core, which others could compute on.
-class PassiveWaiting {
- public:
-  /// Looks for a short time without pause, since what is small comes soon; then sleeps, longer each time.
-  void pause() {
-    if (std::chrono::steady_clock::now() < sleeps_from_) return;
-    std::this_thread::sleep_for(sleep_);
-    sleep_ = std::min(2 * sleep_, longest_sleep);
-  }
-  void progressed() {
-    sleeps_from_ = std::chrono::steady_clock::now() + spin;
-    sleep_ = shortest_sleep;
-  }
-
- private:
-  static constexpr microseconds spin{30}, shortest_sleep{10}, longest_sleep{80};
-  std::chrono::steady_clock::time_point sleeps_from_ = std::chrono::steady_clock::now() + spin;
-  microseconds sleep_ = shortest_sleep;
-};
 
 std::string text_of(int code) {
   char text[MPI_MAX_ERROR_STRING];
@@ -64,8 +40,7 @@ class MpiCommunicator final : public Communicator {
     int *largest_tag = nullptr, known = 0;
     check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &largest_tag, &known), "MPI does not start");
     if (known) largest_message_ = std::min(largest_message_, static_cast<size_t>(*largest_tag));
-    // Linux prolongs every sleep by up to 50 us unless told otherwise; those here are as short as that.
-    prctl(PR_SET_TIMERSLACK, 1000UL);
+    PassiveWaiting::prepare_thread();
   }
   ~MpiCommunicator() override {
     if (!abandoned_ && under_way_.empty()) MPI_Finalize();

@@ -3,9 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <random>
+
+#include "tensor/stream.hpp"
 
 namespace nibble {
 namespace {
@@ -44,6 +48,27 @@ std::vector<float> contribution(int rank, size_t count) {
   return {values.begin(), values.begin() + static_cast<ptrdiff_t>(count)};
 }
 
+/// Host values in memory of the communicator's messages, and back.
+Buffer placed(Communicator& communicator, std::span<const float> values) {
+  if (values.empty()) return {};
+  Buffer memory(values.size_bytes(), "test", communicator.stream() ? Place::device : Place::host);
+  if (communicator.stream()) communicator.stream()->queue().copy(memory.data(), values.data(), values.size_bytes());
+  else std::memcpy(memory.data(), values.data(), values.size_bytes());
+  communicator.wait();
+  return memory;
+}
+
+std::vector<float> fetched(Communicator& communicator, const void* values, size_t count) {
+  std::vector<float> host(count);
+  if (count == 0) return host;
+  if (communicator.stream()) communicator.stream()->queue().copy(host.data(), values, count * sizeof(float));
+  else std::memcpy(host.data(), values, count * sizeof(float));
+  communicator.wait();
+  return host;
+}
+
+std::span<std::byte> bytes_in(const Buffer& memory) { return {static_cast<std::byte*>(memory.data()), memory.bytes()}; }
+
 /// Sizes of the pieces of each part: ragged, some of them empty, one part without anything, one longer than a message.
 std::vector<std::vector<size_t>> ragged_sizes(int ranks) {
   std::mt19937 random(7);
@@ -60,12 +85,12 @@ std::vector<std::vector<size_t>> ragged_sizes(int ranks) {
 /// One rank's copy of a vector, its pieces scattered over memory.
 class CutVector {
  public:
-  CutVector(std::vector<std::vector<size_t>> sizes, const std::vector<float>& values) : sizes_(std::move(sizes)) {
-    auto next = values.begin();
+  CutVector(Communicator& communicator, std::vector<std::vector<size_t>> sizes, std::span<const float> values)
+      : communicator_(communicator), sizes_(std::move(sizes)) {
     for (const std::vector<size_t>& part : sizes_)
       for (const size_t size : part) {
-        pieces_.emplace_back(next, next + static_cast<ptrdiff_t>(size));
-        next += static_cast<ptrdiff_t>(size);
+        pieces_.push_back(placed(communicator, values.first(size)));
+        values = values.subspan(size);
       }
   }
 
@@ -74,15 +99,17 @@ class CutVector {
     size_t piece = 0;
     for (const std::vector<size_t>& part : sizes_) {
       parts.emplace_back();
-      for (size_t i = 0; i < part.size(); ++i)
-        parts.back().push_back(std::as_writable_bytes(std::span(pieces_[piece++])));
+      for (size_t i = 0; i < part.size(); ++i) parts.back().push_back(bytes_in(pieces_[piece++]));
     }
     return parts;
   }
 
   std::vector<float> values() const {
     std::vector<float> all;
-    for (const std::vector<float>& piece : pieces_) all.insert(all.end(), piece.begin(), piece.end());
+    for (const Buffer& memory : pieces_) {
+      const std::vector<float> piece = fetched(communicator_, memory.data(), memory.bytes() / sizeof(float));
+      all.insert(all.end(), piece.begin(), piece.end());
+    }
     return all;
   }
 
@@ -98,8 +125,9 @@ class CutVector {
   static size_t elements(const std::vector<std::vector<size_t>>& sizes) { return begin(sizes, sizes.size()); }
 
  private:
+  Communicator& communicator_;
   std::vector<std::vector<size_t>> sizes_;
-  std::vector<std::vector<float>> pieces_;
+  std::vector<Buffer> pieces_;
 };
 
 float travelled(float value, Wire wire) { return wire == Wire::bf16 ? static_cast<float>(bf16(value)) : value; }
@@ -144,9 +172,9 @@ int64_t differences(std::span<const float> seen, std::span<const float> expected
 void check_broadcast(Communicator& communicator) {
   for (int root = 0; root < communicator.size(); ++root) {
     const std::vector<float> expected = contribution(root, 1000);
-    std::vector<float> values = contribution(communicator.rank(), 1000);
-    broadcast(communicator, root, std::as_writable_bytes(std::span(values)));
-    EXPECT_EQ(differences(values, expected), 0) << "root " << root;
+    const Buffer memory = placed(communicator, contribution(communicator.rank(), 1000));
+    broadcast(communicator, root, bytes_in(memory));
+    EXPECT_EQ(differences(fetched(communicator, memory.data(), 1000), expected), 0) << "root " << root;
   }
 }
 
@@ -187,7 +215,7 @@ void check_all_gather(Communicator& communicator) {
     const auto begin = theirs.begin() + static_cast<ptrdiff_t>(CutVector::begin(sizes, r));
     expected.insert(expected.end(), begin, begin + static_cast<ptrdiff_t>(CutVector::elements(sizes[r])));
   }
-  CutVector vector(sizes, contribution(static_cast<int>(rank), count));
+  CutVector vector(communicator, sizes, contribution(static_cast<int>(rank), count));
   all_gather(communicator, vector.parts());
   EXPECT_EQ(differences(vector.values(), expected), 0);
 }
@@ -199,16 +227,19 @@ void check_scatter_to_owners(Communicator& communicator, Wire wire) {
   std::vector<std::vector<float>> expected;
   for (int r = 0; r < communicator.size(); ++r) expected.push_back(contribution(r, count));
 
-  CutVector vector(sizes, expected[rank]);
+  CutVector vector(communicator, sizes, expected[rank]);
   int64_t next = 0, wrong = 0;
   scatter_to_owners(communicator, vector.parts(), wire,
                     [&](int64_t first, int64_t length, std::span<const float* const> contributions) {
                       EXPECT_EQ(first, next);
                       next = first + length;
-                      for (size_t r = 0; r < expected.size(); ++r)
+                      for (size_t r = 0; r < expected.size(); ++r) {
+                        const std::vector<float> seen =
+                            fetched(communicator, contributions[r], static_cast<size_t>(length));
                         for (int64_t i = 0; i < length; ++i)
-                          wrong += !same(contributions[r][i],
+                          wrong += !same(seen[static_cast<size_t>(i)],
                                          travelled(expected[r][begin + static_cast<size_t>(first + i)], wire));
+                      }
                     });
   EXPECT_EQ(next, static_cast<int64_t>(CutVector::elements(sizes[rank])));
   EXPECT_EQ(wrong, 0);
@@ -223,7 +254,7 @@ void check_reduce_scatter(Communicator& communicator, Wire wire) {
   const std::vector<float> before = contribution(static_cast<int>(rank), count);
   const Sums expected = sums_over_ranks(communicator.size(), begin, length, wire);
 
-  CutVector vector(sizes, before);
+  CutVector vector(communicator, sizes, before);
   reduce_scatter(communicator, vector.parts(), wire);
   std::vector<float> after = vector.values();
   const std::span<float> own = std::span(after).subspan(begin, length);
@@ -237,7 +268,7 @@ void check_reduce_scatter(Communicator& communicator, Wire wire) {
 
 void check_equal_on_all_ranks(Communicator& communicator, Wire wire) {
   const std::vector<std::vector<size_t>> sizes = ragged_sizes(communicator.size());
-  CutVector vector(sizes, contribution(communicator.rank(), CutVector::elements(sizes)));
+  CutVector vector(communicator, sizes, contribution(communicator.rank(), CutVector::elements(sizes)));
   reduce_scatter(communicator, vector.parts(), wire);
   all_gather(communicator, vector.parts());
   const std::vector<float> values = vector.values();
@@ -249,7 +280,7 @@ void check_bytes_sent(Communicator& communicator, Wire wire) {
   const auto rank = static_cast<size_t>(communicator.rank());
   const std::vector<std::vector<size_t>> sizes = ragged_sizes(communicator.size());
   const size_t count = CutVector::elements(sizes), right = (rank + 1) % sizes.size();
-  CutVector vector(sizes, contribution(communicator.rank(), count));
+  CutVector vector(communicator, sizes, contribution(communicator.rank(), count));
 
   const uint64_t before = communicator.bytes_sent();
   reduce_scatter(communicator, vector.parts(), wire);

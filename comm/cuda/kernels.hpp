@@ -1,0 +1,20 @@
+// This folder's kernels on devices.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "comm/wire_work.hpp"
+#include "tensor/stream.hpp"
+
+namespace nibble::cuda {
+
+/// How many contributions one sum may have.
+inline constexpr int most_summed = 256;
+
+/// As WireWork::sum, for at most most_summed ranks.
+[[gnu::weak]] void sum_over_ranks(Stream& stream, const std::vector<MicroBatchSum>& plan,
+                                  std::span<const float* const> contributions, int64_t first, int64_t count,
+                                  float* sum);
+
+}  // namespace nibble::cuda

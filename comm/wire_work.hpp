@@ -1,0 +1,41 @@
+// What collectives do with the memory that ranks send each other: at once in the host's, queued in a device's.
+//
+// Not for what travels, and when (collectives.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "comm/lanes.hpp"
+#include "comm/pieces.hpp"
+#include "tensor/dtype.hpp"
+
+namespace nibble {
+
+class WireWork {
+ public:
+  explicit WireWork(Communicator& communicator) : stream_(communicator.stream()) {}
+
+  bool on_device() const { return stream_ != nullptr; }
+
+  /// packed = bytes [first, first + packed.size()) of the pieces; and the reverse.
+  void pack(const Pieces& pieces, size_t first, std::span<std::byte> packed) const;
+  void unpack(std::span<const std::byte> packed, const Pieces& pieces, size_t first) const;
+
+  /// Rounded to nearest, or widened.
+  void to_bf16(const float* from, int64_t count, bf16* to) const;
+  void to_f32(const bf16* from, int64_t count, float* to) const;
+
+  /// sum[i] = the contributions' elements first + i, added in the order of plan_lanes(ranks, ranks), which is `plan`;
+  /// `sum` may be where one of them lies. Throws Error{configuration} for more ranks than devices have room for.
+  void sum(const std::vector<MicroBatchSum>& plan, std::span<const float* const> contributions, int64_t first,
+           int64_t count, float* sum) const;
+
+ private:
+  Stream* stream_;
+};
+
+}  // namespace nibble
