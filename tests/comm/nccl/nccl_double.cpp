@@ -1,0 +1,374 @@
+#include "tests/comm/nccl/nccl_double.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+
+#include "tensor/cuda/emulation/control.hpp"
+
+namespace nibble::nccl_double {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+namespace emulation = cuda::emulation;
+
+/// How often a communicator is asked before what it was told is no longer in progress.
+constexpr int answers_in_progress = 2;
+
+/// The messages of the ranks that began with one id.
+struct World {
+  struct Message {
+    const void* bytes;
+    size_t size;
+    bool* taken;
+  };
+  int ranks = 0;
+  std::set<int> joined, ended, devices;
+  std::map<std::pair<int, int>, std::deque<Message>> boxes;  ///< by sender and receiver
+};
+
+}  // namespace
+}  // namespace nibble::nccl_double
+
+using nibble::nccl_double::World;
+
+struct ncclComm {
+  enum class State { starting, ready, ending, ended, destroyed, aborted };
+
+  std::shared_ptr<World> world;
+  int rank, device;
+  State state = State::starting;
+  ncclResult_t error = ncclSuccess;
+  int in_progress = nibble::nccl_double::answers_in_progress;
+  int64_t groups = 0, unfinished = 0;
+  std::vector<std::function<void()>> launches{};  ///< that happen when nothing is in progress any more
+  std::mt19937_64 random{};
+
+  bool is_gone() const { return state == State::destroyed || state == State::aborted; }
+};
+
+namespace nibble::nccl_double {
+namespace {
+
+struct Operation {
+  bool sends;
+  void* memory;
+  size_t bytes;
+  int peer;
+  bool done = false;
+};
+
+/// What the threads share. Whoever has it locked may not lock the devices, whose queues lock it.
+struct Shared {
+  std::mutex mutex;
+  Faults faults;
+  std::map<std::string, std::shared_ptr<World>> worlds;  ///< by id
+  std::vector<std::unique_ptr<ncclComm>> communicators;  ///< also those that are gone
+  std::vector<std::string> violations;
+  uint64_t ids = 0;
+};
+
+Shared& shared() {
+  static Shared one;
+  return one;
+}
+
+/// The calls of one group, of one communicator on one stream, as work of its queue.
+class Group {
+ public:
+  Group(ncclComm& communicator, cuda::Queue& queue) : communicator_(communicator), queue_(queue) {}
+
+  bool is_of(const ncclComm& communicator, const cuda::Queue& queue) const {
+    return &communicator_ == &communicator && &queue_ == &queue;
+  }
+  ncclComm& communicator() const { return communicator_; }
+  cuda::Queue& queue() const { return queue_; }
+  void add(const Operation& operation) { operations_.push_back(operation); }
+
+  /// False: not all messages have met.
+  bool attempt() {
+    const std::lock_guard lock(shared().mutex);
+    if (communicator_.state == ncclComm::State::aborted) return leave();
+    if (communicator_.error != ncclSuccess || broken_) return false;
+    if (!posted_) begin();
+    if (Clock::now() < begins_) return false;
+    if (!posted_) post();
+    std::set<int> waited_for;  // messages of a peer come in order
+    for (Operation& operation : operations_)
+      if (!operation.sends && !operation.done && !waited_for.contains(operation.peer) && !receive(operation))
+        waited_for.insert(operation.peer);
+    for (const Operation& operation : operations_)
+      if (!operation.done) return false;
+    --communicator_.unfinished;
+    return true;
+  }
+
+ private:
+  void begin() {
+    if (begins_ != Clock::time_point()) return;
+    std::uniform_int_distribution<int64_t> delay(0, shared().faults.longest_delay.count());
+    begins_ = Clock::now() + std::chrono::microseconds(delay(communicator_.random));
+  }
+
+  void post() {
+    posted_ = true;
+    for (Operation& operation : operations_)
+      if (operation.sends)
+        box(communicator_.rank, operation.peer).push_back({operation.memory, operation.bytes, &operation.done});
+  }
+
+  bool receive(Operation& operation) {
+    std::deque<World::Message>& messages = box(operation.peer, communicator_.rank);
+    if (messages.empty()) return false;
+    const World::Message message = messages.front();
+    if (message.size != operation.bytes) {
+      broken_ = true;
+      shared().violations.push_back(fmt::format("rank {} receives {} bytes where rank {} sends {}", communicator_.rank,
+                                                operation.bytes, operation.peer, message.size));
+      return false;
+    }
+    std::memcpy(operation.memory, message.bytes, message.size);
+    *message.taken = operation.done = true;
+    messages.pop_front();
+    return true;
+  }
+
+  /// Nobody takes its messages any more.
+  bool leave() {
+    for (auto& [pair, messages] : communicator_.world->boxes)
+      if (pair.first == communicator_.rank) messages.clear();
+    --communicator_.unfinished;
+    return true;
+  }
+
+  std::deque<World::Message>& box(int from, int to) { return communicator_.world->boxes[{from, to}]; }
+
+  ncclComm& communicator_;
+  cuda::Queue& queue_;
+  std::vector<Operation> operations_;
+  Clock::time_point begins_{};
+  bool posted_ = false, broken_ = false;
+};
+
+/// Of the calling thread.
+thread_local int group_depth = 0;
+thread_local std::vector<std::shared_ptr<Group>> open_groups;
+
+ncclResult_t violate(const std::string& what, ncclResult_t result = ncclInvalidUsage) {
+  shared().violations.push_back(what);
+  return result;
+}
+
+/// Whether it may be told anything; `what` it is told.
+ncclResult_t refuse_unless_ready(ncclComm* communicator, const char* what) {
+  if (!communicator) return violate(fmt::format("{} without a communicator", what), ncclInvalidArgument);
+  const auto of_rank = [&](const char* why) { return fmt::format("{} on rank {}, {}", what, communicator->rank, why); };
+  if (communicator->is_gone()) return violate(of_rank("whose communicator is gone"), ncclInvalidArgument);
+  if (communicator->error != ncclSuccess) return communicator->error;
+  if (communicator->in_progress > 0) return violate(of_rank("where something is in progress"));
+  if (communicator->state != ncclComm::State::ready) return violate(of_rank("which is ending"));
+  return ncclSuccess;
+}
+
+void launch_groups() {
+  for (const std::shared_ptr<Group>& group : std::exchange(open_groups, {})) {
+    ncclComm& communicator = group->communicator();
+    const std::lock_guard lock(shared().mutex);
+    const Faults& faults = shared().faults;
+    if (communicator.rank == faults.failing && communicator.groups == faults.groups_before) {
+      communicator.error = ncclSystemError;
+      for (const auto& other : shared().communicators)
+        if (faults.all_learn && other->world == communicator.world && other.get() != &communicator)
+          other->error = ncclRemoteError;
+    }
+    ++communicator.groups;
+    ++communicator.unfinished;
+    communicator.in_progress = answers_in_progress;
+    communicator.launches.push_back(
+        [group] { emulation::queue_attempts(group->queue(), [group] { return group->attempt(); }); });
+  }
+}
+
+ncclResult_t take_call(ncclComm* communicator, cudaStream_t stream, const Operation& operation, ncclDataType_t type) {
+  auto& queue = *static_cast<cuda::Queue*>(static_cast<void*>(stream));
+  const int memory = emulation::device_of(operation.memory, operation.bytes), streams = emulation::device_of(queue);
+  {
+    const std::lock_guard lock(shared().mutex);
+    const char* const what = operation.sends ? "ncclSend" : "ncclRecv";
+    if (const ncclResult_t refused = refuse_unless_ready(communicator, what); refused != ncclSuccess) return refused;
+    const auto of_rank = [&](const std::string& why) {
+      return violate(fmt::format("{} on rank {}: {}", what, communicator->rank, why), ncclInvalidArgument);
+    };
+    if (type != ncclUint8) return of_rank("not bytes");
+    if (operation.peer < 0 || operation.peer >= communicator->world->ranks) return of_rank("no such peer");
+    if (operation.peer == communicator->rank) return of_rank("to itself");
+    if (memory != communicator->device)
+      return of_rank(fmt::format("memory of device {} on device {}", memory, communicator->device));
+    if (streams != communicator->device)
+      return of_rank(fmt::format("a stream of device {} on device {}", streams, communicator->device));
+  }
+  if (open_groups.empty() || !open_groups.back()->is_of(*communicator, queue))
+    open_groups.push_back(std::make_shared<Group>(*communicator, queue));
+  open_groups.back()->add(operation);
+  if (group_depth == 0) launch_groups();
+  return ncclSuccess;
+}
+
+/// The state of a communicator that somebody asks for; `launches` happen now.
+ncclResult_t progress(ncclComm& communicator, std::vector<std::function<void()>>& launches) {
+  using State = ncclComm::State;
+  World& world = *communicator.world;
+  if (communicator.error != ncclSuccess) return communicator.error;
+  if (communicator.in_progress > 0 && --communicator.in_progress > 0) return ncclInProgress;
+  if (communicator.state == State::starting) {
+    if (std::cmp_less(world.joined.size(), world.ranks)) return ncclInProgress;
+    communicator.state = State::ready;
+  }
+  if (communicator.state == State::ending) {
+    if (communicator.unfinished == 0) world.ended.insert(communicator.rank);
+    if (std::cmp_less(world.ended.size(), world.ranks)) return ncclInProgress;
+    communicator.state = State::ended;
+  }
+  launches = std::exchange(communicator.launches, {});
+  return ncclSuccess;
+}
+
+}  // namespace
+
+void reset(const Faults& faults) {
+  Shared& all = shared();
+  const std::lock_guard lock(all.mutex);
+  all.faults = faults;
+  all.worlds.clear();
+  all.communicators.clear();
+  all.violations.clear();
+}
+
+std::vector<std::string> violations() {
+  const std::lock_guard lock(shared().mutex);
+  std::vector<std::string> list = shared().violations;
+  for (const auto& communicator : shared().communicators)
+    if (!communicator->is_gone()) list.push_back(fmt::format("rank {} left its communicator", communicator->rank));
+  return list;
+}
+
+}  // namespace nibble::nccl_double
+
+using namespace nibble::nccl_double;
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
+  const std::lock_guard lock(shared().mutex);
+  *id = {};
+  const std::string text = fmt::format("world {}", shared().ids++);
+  std::memcpy(id->internal, text.data(), text.size());
+  return shared().faults.unique_id;
+}
+
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t* config) {
+  const int device = emulation::selected_device();
+  const std::lock_guard lock(shared().mutex);
+  const ncclConfig_t expected = NCCL_CONFIG_INITIALIZER;
+  if (config->size != expected.size || config->magic != expected.magic) return violate("a config without a beginning");
+  if (config->blocking != 0) return violate("a communicator that blocks");
+  if (rank < 0 || rank >= ranks) return violate("a rank that is none", ncclInvalidArgument);
+  const Faults& faults = shared().faults;
+  std::shared_ptr<World>& world = shared().worlds[std::string(id.internal, sizeof id.internal)];
+  if (!world) world = std::make_shared<World>();
+  if (world->ranks != 0 && world->ranks != ranks) return violate("ranks of one id that count themselves differently");
+  world->ranks = ranks;
+  shared().communicators.push_back(
+      std::unique_ptr<ncclComm>(new ncclComm{.world = world, .rank = rank, .device = device}));
+  *communicator = shared().communicators.back().get();
+  (*communicator)->random.seed(faults.seed + static_cast<uint64_t>(rank));
+  if (rank == faults.unable) (*communicator)->error = ncclSystemError;
+  else if (!world->devices.insert(device).second) (*communicator)->error = ncclInvalidUsage;  // two ranks on it
+  else if (rank != faults.absent && !world->joined.insert(rank).second) return violate("two of one rank");
+  return ncclInProgress;
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* error) {
+  std::vector<std::function<void()>> launches;
+  {
+    const std::lock_guard lock(shared().mutex);
+    if (!communicator || communicator->is_gone())
+      return violate("ncclCommGetAsyncError of a communicator that is gone", ncclInvalidArgument);
+    *error = progress(*communicator, launches);
+  }
+  for (const auto& launch : launches) launch();
+  return ncclSuccess;
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t communicator) {
+  const std::lock_guard lock(shared().mutex);
+  const ncclResult_t refused = refuse_unless_ready(communicator, "ncclCommFinalize");
+  if (refused != ncclSuccess) return refused;
+  communicator->state = ncclComm::State::ending;
+  communicator->in_progress = answers_in_progress;
+  return ncclInProgress;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t communicator) {
+  const std::lock_guard lock(shared().mutex);
+  if (!communicator || communicator->is_gone()) return violate("ncclCommDestroy of what is gone", ncclInvalidArgument);
+  const bool ended = communicator->state == ncclComm::State::ended;
+  communicator->state = ncclComm::State::destroyed;
+  return ended ? ncclSuccess : violate(fmt::format("rank {} destroyed before it was finalized", communicator->rank));
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t communicator) {
+  const std::lock_guard lock(shared().mutex);
+  if (!communicator || communicator->is_gone()) return violate("ncclCommAbort of what is gone", ncclInvalidArgument);
+  communicator->state = ncclComm::State::aborted;
+  return ncclSuccess;
+}
+
+const char* ncclGetErrorString(ncclResult_t result) {
+  switch (result) {
+    case ncclSuccess:
+      return "no error";
+    case ncclSystemError:
+      return "unhandled system error";
+    case ncclRemoteError:
+      return "remote process exited";
+    case ncclInvalidUsage:
+      return "invalid usage";
+    case ncclInProgress:
+      return "in progress";
+    default:
+      return "another error";
+  }
+}
+
+const char* ncclGetLastError(ncclComm_t) { return "as the double was told"; }
+
+ncclResult_t ncclGroupStart() {
+  ++group_depth;
+  return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd() {
+  if (group_depth == 0) {
+    const std::lock_guard lock(shared().mutex);
+    return violate("ncclGroupEnd without ncclGroupStart");
+  }
+  if (--group_depth > 0 || open_groups.empty()) return ncclSuccess;
+  launch_groups();
+  return ncclInProgress;
+}
+
+ncclResult_t ncclSend(const void* memory, size_t count, ncclDataType_t type, int peer, ncclComm_t communicator,
+                      cudaStream_t stream) {
+  return take_call(communicator, stream, {true, const_cast<void*>(memory), count, peer}, type);
+}
+
+ncclResult_t ncclRecv(void* memory, size_t count, ncclDataType_t type, int peer, ncclComm_t communicator,
+                      cudaStream_t stream) {
+  return take_call(communicator, stream, {false, memory, count, peer}, type);
+}
