@@ -76,6 +76,18 @@ std::vector<int> numbers_of_hosts(const std::vector<RankDevice>& ranks) {
 
 }  // namespace
 
+int device_of_rank(Communicator& host) {
+  const std::vector<std::string> hosts = gather_all(host, host_name());
+  const size_t devices = cuda::available() ? cuda::devices().size() : 0;
+  const auto own = hosts.begin() + host.rank();
+  if (devices == 0)
+    throw Error({.kind = ErrorKind::resource,
+                 .what = cuda::available() ? "there is no GPU" : "this program was built without CUDA",
+                 .where = fmt::format("rank {} on {}", host.rank(), *own),
+                 .next = "see what nvidia-smi and CUDA_VISIBLE_DEVICES say"});
+  return static_cast<int>(static_cast<size_t>(std::count(hosts.begin(), own, *own)) % devices);
+}
+
 std::unique_ptr<DeviceCommunicator> make_device_communicator(std::unique_ptr<Communicator> host, int device,
                                                              DeviceLinks links, const NcclOptions& options) {
   std::shared_ptr<Communicator> shared = std::move(host);

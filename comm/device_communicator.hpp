@@ -108,6 +108,10 @@ struct RankDevice {
 /// Throws Error{configuration} for ranks with different devices, whose sums and codes could differ.
 std::optional<std::string> why_not_nccl(const std::vector<RankDevice>& ranks);
 
+/// Which device this rank takes: its number among the ranks of its host, or, where these are more than its devices,
+/// they take them in turn. All ranks call it. Throws Error{resource} where there is none.
+int device_of_rank(Communicator& host);
+
 enum class DeviceLinks {
   nccl,          ///< among all ranks
   hierarchical,  ///< NCCL within hosts, the host's communicator between them

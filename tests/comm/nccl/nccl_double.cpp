@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "tensor/cuda/emulation/control.hpp"
 
@@ -21,27 +22,13 @@ namespace emulation = cuda::emulation;
 /// How often a communicator is asked before what it was told is no longer in progress.
 constexpr int answers_in_progress = 2;
 
-/// The messages of the ranks that began with one id.
-struct World {
-  struct Message {
-    const void* bytes;
-    size_t size;
-    bool* taken;
-  };
-  int ranks = 0;
-  std::set<int> joined, ended, devices;
-  std::map<std::pair<int, int>, std::deque<Message>> boxes;  ///< by sender and receiver
-};
-
 }  // namespace
 }  // namespace nibble::nccl_double
-
-using nibble::nccl_double::World;
 
 struct ncclComm {
   enum class State { starting, ready, ending, ended, destroyed, aborted };
 
-  std::shared_ptr<World> world;
+  std::shared_ptr<nibble::nccl_double::World> world;
   int rank, device;
   State state = State::starting;
   ncclResult_t error = ncclSuccess;
@@ -68,6 +55,7 @@ struct Operation {
 struct Shared {
   std::mutex mutex;
   Faults faults;
+  MakeWorld make_world = make_thread_world;
   std::map<std::string, std::shared_ptr<World>> worlds;  ///< by id
   std::vector<std::unique_ptr<ncclComm>> communicators;  ///< also those that are gone
   std::vector<std::string> violations;
@@ -96,6 +84,7 @@ class Group {
     const std::lock_guard lock(shared().mutex);
     if (communicator_.state == ncclComm::State::aborted) return leave();
     if (communicator_.error != ncclSuccess || broken_) return false;
+    world().look();
     if (!posted_) begin();
     if (Clock::now() < begins_) return false;
     if (!posted_) post();
@@ -120,34 +109,31 @@ class Group {
     posted_ = true;
     for (Operation& operation : operations_)
       if (operation.sends)
-        box(communicator_.rank, operation.peer).push_back({operation.memory, operation.bytes, &operation.done});
+        world().post(communicator_.rank, operation.peer, {static_cast<std::byte*>(operation.memory), operation.bytes},
+                     &operation.done);
   }
 
   bool receive(Operation& operation) {
-    std::deque<World::Message>& messages = box(operation.peer, communicator_.rank);
-    if (messages.empty()) return false;
-    const World::Message message = messages.front();
-    if (message.size != operation.bytes) {
+    const std::optional<size_t> size = world().size_of_next(operation.peer, communicator_.rank);
+    if (!size) return false;
+    if (*size != operation.bytes) {
       broken_ = true;
       shared().violations.push_back(fmt::format("rank {} receives {} bytes where rank {} sends {}", communicator_.rank,
-                                                operation.bytes, operation.peer, message.size));
+                                                operation.bytes, operation.peer, *size));
       return false;
     }
-    std::memcpy(operation.memory, message.bytes, message.size);
-    *message.taken = operation.done = true;
-    messages.pop_front();
+    world().take(operation.peer, communicator_.rank, {static_cast<std::byte*>(operation.memory), operation.bytes});
+    operation.done = true;
     return true;
   }
 
-  /// Nobody takes its messages any more.
   bool leave() {
-    for (auto& [pair, messages] : communicator_.world->boxes)
-      if (pair.first == communicator_.rank) messages.clear();
+    world().leave(communicator_.rank);
     --communicator_.unfinished;
     return true;
   }
 
-  std::deque<World::Message>& box(int from, int to) { return communicator_.world->boxes[{from, to}]; }
+  World& world() const { return *communicator_.world; }
 
   ncclComm& communicator_;
   cuda::Queue& queue_;
@@ -206,7 +192,7 @@ ncclResult_t take_call(ncclComm* communicator, cudaStream_t stream, const Operat
       return violate(fmt::format("{} on rank {}: {}", what, communicator->rank, why), ncclInvalidArgument);
     };
     if (type != ncclUint8) return of_rank("not bytes");
-    if (operation.peer < 0 || operation.peer >= communicator->world->ranks) return of_rank("no such peer");
+    if (operation.peer < 0 || operation.peer >= communicator->world->ranks()) return of_rank("no such peer");
     if (operation.peer == communicator->rank) return of_rank("to itself");
     if (memory != communicator->device)
       return of_rank(fmt::format("memory of device {} on device {}", memory, communicator->device));
@@ -227,12 +213,12 @@ ncclResult_t progress(ncclComm& communicator, std::vector<std::function<void()>>
   if (communicator.error != ncclSuccess) return communicator.error;
   if (communicator.in_progress > 0 && --communicator.in_progress > 0) return ncclInProgress;
   if (communicator.state == State::starting) {
-    if (std::cmp_less(world.joined.size(), world.ranks)) return ncclInProgress;
+    if (!world.all_have_joined()) return ncclInProgress;
     communicator.state = State::ready;
   }
   if (communicator.state == State::ending) {
-    if (communicator.unfinished == 0) world.ended.insert(communicator.rank);
-    if (std::cmp_less(world.ended.size(), world.ranks)) return ncclInProgress;
+    if (communicator.unfinished == 0) world.end(communicator.rank);
+    if (communicator.unfinished > 0 || !world.all_have_ended()) return ncclInProgress;
     communicator.state = State::ended;
   }
   launches = std::exchange(communicator.launches, {});
@@ -240,6 +226,11 @@ ncclResult_t progress(ncclComm& communicator, std::vector<std::function<void()>>
 }
 
 }  // namespace
+
+void use(const MakeWorld& make_world) {
+  const std::lock_guard lock(shared().mutex);
+  shared().make_world = make_world;
+}
 
 void reset(const Faults& faults) {
   Shared& all = shared();
@@ -280,16 +271,14 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int ranks, ncclUni
   if (rank < 0 || rank >= ranks) return violate("a rank that is none", ncclInvalidArgument);
   const Faults& faults = shared().faults;
   std::shared_ptr<World>& world = shared().worlds[std::string(id.internal, sizeof id.internal)];
-  if (!world) world = std::make_shared<World>();
-  if (world->ranks != 0 && world->ranks != ranks) return violate("ranks of one id that count themselves differently");
-  world->ranks = ranks;
+  if (!world) world = shared().make_world(ranks);
+  if (world->ranks() != ranks) return violate("ranks of one id that count themselves differently");
   shared().communicators.push_back(
       std::unique_ptr<ncclComm>(new ncclComm{.world = world, .rank = rank, .device = device}));
   *communicator = shared().communicators.back().get();
   (*communicator)->random.seed(faults.seed + static_cast<uint64_t>(rank));
   if (rank == faults.unable) (*communicator)->error = ncclSystemError;
-  else if (!world->devices.insert(device).second) (*communicator)->error = ncclInvalidUsage;  // two ranks on it
-  else if (rank != faults.absent && !world->joined.insert(rank).second) return violate("two of one rank");
+  else if (rank != faults.absent && !world->join(rank, device)) (*communicator)->error = ncclInvalidUsage;
   return ncclInProgress;
 }
 

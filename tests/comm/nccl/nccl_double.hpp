@@ -1,5 +1,5 @@
-// In place of NCCL: the functions of nccl.h that comm/nccl calls, between threads of one process whose devices are
-// emulated.
+// In place of NCCL: the functions of nccl.h that comm/nccl calls, between ranks whose devices are emulated: threads of
+// one process, or processes (double_world.hpp).
 //
 // What NCCL leaves undefined, or answers by waiting for ever, is written down as a violation; then it waits for ever,
 // too. Work is queued in the device's queue and done when somebody waits for that; a group ends when all its messages
@@ -12,8 +12,12 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "tests/comm/nccl/double_world.hpp"
 
 namespace nibble::nccl_double {
 
@@ -30,6 +34,10 @@ struct Faults {
   int64_t groups_before = 0;             ///< how many groups it starts before that
   bool all_learn = false;                ///< the others report that it is gone
 };
+
+/// Makes the world that a new id stands for; one of threads, if nobody has said otherwise.
+using MakeWorld = std::function<std::shared_ptr<World>(int ranks)>;
+void use(const MakeWorld& make_world);
 
 /// From now on, for new worlds. Forgets violations and communicators; nobody uses any.
 void reset(const Faults& faults = {});

@@ -17,7 +17,7 @@ using namespace std::chrono_literals;
 
 /// For ranks that wait in vain: for others to start, or for messages.
 constexpr NcclOptions impatient{.start_deadline = 300ms, .stall_deadline = patient.stall_deadline};
-constexpr NcclOptions soon_impatient{.start_deadline = patient.start_deadline, .stall_deadline = 1500ms};
+constexpr NcclOptions soon_impatient{.start_deadline = patient.start_deadline, .stall_deadline = 3s};
 
 /// A vector of three parts in the memory of the calling thread's device.
 struct Vector {

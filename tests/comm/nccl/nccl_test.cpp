@@ -365,6 +365,19 @@ TEST(DeviceLinks, RefuseDifferentGpus) {
                [&] { why_not_nccl(some); });
 }
 
+TEST(DeviceLinks, HaveADeviceForEachRankOfAHostInTurn) {
+  for (const int count : {4, 3, 1}) {
+    cuda::emulation::set_devices(count);
+    run_on_ranks(4, [&](Communicator& host) { EXPECT_EQ(device_of_rank(host), host.rank() % count); });
+  }
+  cuda::emulation::set_devices(0);
+  run_on_ranks(4, [](Communicator& host) {
+    expect_error(ErrorKind::resource, {"there is no GPU", fmt::format("rank {} on ", host.rank())},
+                 [&] { device_of_rank(host); });
+  });
+  cuda::emulation::set_devices(1);
+}
+
 TEST(DeviceLinks, GoThroughTheHostWhereRanksShareAGpu) {
   nccl_double::reset({.unique_id = ncclSystemError});  // whoever asks NCCL fails
   run_in_threads(
