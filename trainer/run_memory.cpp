@@ -125,9 +125,9 @@ std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, cons
 
 namespace {
 
-/// The parts were there for a moment; what products take comes to it.
+/// The parts were there for a moment; what products take comes to it, of which the stream may hold some already.
 void require_free(const RunMemory& memory) {
-  const size_t free = cuda::devices().front().free;  // of the one rank
+  const size_t free = cuda::devices().front().free + total(held_memory(Place::device));  // of the one rank
   if (total(memory.gpu) > free)
     throw Error({.kind = ErrorKind::resource,
                  .what = "too little of it is free",

@@ -197,7 +197,9 @@ static double measure_device_peak(Stream& stream, DType type) {
   const int64_t size = of_processor * cuda::devices().front().processors;
   const auto there = [&](DType of) { return OwnedTensor(of, size, size, "GEMM peak", Place::device); };
   const OwnedTensor a = there(type), c = there(DType::f32);
-  copy(stream, ones(type, size, size), a);
+  const OwnedTensor here = ones(type, size, size);
+  copy(stream, here, a);
+  stream.wait();
   const double seconds = fastest(0.15, [&] {
     gemm(stream, a, Transpose::no, a, Transpose::yes, c);
     stream.wait();

@@ -97,8 +97,8 @@ TEST_F(RunsOnDevice, SayWhatWouldFitIntoItsMemory) {
   const std::vector<std::string> large = {"batch.tokens=2048", "batch.micro=32", "batch.lanes=2"};
   const size_t usual = cuda::devices().front().memory;
   ErrorDetail error;
-  for (size_t most = size_t{64} << 20; most > 0 && error.next.find("it fits") == std::string::npos;
-       most = most * 9 / 10) {
+  for (size_t most = size_t{40} << 20; most > size_t{1} << 20 && error.next.find("it fits") == std::string::npos;
+       most = most * 99 / 100) {
     cuda::emulation::limit_memory(most);
     error = refusal([&] { TrainingRun(on("cuda", "run", large), {}); });
   }
