@@ -54,7 +54,7 @@ build() {
   local preset=$1 jobs ccache=() targets=()
   shift
   jobs=$(build_jobs)
-  ! command -v ccache >/dev/null || ccache=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  ! command -v ccache >/dev/null || ccache=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros} # else what has precompiled headers is never found
   export CUDAARCHS=${CUDAARCHS:-$(gpu_architectures)}
   (($# == 0)) || targets=(--target "$@")
