@@ -3,12 +3,12 @@
 namespace nibble {
 namespace {
 
-// H100: NVIDIA H100 Tensor Core GPU datasheet; H200: its datasheet; B200: NVIDIA Blackwell architecture brief (HGX
-// B200, one of eight GPUs); RTX 5090: NVIDIA RTX Blackwell GPU architecture, appendix A, sums in fp32 where it has two
-// rates. Rates that these give with sparsity are halved.
+// H100 and H200, SXM, NVL and PCIe: NVIDIA's datasheets; B200 and GB200, one GPU of them: the Blackwell datasheet's HGX
+// B200 and GB200 NVL72. Rates that these give with sparsity are halved.
 constexpr DatasheetPeaks table[] = {
-    {"H100 PCIe", 756, 1513, 0, 2000}, {"H100", 989.4, 1978.9, 0, 3350},     {"H200", 989.4, 1978.9, 0, 4800},
-    {"B200", 2250, 4500, 9000, 8000},  {"RTX 5090", 209.5, 419, 1676, 1792},
+    {"H100 PCIe", 756, 1513, 0, 2000},    {"H100 NVL", 835.5, 1670.5, 0, 3900}, {"H100", 989.4, 1978.9, 0, 3350},
+    {"H200 NVL", 835.5, 1670.5, 0, 4800}, {"H200", 989.4, 1978.9, 0, 4800},     {"GB200", 2500, 5000, 10000, 8000},
+    {"B200", 2250, 4500, 9000, 7700},
 };
 
 }  // namespace

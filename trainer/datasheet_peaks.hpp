@@ -1,4 +1,5 @@
-// What makers say of their GPUs: dense products, without sparsity. H100 and H200 multiply alike.
+// What makers say of their GPUs: dense products, without sparsity. H100 and H200 on SXM
+// boards multiply alike.
 #pragma once
 
 #include <optional>

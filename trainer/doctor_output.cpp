@@ -50,6 +50,11 @@ std::string hosts_text(const Diagnosis& diagnosis) {
   return text;
 }
 
+/// Of the products that a datasheet has besides.
+std::string other_peaks(const DatasheetPeaks& peaks) {
+  return fmt::format(" (fp8 {:.0f}{})", peaks.fp8, peaks.fp4 > 0 ? fmt::format(", fp4 {:.0f}", peaks.fp4) : "");
+}
+
 std::string gpus_text(const Diagnosis& diagnosis) {
   std::string text;
   for (size_t rank = 0; rank < diagnosis.hosts.size(); ++rank)
@@ -60,8 +65,8 @@ std::string gpus_text(const Diagnosis& diagnosis) {
           "{}: GPU {}: {}, sm_{}, {} processors, {} free of {}; bf16 {:.0f} TFLOP/s{}, copy {:.0f} GB/s{}\n",
           diagnosis.hosts[rank], number, gpu.name, gpu.architecture, gpu.processors, format_bytes(gpu.free),
           format_bytes(gpu.memory), gpu.peak,
-          datasheet ? fmt::format(" of {:.0f} in the datasheet", datasheet->bf16) : "", gpu.bandwidth,
-          datasheet ? fmt::format(" of {:.0f}", datasheet->bandwidth) : "");
+          datasheet ? fmt::format(" of {:.0f} in the datasheet{}", datasheet->bf16, other_peaks(*datasheet)) : "",
+          gpu.bandwidth, datasheet ? fmt::format(" of {:.0f}", datasheet->bandwidth) : "");
     }
   return text;
 }
