@@ -22,8 +22,9 @@ std::string uncompressed_name(const std::string& path) {
 }
 
 bool is_json_lines(const std::string& path) {
-  const std::string extension = fs::path(uncompressed_name(path)).extension().string();
-  return extension == ".jsonl" || extension == ".ndjson";
+  const std::string name = uncompressed_name(path), extension = fs::path(name).extension().string();
+  const bool compressed = name != fs::path(path).filename().string();
+  return extension == ".jsonl" || extension == ".ndjson" || (compressed && extension == ".json");
 }
 
 /// As git and grep do: a zero byte near the beginning.

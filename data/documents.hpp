@@ -44,8 +44,9 @@ struct DocumentCounts {
 };
 
 /// Reads inputs in the order given; a folder's files recursively in the order of their paths' bytes. Names that end in
-/// .jsonl or .ndjson (before .gz, .xz or .zst) are JSON lines: an object each, with the text key or with `prompt` and
-/// `completion`; every other file is text. Symbolic links to folders are not followed.
+/// .jsonl or .ndjson (before .gz, .xz or .zst), or in .json.gz, .json.xz or .json.zst, as C4's do, are JSON lines: an
+/// object each, with the text key or with `prompt` and `completion`; every other file is text. Symbolic links to
+/// folders are not followed.
 class DocumentReader {
  public:
   /// Throws Error{data} when an input is missing, unreadable, or a pipe, and when no file is left to read.

@@ -232,6 +232,12 @@ TEST_F(DocumentsTest, JsonLinesGiveTextsAndPairs) {
   EXPECT_EQ(read({write("b.jsonl", "{\"body\": \"x\", \"prompt\": \"y\"}")}, {.text_key = "body"})[0].text, "x");
 }
 
+// C4's files are c4-train.00000-of-01024.json.gz; an uncompressed .json is a text, as in any folder of sources.
+TEST_F(DocumentsTest, CompressedJsonIsJsonLines) {
+  EXPECT_EQ(read({write("c4.json.gz", gzip("{\"text\": \"x\"}\n{\"text\": \"y\"}\n"))})[1].text, "y");
+  EXPECT_EQ(read({write("package.json", "{\"text\": \"x\"}\n")})[0].text, "{\"text\": \"x\"}\n");
+}
+
 TEST_F(DocumentsTest, HostileJsonLinesAreRefusedWithTheirLine) {
   const std::string good = "{\"text\": \"x\"}\n";
   const std::pair<std::string, std::string> cases[] = {

@@ -61,5 +61,11 @@ TEST(Configs, TheThirtyMillionRunIsThePapers) {
   EXPECT_EQ(settings.optimizer.learning_rate, 1.2e-3);
 }
 
+TEST(Configs, ThePublishedRunOfQuartetTwoIsItsRepositorys) {
+  const Settings settings = load_settings(configs / "published" / "quartet2-30m.yaml");
+  EXPECT_EQ(model_config(settings, 0).non_embedding_parameters(), 30482560);
+  EXPECT_EQ(resolve_steps(settings, 0), 3'000'000'000 / (128 * 4 * 512));
+}
+
 }  // namespace
 }  // namespace nibble
