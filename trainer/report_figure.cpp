@@ -13,7 +13,7 @@ namespace {
 constexpr double canvas = 1000;
 
 Curve finite_points(const Curve& curve) {
-  Curve kept{.name = curve.name, .color = curve.color, .dots = curve.dots};
+  Curve kept{.name = curve.name, .color = curve.color, .dots = curve.dots, .line = curve.line};
   for (size_t i = 0; i < curve.x.size(); ++i) {
     if (!is_drawable(curve.x[i]) || !is_drawable(curve.y[i])) continue;
     kept.x.push_back(curve.x[i]);
@@ -66,11 +66,21 @@ void draw_band(Html& html, const Curve& curve, const Canvas& at, const std::vect
 
 void draw_line(Html& html, const Curve& curve, const Canvas& at, const std::vector<CurveColumn>& columns) {
   const std::string color = color_class(curve.color);
-  html.open("path", {{"class", color + (curve.dots ? " line strong" : " line")}, {"d", line_path(at, columns)}});
-  html.element("title", curve.name);
-  html.close();
-  if (curve.dots || columns.size() == 1)
-    html.empty("path", {{"class", color + " dots"}, {"d", dots_path(at, columns)}});
+  const auto path = [&](const char* look, const std::string& d) {
+    html.open("path", {{"class", color + look}, {"d", d}});
+    html.element("title", curve.name);
+    html.close();
+  };
+  if (curve.line) path(curve.dots ? " line strong" : " line", line_path(at, columns));
+  if (curve.dots || columns.size() == 1) path(" dots", dots_path(at, columns));
+}
+
+/// Each point by itself.
+std::vector<CurveColumn> uncollected(const Curve& curve) {
+  std::vector<CurveColumn> points;
+  for (size_t i = 0; i < curve.x.size(); ++i)
+    points.push_back({.x = curve.x[i], .mean = curve.y[i], .low = curve.y[i], .high = curve.y[i]});
+  return points;
 }
 
 }  // namespace
@@ -150,7 +160,8 @@ void draw(Html& html, const Figure& figure) {
   html.empty("path", {{"class", "axis"}, {"d", "M0 0V1000H1000"}});
   for (const auto part : {draw_band, draw_line})  // no band hides another curve's line
     for (const Curve& curve : curves)
-      part(html, curve, at, in_columns(curve, figure.x_begin, figure.x_end, columns_of_a_figure));
+      part(html, curve, at,
+           curve.line ? in_columns(curve, figure.x_begin, figure.x_end, columns_of_a_figure) : uncollected(curve));
   html.close();
   for (const FigureAxis::Tick& tick : y_axis.ticks())
     html.element("span", tick.label,

@@ -23,6 +23,7 @@ struct Curve {
   std::string name;
   size_t color = 0;   ///< of the run: the same in all figures
   bool dots = false;  ///< few points that are measurements of their own; else a fine line with the band of its extremes
+  bool line = true;   ///< through the dots; without it x may be in any order
   std::vector<double> x{}, y{};       ///< points with a y that is not finite are left out
   std::vector<double> low{}, high{};  ///< drawable; of each point, where it stands for several values
 };

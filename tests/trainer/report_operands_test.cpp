@@ -108,6 +108,15 @@ TEST_F(ReportOperands, NoBandHidesALine) {
   EXPECT_LT(text.rfind(" band\""), text.find(" line\""));
 }
 
+TEST_F(ReportOperands, DotsWithoutALineAreDrawnOneByOne) {
+  const Curve dots{.name = "", .dots = true, .line = false, .x = {2, 2.0001, 1}, .y = {3, 5, 4}};
+  Html html;
+  draw(html, {.title = "", .note = "", .x_label = "", .x_begin = 1, .x_end = 3, .curves = {dots}});
+  const std::string text = html.finish();
+  EXPECT_EQ(count_of(text, "h0"), 3u);
+  EXPECT_EQ(count_of(text, " line"), 0u);
+}
+
 TEST_F(ReportOperands, ThePageShowsCurvesAndHeat) {
   const std::string text = page({make_run("run", record_)});
   // The axes of the clipped share end at 0.25 and its room; from zero, as the least is zero: 0.25 lies at 1 / 1.04.
