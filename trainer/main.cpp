@@ -13,11 +13,13 @@
 #include "tensor/caught_error.hpp"
 #include "trainer/command.hpp"
 #include "trainer/command_bench.hpp"
+#include "trainer/command_capacity.hpp"
 #include "trainer/command_coordinates.hpp"
 #include "trainer/command_diagnose.hpp"
 #include "trainer/command_doctor.hpp"
 #include "trainer/command_eval.hpp"
 #include "trainer/command_export.hpp"
+#include "trainer/command_fit.hpp"
 #include "trainer/command_formats.hpp"
 #include "trainer/command_generate.hpp"
 #include "trainer/command_plan.hpp"
@@ -32,9 +34,9 @@ namespace nibble {
 namespace {
 
 constexpr AddCommand commands[] = {
-    add_train_command,   add_tokenize_command, add_eval_command,       add_generate_command, add_export_command,
-    add_report_command,  add_settings_command, add_bench_command,      add_doctor_command,   add_plan_command,
-    add_formats_command, add_diagnose_command, add_coordinates_command};
+    add_train_command,   add_tokenize_command, add_eval_command,        add_generate_command, add_export_command,
+    add_report_command,  add_settings_command, add_bench_command,       add_doctor_command,   add_plan_command,
+    add_formats_command, add_diagnose_command, add_coordinates_command, add_fit_command,      add_capacity_command};
 
 /// What the user may have meant by an argument that nothing took.
 std::string suggestion(const CLI::App& app) {
