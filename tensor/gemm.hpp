@@ -4,7 +4,7 @@
 // Computed by Nibble's own kernels over packed operands (packed_gemm.hpp) where they are faster, else by oneDNN
 // (cpu/onednn_gemm.hpp). Processor, instruction set, operand type and shape decide, so a run that goes on elsewhere may
 // round otherwise, and one that goes on here does not. With NIBBLE_GEMM=packed or onednn in the environment the one or
-// the other multiplies wherever it can: for comparisons.
+// the other multiplies wherever it can: for comparisons, as is NIBBLE_GEMM=emulated on a device (coded_gemm.hpp).
 // Not for: quantizing. Operands come from quant/ as bf16 that holds elements times block scales, or as int8 codes;
 // their tensor and row scales are multiplied in here.
 #pragma once
@@ -58,8 +58,8 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 /// copies of what must be widened, sums before they are scaled, the library's working memory.
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c = 0);
 
-/// What multiplies operands of a type, "packed FMA 16x32", "oneDNN 2.6.3, <instruction set>" or "cuBLASLt 13.1.0": part
-/// of what a run records as tuned.
+/// What multiplies operands of a type (u8: codes), "packed FMA 16x32", "oneDNN 2.6.3, <instruction set>" or "cuBLASLt
+/// 13.1.0": part of what a run records as tuned.
 std::string gemm_library(const Stream& stream, DType operands);
 
 /// The library's algorithms on a device, by product: each a text that names product and configuration.

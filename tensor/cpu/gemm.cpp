@@ -8,6 +8,7 @@
 #include <limits>
 #include <string_view>
 
+#include "tensor/coded_gemm.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/cpu/onednn_gemm.hpp"
 #include "tensor/cuda/kernels.hpp"
@@ -29,18 +30,19 @@ bool bf16_instructions_pay() {
 }
 
 /// The environment variable NIBBLE_GEMM, for comparisons: which kernels multiply wherever they can.
-enum class Wish { none, packed, onednn };
+enum class Wish { none, packed, onednn, emulated };
 Wish wish(const Stream& stream) {
   const char* text = std::getenv("NIBBLE_GEMM");
   if (!text) return Wish::none;
   const bool can_pack = stream.isa() >= Isa::avx512;
   if (can_pack && std::string_view(text) == "packed") return Wish::packed;
   if (std::string_view(text) == "onednn") return Wish::onednn;
+  if (std::string_view(text) == "emulated") return Wish::emulated;
   throw Error({.kind = ErrorKind::configuration,
                .what = "unknown or unavailable GEMM",
                .where = "environment variable NIBBLE_GEMM",
                .seen = text,
-               .allowed = can_pack ? "packed, onednn" : "onednn (packed needs AVX-512)",
+               .allowed = can_pack ? "packed, onednn, emulated" : "onednn, emulated (packed needs AVX-512)",
                .next = "unset NIBBLE_GEMM"});
 }
 
@@ -104,6 +106,8 @@ std::string describe(const Product& product) {
 }
 
 }  // namespace
+
+bool widens_codes(const Stream& stream) { return wish(stream) == Wish::emulated; }
 
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
           const Tensor& c, const Tensor& addend, const Scaling& scaling) {

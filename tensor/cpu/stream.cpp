@@ -78,7 +78,7 @@ Stream::Stream(int threads, Place place, int device) : Stream(threads) {
   queue_ = cuda::make_queue();
   host_ = std::make_unique<Stream>(threads);
   staging_ = std::make_unique<Staging>(*queue_);
-  memory_ = cuda::make_stream_memory();
+  memory_ = cuda::make_stream_memory(found[static_cast<size_t>(device)].architecture);
 }
 
 Stream::~Stream() { queue_.reset(); }  // ends when its work does, which reads what is staged

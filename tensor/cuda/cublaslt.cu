@@ -37,7 +37,9 @@ void check(cublasStatus_t status, const char* what, const LibraryProduct* produc
                .what = std::string("cuBLASLt failed: ") + what,
                .where = product ? "product " + name(*product) : std::string(),
                .seen = cublasLtGetStatusName(status),
-               .next = "run `nibble doctor`; CUBLASLT_LOG_LEVEL=5 makes the library say more"});
+               .next = product && product->coded()
+                           ? "set NIBBLE_GEMM=emulated: then bf16 values of the codes are multiplied"
+                           : "run `nibble doctor`; CUBLASLT_LOG_LEVEL=5 makes the library say more"});
 }
 
 template <class Opaque, cublasStatus_t (*destroy)(Opaque*)>
@@ -53,15 +55,23 @@ using Preference = Owned<cublasLtMatmulPreferenceOpaque_t, cublasLtMatmulPrefere
 using Handle = Owned<std::remove_pointer_t<cublasLtHandle_t>, cublasLtDestroy>;
 
 struct Types {
-  cudaDataType_t operands, result, scale;
+  cudaDataType_t a, b, result, scale;
   cublasComputeType_t compute;
 };
 
 Types types_of(const LibraryProduct& product) {
-  if (product.operands == DType::i8) return {CUDA_R_8I, CUDA_R_32I, CUDA_R_32I, CUBLAS_COMPUTE_32I};
+  static constexpr cudaDataType_t types[] = {CUDA_R_32F,     CUDA_R_16BF,    CUDA_R_8I,
+                                             CUDA_R_8F_E4M3, CUDA_R_8F_E5M2, CUDA_R_4F_E2M1};
+  const cudaDataType_t a = types[static_cast<size_t>(product.type_a)], b = types[static_cast<size_t>(product.type_b)];
+  if (product.type_a == LibraryType::i8) return {a, b, CUDA_R_32I, CUDA_R_32I, CUBLAS_COMPUTE_32I};
   // CUBLAS_COMPUTE_32F leaves f32 as it is: TF32 and sums of bf16 have compute types of their own.
-  return {product.operands == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F,
-          product.result == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F};
+  return {a, b, product.result == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F};
+}
+
+/// A factor of the device is alpha; of FP8 it is A's scale, as PyTorch and Transformer Engine give it to the library:
+/// nobody was seen to multiply FP8 otherwise.
+bool scales_a(const LibraryProduct& product) {
+  return product.factor_on_device && product.coded() && product.block_scales == BlockScales::none;
 }
 
 Layout layout(cudaDataType_t type, bool transposed, int64_t rows, int64_t cols, int64_t stride,
@@ -86,8 +96,8 @@ Plan plan_without_algorithm(const LibraryProduct& product) {
   cublasLtMatmulDesc_t made = nullptr;
   check(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "a description", &product);
   Plan plan{.operation = Operation(made),
-            .a = layout(types.operands, product.transpose_a, m, k, product.stride_a, product),
-            .b = layout(types.operands, product.transpose_b, k, n, product.stride_b, product),
+            .a = layout(types.a, product.transpose_a, m, k, product.stride_a, product),
+            .b = layout(types.b, product.transpose_b, k, n, product.stride_b, product),
             .c = layout(types.result, false, m, n, product.stride_c, product),
             .d = layout(types.result, false, m, n, product.stride_d, product)};
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute, int32_t value) {
@@ -96,8 +106,27 @@ Plan plan_without_algorithm(const LibraryProduct& product) {
   set(CUBLASLT_MATMUL_DESC_TRANSA, product.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, product.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
-      product.factor_on_device ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST);
+      product.factor_on_device && !scales_a(product) ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST);
+  // CUBLASLT_MATMUL_DESC_FAST_ACCUM stays off: sums of FP8 products are kept in f32.
+  if (product.block_scales == BlockScales::none) return plan;
+  const int32_t mode = product.block_scales == BlockScales::e8m0 ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0
+                                                                 : CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
+  set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
+  set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
   return plan;
+}
+
+/// Of the product that comes next.
+void point_to_scales(const Plan& plan, const LibraryProduct& product, const Scalar& factor,
+                     const CublasLt::Addresses& addresses) {
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const void* scales) {
+    check(cublasLtMatmulDescSetAttribute(plan.operation.get(), attribute, &scales, sizeof scales), "a description",
+          &product);
+  };
+  if (scales_a(product)) set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, factor.address());
+  if (product.block_scales == BlockScales::none) return;
+  set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, addresses.a_scales);
+  set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, addresses.b_scales);
 }
 
 Preference preference(const LibraryProduct& product) {
@@ -167,15 +196,14 @@ struct CublasLt::Plans {
                             workspace.data(), workspace.bytes(), stream_of(queue));
     };
     const bool adds = product.addend != LibraryAddend::none;
-    if (product.factor_on_device) {
-      assert(!adds);  // library_finishes()
-      return multiplied(factor.address(), zero.data());
-    }
-    if (product.operands == DType::i8) {
+    assert(!product.factor_on_device || !adds);  // library_finishes()
+    point_to_scales(plan, product, factor, addresses);
+    if (product.factor_on_device && !scales_a(product)) return multiplied(factor.address(), zero.data());
+    if (product.type_a == LibraryType::i8) {
       const int32_t alpha = 1, beta = adds ? 1 : 0;
       return multiplied(&alpha, &beta);
     }
-    const float alpha = factor, beta = adds ? 1.0f : 0.0f;
+    const float alpha = scales_a(product) ? 1.0f : float{factor}, beta = adds ? 1.0f : 0.0f;
     return multiplied(&alpha, &beta);
   }
 
@@ -184,10 +212,9 @@ struct CublasLt::Plans {
                                                  const LibraryProduct& product) const {
     const Types types = types_of(product);
     cublasLtMatmulAlgo_t algorithm{};
-    bool good =
-        (numbers.reduction & ~allowed_reductions) == 0 &&
-        cublasLtMatmulAlgoInit(handle.get(), types.compute, types.scale, types.operands, types.operands, types.result,
-                               types.result, static_cast<int>(numbers.id), &algorithm) == CUBLAS_STATUS_SUCCESS;
+    bool good = (numbers.reduction & ~allowed_reductions) == 0 &&
+                cublasLtMatmulAlgoInit(handle.get(), types.compute, types.scale, types.a, types.b, types.result,
+                                       types.result, static_cast<int>(numbers.id), &algorithm) == CUBLAS_STATUS_SUCCESS;
     for_each_attribute(numbers, [&](cublasLtMatmulAlgoConfigAttributes_t attribute, uint32_t number, auto value) {
       value = static_cast<decltype(value)>(number);
       good = good && value == number &&
@@ -264,6 +291,7 @@ struct CublasLt::Plans {
 
   Plan make_plan(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
     Plan plan = plan_without_algorithm(product);
+    point_to_scales(plan, product, factor, addresses);  // some kernels are for some scales only
     const std::string called = name(product);
     if (const auto recorded = known.find(called); recorded != known.end()) {
       const auto algorithm = configured(algorithm_in(recorded->second, called), plan, product);

@@ -28,6 +28,7 @@ class CublasLt final : public LibraryState {
   struct Addresses {
     const void *a, *b, *c;
     void* d;
+    const void *a_scales = nullptr, *b_scales = nullptr;  ///< of blocks, in tiles (tile_scales())
   };
   /// D = (factor A B) + C. Throws Error{resource} that names the product when the library fails or knows no algorithm,
   /// Error{checkpoint} when it refuses the one that was recorded.

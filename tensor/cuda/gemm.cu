@@ -3,8 +3,8 @@
 #include "tensor/gemm.hpp"
 
 #include <algorithm>
-#include <cstring>
 
+#include "tensor/cuda/code_layout.hpp"
 #include "tensor/cuda/cublaslt.hpp"
 #include "tensor/cuda/elements.hpp"
 #include "tensor/cuda/kernels.hpp"
@@ -13,42 +13,6 @@
 
 namespace nibble::cuda {
 namespace {
-
-constexpr int code_pack = 16;
-/// Of a matrix of codes, in both directions, so that what is read and what is written lie in whole sectors.
-constexpr int code_tile = 64;
-
-/// The first `count` codes, zeros behind them.
-__device__ Pack<uint8_t, code_pack> load_codes(const uint8_t* from, bool packs, int64_t count) {
-  if (packs && count >= code_pack) return *reinterpret_cast<const Pack<uint8_t, code_pack>*>(from);
-  Pack<uint8_t, code_pack> some;
-  for (int j = 0; j < code_pack; ++j) some[j] = j < count ? from[j] : uint8_t{0};
-  return some;
-}
-
-/// `to`, packed rows of a multiple of code_pack, becomes [rows, depth] and zeros around it, of `from` [rows, depth] or,
-/// with `depth_first`, [depth, rows]. 256 threads, a tile for each block.
-template <bool depth_first>
-__global__ void lay_out_codes(const uint8_t* from, int64_t from_stride, bool packs, int64_t rows, int64_t depth,
-                              uint8_t* to, int64_t to_rows, int64_t to_cols) {
-  const unsigned line = threadIdx.x / (code_tile / code_pack), part = threadIdx.x % (code_tile / code_pack) * code_pack;
-  const int64_t first_row = int64_t{blockIdx.y} * code_tile, first_col = int64_t{blockIdx.x} * code_tile,
-                row = first_row + line, col = first_col + part;
-  Pack<uint8_t, code_pack> codes;
-  if constexpr (depth_first) {
-    __shared__ uint32_t tile[code_tile][code_tile / 4 + 1];  // a word more: columns go over all banks
-    const int64_t from_row = first_col + line, from_col = first_row + part;
-    const Pack<uint8_t, code_pack> loaded =
-        load_codes(from + from_row * from_stride + from_col, packs, from_row < depth ? rows - from_col : 0);
-    memcpy(&tile[line][part / 4], &loaded, sizeof loaded);
-    __syncthreads();
-    for (unsigned j = 0; j < code_pack; ++j)
-      codes[static_cast<int>(j)] = reinterpret_cast<const uint8_t*>(tile[part + j])[line];
-  } else {
-    codes = load_codes(from + row * from_stride + col, packs, row < rows ? depth - col : 0);
-  }
-  if (row < to_rows && col < to_cols) *reinterpret_cast<Pack<uint8_t, code_pack>*>(to + row * to_cols + col) = codes;
-}
 
 /// terms[i] = begin + offset * the sum of row i, whose length is a multiple of code_multiple. A warp for each row.
 __global__ void sum_codes(const int8_t* x, int64_t stride, int64_t rows, int64_t depth, double begin, double offset,
@@ -144,27 +108,22 @@ CublasLt& library(Stream& stream) {
   return static_cast<CublasLt&>(*kept);
 }
 
+CublasLt::Addresses addresses_of(const Product& product) {
+  return {.a = product.b.data,
+          .b = product.a.data,
+          .c = product.addend ? product.addend.data : product.c.data,
+          .d = product.c.data};
+}
+
 void multiply(Stream& stream, const Product& product) {
-  library(stream).multiply(library_product(product), product.scaling.factor,
-                           {.a = product.b.data,
-                            .b = product.a.data,
-                            .c = product.addend ? product.addend.data : product.c.data,
-                            .d = product.c.data});
+  library(stream).multiply(library_product(product), product.scaling.factor, addresses_of(product));
 }
 
 /// An operand in i8, laid out at `memory` unless it is good where it lies.
 Tensor lay_out(Stream& stream, const Tensor& x, bool depth_first, const CodeRows& wanted, uint8_t* memory) {
   if (!wanted.copied) return {DType::i8, x.data, wanted.rows, wanted.depth, wanted.stride, Place::device};
-  const auto* const from = reinterpret_cast<const uint8_t*>(x.on_device<int8_t>());
-  const bool packs = reinterpret_cast<uintptr_t>(from) % code_pack == 0 && x.stride % code_pack == 0;
-  const auto tiles = [](int64_t count) { return static_cast<unsigned>((count + code_tile - 1) / code_tile); };
-  const dim3 blocks{tiles(wanted.stride), tiles(wanted.rows)}, threads{code_tile * code_tile / code_pack};
-  if (depth_first)
-    launch(stream.queue(), blocks, threads, 0, lay_out_codes<true>, from, x.stride, packs, x.cols, x.rows, memory,
-           wanted.rows, wanted.stride);
-  else
-    launch(stream.queue(), blocks, threads, 0, lay_out_codes<false>, from, x.stride, packs, x.rows, x.cols, memory,
-           wanted.rows, wanted.stride);
+  lay_out_bytes(stream, reinterpret_cast<const uint8_t*>(x.on_device<int8_t>()), x.stride, depth_first,
+                depth_first ? x.cols : x.rows, depth_first ? x.rows : x.cols, memory, wanted.rows, wanted.stride);
   return {DType::i8, memory, wanted.rows, wanted.depth, wanted.stride, Place::device};
 }
 
@@ -184,7 +143,7 @@ bool holds_code_sums(const Tensor& c) {
   return c.dtype == DType::f32 && c.cols % code_multiple == 0 && (c.rows == 1 || c.stride % code_multiple == 0);
 }
 
-void multiply_codes(Stream& stream, const Product& product) {
+void multiply_i8(Stream& stream, const Product& product) {
   const int64_t m = product.c.rows, n = product.c.cols, depth = product.depth();
   const CodeRows a = code_rows(product.a, product.transpose_a, false),
                  b = code_rows(product.b, !product.transpose_b, true);
@@ -209,18 +168,27 @@ void multiply_codes(Stream& stream, const Product& product) {
           .cols = terms_of(stream, sums.b, n, 0, a_offset, terms + m)});
 }
 
-void multiply_and_finish(Stream& stream, const Product& product) {
+/// `multiplied` writes the sums, to c where it may.
+template <class Multiplied>
+void multiply_and_finish(Stream& stream, const Product& product, bool c_holds_sums, Multiplied&& multiplied) {
   Product sums = product;
   sums.scaling = {};
   sums.addend = {};
-  if (product.c.dtype != DType::f32 || product.addend) {
+  if (product.c.dtype != DType::f32 || product.addend || !c_holds_sums) {
     const int64_t m = product.c.rows, n = product.c.cols;
     sums.c = Tensor(DType::f32, stream.memory().working<float>(StreamMemory::sums, static_cast<size_t>(m * n)), m, n, n,
                     Place::device);
   }
   if (product.depth() == 0) cuda::fill(stream, sums.c, 0);
-  else multiply(stream, sums);
+  else multiplied(sums);
   finish(stream, sums.c, product, {});
+}
+
+/// Whether the library reads or writes it in pieces of 16 bytes.
+bool in_whole_pieces(const Tensor& x) {
+  const auto address = reinterpret_cast<uintptr_t>(x.data);
+  return address % library_alignment == 0 &&
+         (x.rows <= 1 || static_cast<size_t>(x.stride) * size_of(x.dtype) % library_alignment == 0);
 }
 
 }  // namespace
@@ -230,8 +198,24 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
   const Product product{a, transpose_a == Transpose::yes, b, transpose_b == Transpose::yes, c, addend, scaling};
   if (c.size() == 0) return;
   if (library_finishes(product)) multiply(stream, product);
-  else if (a.dtype == DType::i8 && product.depth() > 0) multiply_codes(stream, product);
-  else multiply_and_finish(stream, product);
+  else if (a.dtype == DType::i8 && product.depth() > 0) multiply_i8(stream, product);
+  else multiply_and_finish(stream, product, true, [&](const Product& sums) { multiply(stream, sums); });
+}
+
+void coded_gemm(Stream& stream, const CodeMatrix& a, const CodeMatrix& b, const Tensor& c, const Tensor& addend,
+                const Scaling& scaling) {
+  const Product product{a.codes, false, b.codes, true, c, addend, scaling};
+  if (c.size() == 0) return;
+  const auto multiplied = [&](const Product& part) {
+    CublasLt::Addresses addresses = addresses_of(part);
+    addresses.a_scales = b.scales.data;
+    addresses.b_scales = a.scales.data;
+    library(stream).multiply(library_product(part, {a.format, b.format, a.block_scales}), part.scaling.factor,
+                             addresses);
+  };
+  const bool whole = in_whole_pieces(c);
+  if (library_finishes(product) && whole && in_whole_pieces(addend)) multiplied(product);
+  else multiply_and_finish(stream, product, whole, multiplied);
 }
 
 size_t gemm_scratch_bytes(const Stream&, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
@@ -242,7 +226,10 @@ size_t gemm_scratch_bytes(const Stream&, DType operands, int64_t a, int64_t b, i
   return library_workspace_bytes + static_cast<size_t>(a + b) + sums(std::max(c, scaled_c)) + paddings;
 }
 
-std::string gemm_library(const Stream&, DType) { return CublasLt::version(); }
+std::string gemm_library(const Stream& stream, DType operands) {
+  const bool widens = operands == DType::u8 && widens_codes(stream);
+  return CublasLt::version() + (widens ? ", codes widened to bf16" : "");
+}
 
 void choose_gemms(Stream& stream, const GemmRecord& known, bool tune) { library(stream).choose(known, tune); }
 

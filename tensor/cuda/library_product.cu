@@ -15,11 +15,21 @@ uint32_t alignment_of(const void* data) {
   return alignment;
 }
 
+LibraryType type_of(DType type) {
+  return type == DType::bf16 ? LibraryType::bf16 : type == DType::f32 ? LibraryType::f32 : LibraryType::i8;
+}
+LibraryType type_of(CodeFormat format) {
+  return format == CodeFormat::e4m3   ? LibraryType::e4m3
+         : format == CodeFormat::e5m2 ? LibraryType::e5m2
+                                      : LibraryType::e2m1;
+}
+
 }  // namespace
 
 size_t LibraryProductHash::operator()(const LibraryProduct& p) const {
   uint64_t hash = 0xcbf29ce484222325u;
-  const auto small = static_cast<int64_t>(p.operands) | static_cast<int64_t>(p.result) << 8 |
+  const auto small = static_cast<int64_t>(p.type_a) | static_cast<int64_t>(p.type_b) << 4 |
+                     static_cast<int64_t>(p.result) << 8 | static_cast<int64_t>(p.block_scales) << 12 |
                      static_cast<int64_t>(p.addend) << 16 | int64_t{p.transpose_a} << 24 |
                      int64_t{p.transpose_b} << 25 | int64_t{p.factor_on_device} << 26;
   const auto alignments = int64_t{p.alignment_a} | int64_t{p.alignment_b} << 8 | int64_t{p.alignment_c} << 16 |
@@ -31,7 +41,9 @@ size_t LibraryProductHash::operator()(const LibraryProduct& p) const {
 
 LibraryProduct library_product(const Product& product) {
   const Tensor &a = product.b, &b = product.a, &d = product.c, &c = product.addend ? product.addend : d;
-  return {.operands = a.dtype,
+  const LibraryType type = type_of(a.dtype);
+  return {.type_a = type,
+          .type_b = type,
           .result = d.dtype,
           .transpose_a = product.transpose_b,
           .transpose_b = product.transpose_a,
@@ -52,17 +64,30 @@ LibraryProduct library_product(const Product& product) {
           .factor_on_device = product.scaling.factor.on_device()};
 }
 
+LibraryProduct library_product(const Product& product, const CodePair& pair) {
+  LibraryProduct result = library_product(product);
+  result.type_a = type_of(pair.b);
+  result.type_b = type_of(pair.a);
+  result.block_scales = pair.scales;
+  const int in_a_byte = 8 / bits_of(pair.a);
+  for (int64_t* const length : {&result.k, &result.stride_a, &result.stride_b}) *length *= in_a_byte;
+  return result;
+}
+
 std::string name(const LibraryProduct& p) {
+  static constexpr const char* types[] = {"f32", "bf16", "i8", "e4m3", "e5m2", "e2m1"};
+  static constexpr const char* scales[] = {"", ", e8m0 scales", ", e4m3 scales"};
   const auto list = [](auto... numbers) {
     std::string text;
     ((text += ' ' + std::to_string(numbers)), ...);
     return text;
   };
-  std::string text = std::to_string(p.n) + 'x' + std::to_string(p.m) + 'x' + std::to_string(p.k) + ' ' +
-                     (p.transpose_b ? 'T' : 'N') + (p.transpose_a ? 'T' : 'N') + ' ' +
-                     std::string(nibble::name(p.operands)) + '>' + std::string(nibble::name(p.result)) + ", strides" +
-                     list(p.stride_b, p.stride_a, p.stride_d) + ", aligned" +
-                     list(p.alignment_b, p.alignment_a, p.alignment_d);
+  std::string text =
+      std::to_string(p.n) + 'x' + std::to_string(p.m) + 'x' + std::to_string(p.k) + ' ' + (p.transpose_b ? 'T' : 'N') +
+      (p.transpose_a ? 'T' : 'N') + ' ' + types[static_cast<size_t>(p.type_b)] +
+      (p.coded() ? std::string(" ") + types[static_cast<size_t>(p.type_a)] : "") + '>' +
+      std::string(nibble::name(p.result)) + scales[static_cast<size_t>(p.block_scales)] + ", strides" +
+      list(p.stride_b, p.stride_a, p.stride_d) + ", aligned" + list(p.alignment_b, p.alignment_a, p.alignment_d);
   if (p.addend == LibraryAddend::destination) text += ", added to c";
   if (p.addend == LibraryAddend::other)
     text += ", addend's stride" + list(p.stride_c) + " aligned" + list(p.alignment_c);

@@ -9,16 +9,22 @@
 #include <cstdint>
 #include <string>
 
+#include "tensor/coded_gemm.hpp"
 #include "tensor/packed_gemm.hpp"
 
 namespace nibble::cuda {
+
+/// Of elements of A and B.
+enum class LibraryType : uint8_t { f32, bf16, i8, e4m3, e5m2, e2m1 };
 
 /// C of D = A B + C.
 enum class LibraryAddend : uint8_t { none, destination, other };
 
 /// D[m,n] = op(A)[m,k] op(B)[k,n] + C[m,n], column-major: all that the choice of an algorithm may depend on.
 struct LibraryProduct {
-  DType operands = DType::f32, result = DType::f32;  ///< i32 of i8
+  LibraryType type_a{}, type_b{};
+  DType result = DType::f32;  ///< i32 of i8
+  BlockScales block_scales{};
   bool transpose_a = false, transpose_b = false;
   int64_t m = 0, n = 0, k = 0;
   int64_t stride_a = 0, stride_b = 0, stride_c = 0, stride_d = 0;  ///< elements from one column to the next
@@ -27,6 +33,8 @@ struct LibraryProduct {
   LibraryAddend addend = LibraryAddend::none;
   bool factor_on_device = false;
 
+  /// Elements of FP8 or FP4.
+  bool coded() const { return type_a >= LibraryType::e4m3; }
   bool operator==(const LibraryProduct&) const = default;
 };
 
@@ -39,6 +47,8 @@ struct LibraryProductHash {
 
 /// Of a product whose scaling is a factor at most. Of an addend that is not there, stride and alignment are D's.
 LibraryProduct library_product(const Product& product);
+/// Of one whose a and transposed b are such codes, in u8.
+LibraryProduct library_product(const Product& product, const CodePair& pair);
 
 /// As gemm() sees it, "512x2048x8192 NT bf16>f32, ...": no two products have the same.
 std::string name(const LibraryProduct& product);

@@ -27,8 +27,9 @@ __global__ void multiply(Scalar a, Scalar b, float* to) { *to = a.read() * b.rea
 
 }  // namespace
 
-StreamMemory::StreamMemory()
-    : numbers_(stream_numbers * sizeof(float), "numbers of a stream", Place::device),
+StreamMemory::StreamMemory(int architecture)
+    : architecture_(architecture),
+      numbers_(stream_numbers * sizeof(float), "numbers of a stream", Place::device),
       words_(ring_words * sizeof(uint32_t), "numbers of a stream", Place::device) {}
 
 float* StreamMemory::number() { return static_cast<float*>(numbers_.data()) + next_number_++ % stream_numbers; }
@@ -62,6 +63,8 @@ Scalar product_of(Stream& stream, const Scalar& a, const Scalar& b) {
   return Scalar::at(to);
 }
 
-std::unique_ptr<StreamMemory> make_stream_memory() { return std::make_unique<StreamMemory>(); }
+std::unique_ptr<StreamMemory> make_stream_memory(int architecture) {
+  return std::make_unique<StreamMemory>(architecture);
+}
 
 }  // namespace nibble::cuda

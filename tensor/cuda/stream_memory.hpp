@@ -1,5 +1,5 @@
-// What a device's stream keeps for its kernels: numbers on their way from one to another, what a call brings along
-// beside tensors, and working memory.
+// What a device's stream keeps for its kernels: what the device is, numbers on their way from one to another, what a
+// call brings along beside tensors, and working memory.
 //
 // A stream's work is done in the order in which it was queued, so that memory may be handed out again while earlier
 // work still waits. Not for: what outlives a call (arenas).
@@ -32,8 +32,10 @@ class LibraryState {
 
 class StreamMemory {
  public:
-  StreamMemory();
+  explicit StreamMemory(int architecture);
 
+  /// Of the stream's device: 90 for compute capability 9.0.
+  int architecture() const { return architecture_; }
   /// A place for one more number (tensor/scalar.hpp).
   float* number();
   /// Of the calling kernel alone, for each purpose: until somebody asks again.
@@ -50,11 +52,12 @@ class StreamMemory {
  private:
   void* working_bytes(Purpose purpose, size_t bytes);
 
+  const int architecture_;
   Buffer numbers_, words_, working_[purposes];
   size_t next_number_ = 0, next_word_ = 0;
 };
 
-[[gnu::weak]] std::unique_ptr<StreamMemory> make_stream_memory();
+[[gnu::weak]] std::unique_ptr<StreamMemory> make_stream_memory(int architecture);
 
 }  // namespace cuda
 

@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tensor/cuda/library_algorithm.hpp"
@@ -57,6 +59,21 @@ TEST(LibraryProduct, ReadsAndWritesTheElementsOfGemm) {
     }
 }
 
+TEST(LibraryProduct, OfCodesCountsElements) {
+  const Product product{matrix(DType::u8, 24, 48, 64), false, matrix(DType::u8, 16, 48, 80, 8192), true,
+                        matrix(DType::f32, 24, 16, 16, 4104)};
+  const LibraryProduct fp8 = library_product(product, {CodeFormat::e4m3, CodeFormat::e5m2, BlockScales::e8m0}),
+                       fp4 = library_product(product, {CodeFormat::e2m1, CodeFormat::e2m1, BlockScales::e4m3});
+  EXPECT_EQ(fp8.type_a, LibraryType::e5m2);
+  EXPECT_EQ(fp8.type_b, LibraryType::e4m3);
+  EXPECT_EQ(fp8.block_scales, BlockScales::e8m0);
+  EXPECT_EQ((std::array{fp8.m, fp8.n, fp8.k, fp8.stride_a, fp8.stride_b}),
+            (std::array<int64_t, 5>{16, 24, 48, 80, 64}));
+  EXPECT_EQ((std::array{fp4.m, fp4.n, fp4.k, fp4.stride_a, fp4.stride_b}),
+            (std::array<int64_t, 5>{16, 24, 96, 160, 128}));
+  EXPECT_TRUE(fp8.transpose_a && !fp8.transpose_b);
+}
+
 TEST(LibraryProduct, KnowsItsAlignments) {
   const Tensor a = matrix(DType::bf16, 4, 4, 4, 4096), b = matrix(DType::bf16, 4, 4, 4, 4098),
                c = matrix(DType::f32, 4, 4, 4, 4104);
@@ -75,7 +92,9 @@ TEST(LibraryProduct, OfOneRowHasTheStrideOfItsColumns) {
 }
 
 TEST(LibraryProduct, NoTwoHaveOneName) {
-  const LibraryProduct plain{.operands = DType::bf16,
+  const LibraryProduct plain{.type_a = LibraryType::bf16,
+                             .type_b = LibraryType::bf16,
+                             .result = DType::f32,
                              .m = 2,
                              .n = 3,
                              .k = 4,
@@ -89,7 +108,7 @@ TEST(LibraryProduct, NoTwoHaveOneName) {
                              .alignment_d = 16};
   EXPECT_EQ(name(plain), "3x2x4 NN bf16>f32, strides 6 5 7, aligned 16 16 16");
   std::vector<LibraryProduct> others(15, plain);
-  others[0].operands = DType::f32;
+  others[0].type_a = others[0].type_b = LibraryType::f32;
   others[1].result = DType::bf16;
   others[2].transpose_a = true;
   others[3].transpose_b = true;
@@ -110,6 +129,17 @@ TEST(LibraryProduct, NoTwoHaveOneName) {
   others.back().stride_c = 9;
   others.push_back(others.back());
   others.back().alignment_c = 4;
+  for (const auto& [a, b, scales] : {std::tuple{LibraryType::e4m3, LibraryType::e4m3, BlockScales::none},
+                                     {LibraryType::e4m3, LibraryType::e5m2, BlockScales::none},
+                                     {LibraryType::e5m2, LibraryType::e4m3, BlockScales::none},
+                                     {LibraryType::e4m3, LibraryType::e4m3, BlockScales::e8m0},
+                                     {LibraryType::e2m1, LibraryType::e2m1, BlockScales::e4m3}}) {
+    others.push_back(plain);
+    others.back().type_a = a;
+    others.back().type_b = b;
+    others.back().block_scales = scales;
+  }
+  EXPECT_EQ(name(others.back()), "3x2x4 NN e2m1 e2m1>f32, e4m3 scales, strides 6 5 7, aligned 16 16 16");
   others.push_back(plain);
   std::set<std::string> names;
   std::set<size_t> hashes;

@@ -118,6 +118,11 @@ TEST(GemmChoice, FollowsTheEnvironmentAndRefusesWhatItDoesNotKnow) {
     EXPECT_EQ(gemm_library(stream, DType::bf16).rfind("oneDNN ", 0), 0u);
     EXPECT_NO_THROW(multiply());
   }
+  {
+    const std::string usual = gemm_library(stream, DType::bf16);
+    const ScopedEnvironment scope("NIBBLE_GEMM", "emulated");  // is for devices
+    EXPECT_EQ(gemm_library(stream, DType::bf16), usual);
+  }
   const ScopedEnvironment scope("NIBBLE_GEMM", "packed");
   if (stream.isa() == Isa::avx512) EXPECT_EQ(gemm_library(stream, DType::bf16).rfind("packed ", 0), 0u);
   else EXPECT_THROW(multiply(), Error);

@@ -16,12 +16,17 @@ namespace nibble::cuda::emulation {
 /// What its blocks have at most; compute capability 9.0 has the usual.
 inline constexpr size_t usual_block_memory = 232448;
 [[gnu::weak]] void limit_block_memory(size_t bytes);
+/// What its devices are, compute capability 9.0 at first: streams that begin afterwards see it.
+inline constexpr int usual_architecture = 90;
+[[gnu::weak]] void set_architecture(int architecture);
+int architecture();
 /// Milliseconds that its work took so far: those that a library's double says that its calls take.
 [[gnu::weak]] double& milliseconds_worked();
 
 /// What the double of cuBLASLt was asked for; weak, for without the library's header there is none.
 struct LibraryUse {
   int choices = 0;         ///< calls of the heuristic
+  int codes = 0;           ///< products of FP8 and FP4
   uint32_t algorithm = 0;  ///< of the last product
   uint32_t refused = 0;    ///< an algorithm that it does not have, as another version would not; 0: none
 };

@@ -35,7 +35,7 @@ using Configuration = std::array<uint32_t, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID
 
 struct Algorithm {
   Configuration configuration;
-  bool codes;
+  Kind kind;
   uint32_t alignment;
   double milliseconds;
 
@@ -46,12 +46,18 @@ struct Algorithm {
 
 /// The best guess first, which is not the fastest.
 const Algorithm algorithms[] = {
-    {{11, 20, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 1, 0}, false, 1, 3},
-    {{12, 21, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 1, 2, 6, 0, 3}, false, 16, 2},
-    {{13, 22, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 7, 0, 0}, false, 1, 1},
-    {{14, 22, 2, CUBLASLT_REDUCTION_SCHEME_INPLACE, 0, 0, 7, 0, 0}, false, 1, 0.5},
-    {{21, 23, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 0}, true, 4, 2},
-    {{22, 24, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 2}, true, 16, 1},
+    {{11, 20, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 1, 0}, Kind::numbers, 1, 3},
+    {{12, 21, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 1, 2, 6, 0, 3}, Kind::numbers, 16, 2},
+    {{13, 22, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 7, 0, 0}, Kind::numbers, 1, 1},
+    {{14, 22, 2, CUBLASLT_REDUCTION_SCHEME_INPLACE, 0, 0, 7, 0, 0}, Kind::numbers, 1, 0.5},
+    {{21, 23, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 0}, Kind::integers, 4, 2},
+    {{22, 24, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 2}, Kind::integers, 16, 1},
+    {{31, 25, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp8, 16, 2},
+    {{32, 26, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 5, 0, 1}, Kind::fp8, 16, 1},
+    {{33, 25, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp8_in_blocks, 16, 2},
+    {{34, 26, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 5, 0, 1}, Kind::fp8_in_blocks, 16, 1},
+    {{35, 25, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp4, 16, 2},
+    {{36, 26, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 5, 0, 1}, Kind::fp4, 16, 1},
 };
 
 const Algorithm* find(uint32_t id) {
@@ -80,9 +86,10 @@ bool can(const Algorithm& algorithm, const Call& call, const std::array<uint64_t
   const Matrix* const matrices[] = {&call.a, &call.b, &call.c, &call.d};
   for (size_t i = 0; i < 4; ++i)
     if (alignments[i] % algorithm.alignment != 0 ||
-        matrices[i]->stride * bytes_of(matrices[i]->type) % algorithm.alignment != 0)
+        matrices[i]->stride * bits_of(matrices[i]->type) / 8 % algorithm.alignment != 0)
       return false;
-  return algorithm.codes == call.codes() && call.k() >= algorithm.split_k() && algorithm.id() != library_use().refused;
+  return algorithm.kind == call.kind(architecture()) && call.k() >= algorithm.split_k() &&
+         algorithm.id() != library_use().refused;
 }
 
 const Matrix& matrix(cublasLtMatrixLayout_t layout) { return *reinterpret_cast<const Matrix*>(layout); }
@@ -153,6 +160,14 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t what, cublasL
       return set(description(what).transpose_b, from, bytes);
     case CUBLASLT_MATMUL_DESC_POINTER_MODE:
       return set(description(what).pointers, from, bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+      return set(description(what).a_scale_mode, from, bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+      return set(description(what).b_scale_mode, from, bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+      return set(description(what).a_scale, from, bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+      return set(description(what).b_scale, from, bytes);
     default:
       return CUBLAS_STATUS_NOT_SUPPORTED;
   }
@@ -193,7 +208,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   *count = 0;
   if (at_most < 1) return CUBLAS_STATUS_INVALID_VALUE;
   const Call call{description(how), matrix(a), matrix(b), matrix(c), matrix(d)};
-  if (const cublasStatus_t status = call.status(); status != CUBLAS_STATUS_SUCCESS) return status;
+  if (const cublasStatus_t status = call.status(architecture()); status != CUBLAS_STATUS_SUCCESS) return status;
   const Preferences& given = preferences(wished);
   const auto& [of_a, of_b, of_c, of_d] = given.alignments;
   for (const Algorithm& algorithm : algorithms) {
@@ -209,11 +224,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   return *count > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t, cublasComputeType_t compute, cudaDataType_t, cudaDataType_t,
+cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t, cublasComputeType_t compute, cudaDataType_t, cudaDataType_t a,
                                       cudaDataType_t, cudaDataType_t, cudaDataType_t, int id,
                                       cublasLtMatmulAlgo_t* made) {
   const Algorithm* const algorithm = find(static_cast<uint32_t>(id));
-  if (!algorithm || algorithm->codes != (compute == CUBLAS_COMPUTE_32I)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!algorithm || (algorithm->kind == Kind::integers) != (compute == CUBLAS_COMPUTE_32I) ||
+      (algorithm->kind == Kind::fp4) != (a == CUDA_R_4F_E2M1))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   put({algorithm->id(), 0, 1}, *made);
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -226,7 +243,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t ho
   const Algorithm* const algorithm = find(configuration[CUBLASLT_ALGO_CONFIG_ID]);
   if (!algorithm || algorithm->configuration != configuration) return CUBLAS_STATUS_INVALID_VALUE;
   constexpr std::array<uint64_t, 4> unknown{256, 256, 256, 256};
-  if (call.status() != CUBLAS_STATUS_SUCCESS || !can(*algorithm, call, unknown)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (call.status(architecture()) != CUBLAS_STATUS_SUCCESS || !can(*algorithm, call, unknown))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   result->workspaceSize = workspace_of(*algorithm, call);
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -266,7 +284,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
   if (!can(algorithm, call, {address(a), address(b), address(c), address(d)})) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (needed.workspaceSize > workspace_bytes || address(workspace) % 256 != 0) return CUBLAS_STATUS_INVALID_VALUE;
   library_use().algorithm = algorithm.id();
-  const auto number = [whole = call.codes()](const void* at) {
+  if (algorithm.kind != Kind::numbers && algorithm.kind != Kind::integers) ++library_use().codes;
+  const auto number = [whole = call.integers()](const void* at) {
     return whole ? static_cast<float>(*static_cast<const int32_t*>(at)) : *static_cast<const float*>(at);
   };
   // Numbers of the host are read now, those of the device when the product has its turn.

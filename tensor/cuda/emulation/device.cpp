@@ -65,7 +65,7 @@ struct Devices {
   std::map<void*, Memory> memory;  ///< by address
   std::set<EmulatedQueue*> queues;
   size_t used = 0, limit = size_t{1} << 40, block_memory = usual_block_memory;
-  int count = 1;
+  int count = 1, architecture = usual_architecture;
   int running = 0;  ///< depth of work that runs
 };
 
@@ -176,6 +176,8 @@ bool try_to_release(void* memory) {
 }  // namespace
 
 void set_devices(int count) { all_devices().count = count; }
+void set_architecture(int architecture) { all_devices().architecture = architecture; }
+int architecture() { return all_devices().architecture; }
 void limit_memory(size_t bytes) { all_devices().limit = bytes; }
 void limit_block_memory(size_t bytes) { all_devices().block_memory = bytes; }
 double& milliseconds_worked() {
@@ -233,7 +235,7 @@ std::vector<DeviceFacts> devices() {
   for (int device = 0; device < all_devices().count; ++device)
     list.push_back({.name = "emulation in host memory",
                     .identity = "emulation " + std::to_string(device),
-                    .architecture = 90,
+                    .architecture = all_devices().architecture,
                     .processors = 1,
                     .memory = all_devices().limit,
                     .free = all_devices().limit - all_devices().used});

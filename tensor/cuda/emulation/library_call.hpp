@@ -19,37 +19,49 @@ struct Matrix {
 
 struct Description {
   cublasComputeType_t compute;
-  cudaDataType scale;
+  cudaDataType_t scale;
   int32_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N, pointers = CUBLASLT_POINTER_MODE_HOST;
+  int32_t a_scale_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, b_scale_mode = a_scale_mode;
+  const void *a_scale = nullptr, *b_scale = nullptr;
 };
 
-inline int64_t bytes_of(cudaDataType type) { return type == CUDA_R_8I ? 1 : type == CUDA_R_16BF ? 2 : 4; }
+constexpr int64_t bits_of(cudaDataType type) {
+  switch (type) {
+    case CUDA_R_4F_E2M1:
+      return 4;
+    case CUDA_R_8I:
+    case CUDA_R_8F_E4M3:
+    case CUDA_R_8F_E5M2:
+      return 8;
+    case CUDA_R_16BF:
+      return 16;
+    default:
+      return 32;
+  }
+}
+
+/// What kernels are for.
+enum class Kind { numbers, integers, fp8, fp8_in_blocks, fp4, none };
 
 /// D = alpha op(A) op(B) + beta C as it was described.
 struct Call {
   Description how;
   Matrix a, b, c, d;
 
-  bool codes() const { return a.type == CUDA_R_8I; }
+  bool integers() const { return a.type == CUDA_R_8I; }
   bool transposes_a() const { return how.transpose_a == CUBLAS_OP_T; }
   bool transposes_b() const { return how.transpose_b == CUBLAS_OP_T; }
   int64_t k() const { return transposes_a() ? a.rows : a.cols; }
-
-  cublasStatus_t status() const {
-    for (const Matrix& x : {a, b, c, d})
-      if (x.rows < 1 || x.cols < 1 || x.stride < x.rows) return CUBLAS_STATUS_INVALID_VALUE;
-    const bool fits = (transposes_a() ? a.cols : a.rows) == d.rows && (transposes_b() ? b.rows : b.cols) == d.cols &&
-                      k() == (transposes_b() ? b.cols : b.rows) && c.rows == d.rows && c.cols == d.cols;
-    if (!fits) return CUBLAS_STATUS_INVALID_VALUE;
-    if (a.type != b.type || c.type != d.type) return CUBLAS_STATUS_NOT_SUPPORTED;
-    const bool numbers = how.compute == CUBLAS_COMPUTE_32F && how.scale == CUDA_R_32F &&
-                         ((a.type == CUDA_R_32F && d.type == CUDA_R_32F) ||
-                          (a.type == CUDA_R_16BF && (d.type == CUDA_R_32F || d.type == CUDA_R_16BF)));
-    const bool whole = how.compute == CUBLAS_COMPUTE_32I && how.scale == CUDA_R_32I && codes() && d.type == CUDA_R_32I;
-    const bool good_codes = transposes_a() && !transposes_b() && d.rows % 4 == 0 && k() % 4 == 0 && a.stride % 4 == 0 &&
-                            b.stride % 4 == 0 && c.stride % 4 == 0 && d.stride % 4 == 0;
-    return numbers || (whole && good_codes) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  /// Elements of the reduction axis under one scale; 0: blocks have none.
+  int64_t block() const {
+    return how.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0   ? 32
+           : how.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3 ? 16
+                                                                          : 0;
   }
+
+  /// On a device of this architecture; `none` if the library has no kernels for it.
+  Kind kind(int architecture) const;
+  cublasStatus_t status(int architecture) const;
 };
 
 struct Arguments {
@@ -58,8 +70,9 @@ struct Arguments {
   float alpha, beta;
 };
 
-/// D of a call whose status is good: over the depth in `parts` that are summed in the workspace, if these are several.
-/// Throws Error{internal} when what the host multiplied is not what the definition says.
+/// D of a call that has a kind: over the depth in `parts` that are summed in the workspace, if these are several.
+/// Throws Error{internal} when what the host multiplied is not what the definition says, or tiles of scales do not end
+/// in zeros.
 void multiply(const Call& call, const Arguments& arguments, uint32_t parts, float* workspace);
 
 }  // namespace nibble::cuda::emulation
