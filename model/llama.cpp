@@ -147,7 +147,7 @@ size_t Llama::gemm_scratch_bytes() const {
   // Products of several types keep theirs side by side.
   std::set<DType> quantized;
   for_each_linear([&](const Linear& linear) {
-    for (const DType type : linear.product_types()) quantized.insert(type);
+    for (const DType type : linear.product_types(stream_)) quantized.insert(type);
   });
   size_t bytes = quantized.contains(precision_.operands()) ? 0 : scratch_of(precision_.operands(), 0);
   for (const DType type : quantized) bytes += scratch_of(type, std::max(weights, activations));

@@ -52,10 +52,10 @@ class PhasedLinear final : public Linear {
     for (const Phase& phase : phases_) bytes = std::max(bytes, phase.linear->scratch_bytes(stream, tokens));
     return bytes;
   }
-  std::vector<DType> product_types() const override {
+  std::vector<DType> product_types(Stream& stream) const override {
     std::vector<DType> types;
     for (const Phase& phase : phases_)
-      for (const DType type : phase.linear->product_types()) types.push_back(type);
+      for (const DType type : phase.linear->product_types(stream)) types.push_back(type);
     return types;
   }
   bool learns() const override {

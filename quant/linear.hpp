@@ -70,8 +70,9 @@ class Linear {
   virtual void take_saved(Arena&, int64_t /*tokens*/, LinearSaved&) const {}
   /// Working memory of a call on so many tokens, in bytes: what `scratch` of the calls below must have.
   virtual size_t scratch_bytes(Stream&, int64_t /*tokens*/) const { return 0; }
-  /// Of the operands that its products multiply, where these are others than its input; such products are scaled.
-  virtual std::vector<DType> product_types() const { return {}; }
+  /// Of the operands that its products multiply on a stream, where these are others than its input (u8: codes); such
+  /// products are scaled.
+  virtual std::vector<DType> product_types(Stream&) const { return {}; }
   /// Whether LinearCall::steps are parameters of this operator.
   virtual bool learns() const { return false; }
   /// What a resumed run needs.

@@ -16,16 +16,26 @@
 
 namespace nibble {
 
-/// A matrix as a product reads it: element (i, j) is values(i, j) * factor * row_scale(i) * col_scale(j).
-struct Operand {
-  Tensor values;  ///< f32, bf16, or i8: codes that stand for themselves plus the format's offset
-  Scalar factor = 1;
-  Tensor row_scale{};  ///< f32 [1, rows]; empty: ones
-  Tensor col_scale{};  ///< f32 [1, cols]; empty: ones
-};
-
 /// The axis of a matrix over which its product sums; the other one is called outer.
 enum class Axis { cols, rows };
+
+/// What quantize() writes besides values; what is empty, values too, is not written. All row-major in [outer, reduction
+/// axis], whose length is then a multiple of 8.
+struct QuantizedParts {
+  Tensor codes{};   ///< u8 [outer, depth * bits / 8]: little-endian bit fields
+  Tensor scales{};  ///< u8 [outer, depth / group]: e8m0 or e4m3 codes of blocks
+  Tensor mask{};    ///< u8 [outer, depth / 8], lowest bit first: 1 passes a gradient on
+};
+
+/// A matrix as a product reads it: element (i, j) is values(i, j) * factor * row_scale(i) * col_scale(j).
+struct Operand {
+  Tensor values{};  ///< f32, bf16, or i8: codes that stand for themselves plus the format's offset
+  Scalar factor = 1;
+  Tensor row_scale{};      ///< f32 [1, rows]; empty: ones
+  Tensor col_scale{};      ///< f32 [1, cols]; empty: ones
+  QuantizedParts parts{};  ///< where there are no values: codes and block scales
+  Axis axis = Axis::cols;  ///< along which these run
+};
 
 struct Quantization {
   Quantizer quantizer{};
@@ -35,14 +45,6 @@ struct Quantization {
   RandomStream rounding{0, Purpose::rounding};  ///< 16 bits for each element; row-major in [outer, reduction axis]
   RandomStream scale_rounding{0, Purpose::scale_rounding};  ///< or of a block's second grid, where it may choose one
   uint32_t part = 0;                                        ///< of those streams: which micro-batch
-};
-
-/// What quantize() writes besides values; what is empty, values too, is not written. All row-major in [outer, reduction
-/// axis], whose length is then a multiple of 8.
-struct QuantizedParts {
-  Tensor codes{};   ///< u8 [outer, depth * bits / 8]: little-endian bit fields
-  Tensor scales{};  ///< u8 [outer, depth / group]: e8m0 or e4m3 codes of blocks
-  Tensor mask{};    ///< u8 [outer, depth / 8], lowest bit first: 1 passes a gradient on
 };
 
 /// What happened to the elements of one call.
@@ -56,10 +58,10 @@ struct QuantizationCounts {
 /// NaN where an element is.
 Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& how);
 
-/// Quantizes x along how.axis (whole blocks, corrections and rotations, else Error), with `statistic` of the whole tensor
-/// where one is needed: its step where it is learned. values (f32, bf16, or i8 for formats without block scales) and
-/// parts are written; `scale` (f32, [1, outer]) is written for Extent::row. Returns what multiplies values. A NaN or
-/// infinity makes at least its block NaN. Without a quantizer only the rotation happens.
+/// Quantizes x along how.axis (whole blocks, corrections and rotations, else Error), with `statistic` of the whole
+/// tensor where one is needed: its step where it is learned. values (f32, bf16, or i8 for formats without block scales)
+/// and parts are written; `scale` (f32, [1, outer]) is written for Extent::row. Returns what multiplies values. A NaN
+/// or infinity makes at least its block NaN. Without a quantizer only the rotation happens.
 Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
                  const Tensor& values, const Tensor& scale = {}, const QuantizedParts& parts = {},
                  QuantizationCounts* counts = nullptr);

@@ -27,7 +27,10 @@ QuantizedLinear::QuantizedLinear(const Recipe& recipe, const LinearSpec& spec)
   features_ = hadamard_of(rotation, spec.in, place, "input features");
   for (const Quantizer* quantizer : {&input_quantizer, &weight_quantizer})
     require_fits(*quantizer, spec.in, place, "input features");
-  for (int role = 0; role < roles; ++role) delayed_.emplace_back(quantizer(static_cast<Role>(role)).history);
+  for (int role = 0; role < roles; ++role) {
+    delayed_.emplace_back(quantizer(static_cast<Role>(role)).history);
+    coded_.push_back(coded_as(quantizer(static_cast<Role>(role))));
+  }
   if (spec.tokens == 0) return;
   const auto& [by_input, by_weight, each] = recipe_.backward;
   require_foldable(weight_quantizer, by_input, recipe.name);
@@ -48,11 +51,6 @@ const Quantizer& QuantizedLinear::quantizer(Role role) const {
   return *all[role];
 }
 
-std::vector<DType> QuantizedLinear::product_types() const {
-  const DType ahead = product_type(recipe_.forward.input, recipe_.forward.weight);
-  if (spec_.tokens == 0) return {ahead};
-  return {ahead, gradient_type(input_error), gradient_type(weight_error)};
-}
 void QuantizedLinear::state(StateList& list) {
   static constexpr const char* names[roles] = {"input",       "weight",       "input_error",
                                                "input_other", "weight_error", "weight_other"};
@@ -72,12 +70,6 @@ void QuantizedLinear::discard() {
   for (DelayedStatistic& delayed : delayed_) delayed.discard();
 }
 
-DType QuantizedLinear::product_type(const Quantizer& a, const Quantizer& b) const {
-  if (recipe_.operands == DType::f32) return DType::f32;
-  if (a.integers() && b.integers()) return DType::i8;
-  return a.exact_in_bf16() && b.exact_in_bf16() ? DType::bf16 : DType::f32;
-}
-
 std::vector<float> QuantizedLinear::signs_of(const LinearCall& call, const Rotation& rotation, int64_t depth,
                                              uint32_t product) const {
   const RandomStream random(spec_.seed, Purpose::rotation_signs, static_cast<uint32_t>(call.step),
@@ -91,13 +83,25 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
   const Quantizer& q = quantizer(role);
   const bool as_it_is = !q.quantizes() && !hadamard && !x.row_scale && !x.col_scale && x.values.dtype == type;
   if (as_it_is) return x;
-  const Tensor values = scratch.take(type, x.values.rows, x.values.cols);
-  const int64_t outer = axis == Axis::cols ? x.values.rows : x.values.cols;
+  const int64_t outer = axis == Axis::cols ? x.values.rows : x.values.cols,
+                depth = axis == Axis::cols ? x.values.cols : x.values.rows;
+  const bool codes = type == DType::u8;
+  const Tensor values = codes ? Tensor() : scratch.take(type, x.values.rows, x.values.cols);
+  QuantizedParts written = parts;
+  if (codes && !written.codes) {
+    written.codes = scratch.take(DType::u8, outer, depth / 8 * q.element->bits());
+    if (q.blocks()) written.scales = scratch.take(DType::u8, outer, depth / q.group);
+  }
+  const auto with_codes = [&](Operand operand) {
+    if (codes) operand.parts = {.codes = written.codes, .scales = written.scales};
+    operand.axis = axis;
+    return operand;
+  };
   const Tensor scale = q.extent == Extent::row && q.quantizes() ? scratch.take(DType::f32, 1, outer) : Tensor();
   if (scratch.counts()) {
     Operand counted{.values = values};
     (axis == Axis::cols ? counted.row_scale : counted.col_scale) = scale;
-    return counted;
+    return with_codes(counted);
   }
   const auto step = static_cast<uint32_t>(call.step), id = spec_.id * roles + role;
   const Quantization how{.quantizer = q,
@@ -119,9 +123,9 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
     }
   }
   if (call.observer && call.pass == Pass::training && q.quantizes()) measure(stream, call, role, x, how, statistic);
-  Operand operand = quantize(stream, x, how, statistic, values, scale, parts);
+  Operand operand = quantize(stream, x, how, statistic, values, scale, written);
   if (!q.quantizes()) operand.factor = 1;
-  return operand;
+  return with_codes(operand);
 }
 
 Operand QuantizedLinear::forward_operand(Stream& stream, const LinearCall& call, Role role, const Tensor& x, DType type,
@@ -174,16 +178,6 @@ namespace {
 
 float offset_of(const Quantizer& quantizer, DType type) { return type == DType::i8 ? quantizer.element->offset : 0.0f; }
 
-/// A product whose operands may be f32, because bf16 would not hold them, where its result is bf16.
-void multiply(Stream& stream, LinearScratch& scratch, const Tensor& a, Transpose transpose_a, const Tensor& b,
-              Transpose transpose_b, const Tensor& c, const Tensor& addend, const Scaling& scaling) {
-  const bool narrow = a.dtype == DType::f32 && c.dtype != DType::f32;
-  const Tensor sums = narrow ? scratch.take(DType::f32, c.rows, c.cols) : c;
-  if (scratch.counts()) return;
-  gemm(stream, a, transpose_a, b, transpose_b, sums, addend, scaling);
-  if (narrow) convert(stream, sums, c);
-}
-
 /// A gradient in the layer's own basis.
 void turn_back(Stream& stream, const LinearScratch& scratch, const Tensor& x, Axis axis, const Hadamard* hadamard,
                const Tensor& mask, const Tensor& y) {
@@ -195,7 +189,7 @@ void turn_back(Stream& stream, const LinearScratch& scratch, const Tensor& x, Ax
 void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                               const Tensor& residual, const LinearSaved* saved, LinearScratch& scratch) {
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
-  const DType type = product_type(input_quantizer, weight_quantizer);
+  const DType type = forward_type(stream);
   if (saved && saved_input_ == SavedInput::other) save_other(stream, call, x, *saved, scratch);
   const bool saves = saved && saved_input_ == SavedInput::multiplied;
   const QuantizedParts parts = saves   ? saved->parts
@@ -204,7 +198,7 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tens
   const Operand a = forward_operand(stream, call, input, x, type, scratch, parts),
                 b = forward_operand(stream, call, weight, w, type, scratch);
   if (saves && !scratch.counts()) save_scales(stream, a, *saved);
-  multiply(stream, scratch, a.values, Transpose::no, b.values, Transpose::yes, y, residual,
+  multiply(stream, scratch, {a, input, Transpose::no}, {b, weight, Transpose::yes}, y, residual,
            {.factor = product_of(stream, a.factor, b.factor),
             .rows = a.row_scale,
             .cols = b.row_scale,
@@ -220,22 +214,13 @@ const Quantizer& QuantizedLinear::carried(Role error) const {
   if (gradient(error).source == Source::given) return none;
   return error == input_error ? recipe_.forward.weight : recipe_.forward.input;
 }
-DType QuantizedLinear::gradient_type(Role error) const {
-  const GradientRecipe& row = gradient(error);
-  return product_type(row.error, row.other.quantizes() ? row.other : carried(error));
-}
-/// What is quantized anew is read as numbers; what is not goes into the product.
-DType QuantizedLinear::carried_type(Role error) const {
-  return gradient(error).other.quantizes() ? product_type({}, carried(error)) : gradient_type(error);
-}
-
 Operand QuantizedLinear::carried_over(Stream& stream, const LinearCall& call, Role error, const Tensor& x,
                                       LinearScratch& scratch, const Tensor& mask) {
   const Role role = error == input_error ? weight : input;
   const auto multiplied = [&](DType type) {
     return forward_operand(stream, call, role, x, type, scratch, {.mask = mask});
   };
-  if (gradient(error).source == Source::multiplied) return multiplied(carried_type(error));
+  if (gradient(error).source == Source::multiplied) return multiplied(carried_type(stream, error));
   if (mask) {
     const uintptr_t mark = scratch.mark();
     multiplied(product_type({}, quantizer(role)));
@@ -248,15 +233,6 @@ Operand QuantizedLinear::carried_over(Stream& stream, const LinearCall& call, Ro
   return quantize(stream, {.values = x}, {.axis = Axis::cols, .hadamard = address(features_)}, 0, values);
 }
 
-/// With one scale for the tensor and nothing turned, both gradients multiply the same quantized error.
-bool QuantizedLinear::errors_are_alike() const {
-  const auto& [by_input, by_weight, each] = recipe_.backward;
-  return by_input.error.quantizes() && by_input.error == by_weight.error && by_input.error.extent == Extent::tensor &&
-         by_input.error.scale == ScaleFormat::f32 && by_input.error.rounding == Rounding::nearest &&
-         !by_input.rotation && !by_input.left && !by_weight.rotation &&
-         gradient_type(input_error) == gradient_type(weight_error);
-}
-
 Operand QuantizedLinear::gradient_other(Stream& stream, const LinearCall& call, Role error, const Operand& carried_over,
                                         LinearScratch& scratch, const QuantizedParts& parts) {
   const GradientRecipe& row = gradient(error);
@@ -265,7 +241,7 @@ Operand QuantizedLinear::gradient_other(Stream& stream, const LinearCall& call, 
   if (!row.other.quantizes() && !hadamard) return carried_over;
   const std::vector<float> signs = signs_of(call, row.rotation, by_input ? spec_.out : spec_.tokens, error);
   return make_operand(stream, call, by_input ? input_other : weight_other, carried_over, Axis::rows, hadamard, signs,
-                      gradient_type(error), scratch, parts);
+                      gradient_type(stream, error), scratch, parts);
 }
 
 QuantizedLinear::Pair QuantizedLinear::gradient_operands(Stream& stream, const LinearCall& call, Role error,
@@ -275,7 +251,7 @@ QuantizedLinear::Pair QuantizedLinear::gradient_operands(Stream& stream, const L
   const bool by_input = error == input_error;
   const Axis axis = by_input ? Axis::cols : Axis::rows;
   const Hadamard* hadamard = address(by_input ? outputs_ : tokens_);
-  const DType type = gradient_type(error);
+  const DType type = gradient_type(stream, error);
   Pair pair{.error = {}, .other = other};
   if (row.other.quantizes() || hadamard) {
     const std::vector<float> signs = signs_of(call, row.rotation, by_input ? spec_.out : spec_.tokens, error);
@@ -323,20 +299,22 @@ void QuantizedLinear::backward(Stream& stream, const LinearCall& call, const Ten
                                 gradient_other(stream, call, input_error, w_hat, scratch), scratch);
   const bool changed = input_mask || features_ || left_;
   const Tensor product = changed ? scratch.take(DType::f32, dx.rows, dx.cols) : dx;
-  multiply(stream, scratch, pair.error.values, Transpose::no, pair.other.values, Transpose::no, product, {},
-           gradient_scaling(stream, input_error, pair));
+  const auto multiply_pair = [&](Role error, Transpose transpose_error, const Tensor& to) {
+    multiply(stream, scratch, {pair.error, error, transpose_error},
+             {pair.other, gradient_other_role(error), Transpose::no}, to, {}, gradient_scaling(stream, error, pair));
+  };
+  multiply_pair(input_error, Transpose::no, product);
   if (!scratch.counts()) note_step_gradient(stream, call, input, saved.input, product);
   if (left_) turn_back(stream, scratch, product, Axis::rows, address(left_), {}, product);
   if (changed) turn_back(stream, scratch, product, Axis::cols, address(features_), input_mask, dx);
 
-  if (errors_are_alike()) {
+  if (errors_are_alike(stream)) {
     pair.other = other_of_x_hat();
   } else {
     scratch.back_to(mark);
     pair = gradient_operands(stream, call, weight_error, {.values = dy}, other_of_x_hat(), scratch);
   }
-  multiply(stream, scratch, pair.error.values, Transpose::yes, pair.other.values, Transpose::no, dw, {},
-           gradient_scaling(stream, weight_error, pair));
+  multiply_pair(weight_error, Transpose::yes, dw);
   if (!scratch.counts()) note_step_gradient(stream, call, weight, w, dw);
   if (weight_mask || features_) turn_back(stream, scratch, dw, Axis::cols, address(features_), weight_mask, dw);
 }

@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "quant/coded_operand.hpp"
 #include "quant/delayed_statistic.hpp"
 #include "quant/linear.hpp"
 #include "quant/linear_scratch.hpp"
@@ -24,7 +25,7 @@ class QuantizedLinear final : public Linear {
   bool keeps_input() const override;
   void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override;
   size_t scratch_bytes(Stream& stream, int64_t tokens) const override;
-  std::vector<DType> product_types() const override;
+  std::vector<DType> product_types(Stream& stream) const override;
   bool learns() const override { return recipe_.learns(); }
   void state(StateList& list) override;
   void statistics(std::vector<float*>& list) override;
@@ -59,13 +60,27 @@ class QuantizedLinear final : public Linear {
   bool weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
                        LinearScratch& scratch);
 
+  /// Of values that bf16 or i8 hold exactly.
   DType product_type(const Quantizer& a, const Quantizer& b) const;
   const Quantizer& quantizer(Role role) const;
   const GradientRecipe& gradient(Role error) const;
   /// What the gradient multiplies the error with when it is not quantized anew.
   const Quantizer& carried(Role error) const;
-  DType gradient_type(Role error) const;
-  DType carried_type(Role error) const;
+  Role gradient_other_role(Role error) const;
+  /// u8 where the stream's product multiplies codes (coded_operand.hpp).
+  DType forward_type(Stream& stream) const;
+  DType gradient_type(Stream& stream, Role error) const;
+  DType carried_type(Stream& stream, Role error) const;
+  bool multiplies_codes(Stream& stream, Role a, Role b, int64_t cols, int64_t depth) const;
+
+  struct Side {
+    const Operand& operand;
+    Role role;
+    Transpose transpose;
+  };
+  /// c = op(a) op(b), scaled, + addend.
+  void multiply(Stream& stream, LinearScratch& scratch, const Side& a, const Side& b, const Tensor& c,
+                const Tensor& addend, const Scaling& scaling) const;
 
   Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                        const Hadamard* hadamard, std::span<const float> signs, DType type, LinearScratch& scratch,
@@ -93,7 +108,7 @@ class QuantizedLinear final : public Linear {
   Operand unpacked(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, Axis axis, DType type,
                    int64_t rows, LinearScratch& scratch) const;
   Operand restored(Stream& stream, const LinearSaved& saved, int64_t tokens, LinearScratch& scratch);
-  bool errors_are_alike() const;
+  bool errors_are_alike(Stream& stream) const;
   /// What a gradient's product multiplies the error with.
   Operand gradient_other(Stream& stream, const LinearCall& call, Role error, const Operand& carried_over,
                          LinearScratch& scratch, const QuantizedParts& parts = {});
@@ -111,7 +126,8 @@ class QuantizedLinear final : public Linear {
   SavedInput saved_input_;
   /// Of the input features (forward), of the reduction axes of the gradients, and of the tokens from the left.
   std::optional<Hadamard> features_, outputs_, tokens_, left_;
-  std::vector<DelayedStatistic> delayed_;  ///< by role
+  std::vector<DelayedStatistic> delayed_;      ///< by role, as what follows
+  std::vector<std::optional<CodedAs>> coded_;  ///< what products may multiply of codes
 };
 
 }  // namespace nibble

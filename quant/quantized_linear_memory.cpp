@@ -52,6 +52,7 @@ void QuantizedLinear::save_other(Stream& stream, const LinearCall& call, const T
 Operand QuantizedLinear::unpacked(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, Axis axis,
                                   DType type, int64_t rows, LinearScratch& scratch) const {
   const Tensor& codes = parts.codes;
+  if (type == DType::u8) return {.parts = {.codes = codes, .scales = parts.scales}, .axis = axis};
   if (axis == Axis::cols && type == DType::i8 && quantizer.element->bits() == 8)  // as they are
     return {.values = Tensor(DType::i8, codes.data, codes.rows, codes.cols, codes.stride, codes.place)};
   const Tensor values = scratch.take(type, rows, spec_.in);
@@ -64,7 +65,7 @@ Operand QuantizedLinear::restored(Stream& stream, const LinearSaved& saved, int6
   const bool of_other = saved_input_ == SavedInput::other;
   Operand operand =
       unpacked(stream, quantizer(of_other ? weight_other : input), saved.parts, of_other ? Axis::rows : Axis::cols,
-               of_other ? gradient_type(weight_error) : carried_type(weight_error), tokens, scratch);
+               of_other ? gradient_type(stream, weight_error) : carried_type(stream, weight_error), tokens, scratch);
   (of_other ? operand.col_scale : operand.row_scale) = saved.row_scale;
   if (!scratch.counts()) operand.factor = number_in(saved.factor);
   return operand;

@@ -79,6 +79,7 @@ nlohmann::json tuning_of(const Stream& stream) {
                            {"gemm_f32", gemm_library(stream, DType::f32)}};
   if (stream.on_device()) {
     const cuda::DeviceFacts gpu = cuda::devices().front();  // of the one rank
+    tuning["gemm_codes"] = gemm_library(stream, DType::u8);
     tuning["gpu"] = {{"name", gpu.name}, {"architecture", gpu.architecture}};
   }
   return tuning;

@@ -66,7 +66,7 @@ Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& ho
 
 Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
                  const Tensor& values, const Tensor& scale, const QuantizedParts& parts, QuantizationCounts* counts) {
-  const KernelTimer timer(stream, "quantize", {x.values, values});
+  const KernelTimer timer(stream, "quantize", {x.values, values, parts.codes, parts.scales});
   check_length(x.values, how);
   if (stream.on_device()) return cuda::quantize(stream, x, how, statistic, values, scale, parts, counts);
   const Quantizer& q = how.quantizer;
