@@ -56,7 +56,8 @@ GpuFacts examine(int number, const cuda::DeviceFacts& found, const std::vector<R
                  .free = found.free};
   try {
     Stream device(0, Place::device, number);
-    facts.wrong = wrong_elements(device, DType::f32) + wrong_elements(device, DType::bf16);
+    facts.wrong =
+        wrong_elements(device, DType::f32) + wrong_elements(device, DType::bf16) + wrong_elements_of_codes(device);
     facts.unsound = differing_quantizer(device, recipes);
     facts.peak = measure_gemm_peak(device, DType::bf16);
     facts.bandwidth = copy_bandwidth(device);

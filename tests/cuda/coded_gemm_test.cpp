@@ -96,6 +96,7 @@ struct Case {
   int architecture;
   const char* name;
 };
+std::ostream& operator<<(std::ostream& out, const Case& one) { return out << one.name; }
 constexpr CodeFormat e4m3 = CodeFormat::e4m3, e5m2 = CodeFormat::e5m2, e2m1 = CodeFormat::e2m1;
 const Case cases[] = {{{e4m3, e4m3, BlockScales::none}, hopper, "fp8"},
                       {{e5m2, e4m3, BlockScales::none}, hopper, "fp8_of_gradients"},
