@@ -49,13 +49,11 @@ bool same_bits(Stream& device, const Written& host, const Written& remote) {
 }
 
 GpuFacts examine(int number, const cuda::DeviceFacts& found, const std::vector<Recipe>& recipes) {
-  GpuFacts facts{.name = found.name,
-                 .architecture = found.architecture,
-                 .processors = found.processors,
-                 .memory = found.memory,
-                 .free = found.free};
+  GpuFacts facts{
+      .name = found.name, .architecture = found.architecture, .processors = found.processors, .memory = found.memory};
   try {
     Stream device(0, Place::device, number);
+    facts.free = cuda::devices()[static_cast<size_t>(number)].free;
     facts.wrong =
         wrong_elements(device, DType::f32) + wrong_elements(device, DType::bf16) + wrong_elements_of_codes(device);
     facts.unsound = differing_quantizer(device, recipes);

@@ -1,6 +1,7 @@
 #include <string>
 
 #include "tensor/cuda/check.cuh"
+#include "tensor/cuda/mark.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble::cuda {
@@ -37,6 +38,9 @@ namespace {
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
+
+/// By the calling thread; -1: none yet.
+thread_local int selected = -1;
 
 /// In every program that has kernels at all.
 __global__ void nothing() {}
@@ -79,8 +83,6 @@ std::vector<DeviceFacts> devices() {
                  .next = "update the driver, or build with an older CUDA Toolkit (12.8 or newer)"});
   }
   check(status, "number of devices");
-  int selected = 0;
-  if (count > 0) check(cudaGetDevice(&selected), "the selected device");
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, i), "properties of a device");
@@ -89,11 +91,10 @@ std::vector<DeviceFacts> devices() {
                       .architecture = 10 * properties.major + properties.minor,
                       .processors = properties.multiProcessorCount,
                       .memory = properties.totalGlobalMem};
-    select(i);
-    check(cudaMemGetInfo(&facts.free, &facts.memory), "free memory");
+    // To ask any other would take some of its memory, of each rank on every GPU.
+    if (i == selected) check(cudaMemGetInfo(&facts.free, &facts.memory), "free memory");
     list.push_back(facts);
   }
-  if (count > 0) select(selected);
   return list;
 }
 
@@ -104,7 +105,10 @@ size_t largest_block_memory() {
   return static_cast<size_t>(bytes);
 }
 
-void select(int device) { check(cudaSetDevice(device), "choice of a device"); }
+void select(int device) {
+  check(cudaSetDevice(device), "choice of a device");
+  selected = device;
+}
 
 void* allocate(size_t bytes) {
   void* memory = nullptr;
@@ -155,6 +159,28 @@ bool CudaQueue::done() {
   const cudaError_t status = cudaStreamQuery(stream_);
   if (status != cudaErrorNotReady) check(status, "queued work");
   return status == cudaSuccess;
+}
+
+namespace {
+
+struct RecordedEvent final : Mark {
+  cudaEvent_t event = nullptr;
+
+  RecordedEvent() { check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event"); }
+  ~RecordedEvent() override { cudaEventDestroy(event); }
+};
+
+}  // namespace
+
+std::unique_ptr<Mark> mark(Queue& queue) {
+  auto recorded = std::make_unique<RecordedEvent>();
+  check(cudaEventRecord(recorded->event, stream_of(queue)), "an event");
+  return recorded;
+}
+
+void begin_after(Queue& queue, const Mark& mark) {
+  check(cudaStreamWaitEvent(stream_of(queue), static_cast<const RecordedEvent&>(mark).event, 0),
+        "waiting for an event");
 }
 
 std::unique_ptr<Queue> make_queue() {

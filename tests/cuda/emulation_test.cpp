@@ -3,10 +3,12 @@
 
 #include <cmath>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "tensor/cuda/emulation/control.hpp"
 #include "tensor/cuda/kernel.hpp"
+#include "tensor/cuda/mark.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble::cuda {
@@ -320,6 +322,23 @@ TEST(Emulation, QueuesWaitForOthers) {
   second->wait();
   EXPECT_EQ(host, ones);
   first->wait();
+}
+
+TEST(Emulation, AMarkIsWhatWasQueuedByThen) {
+  std::unique_ptr<Queue> first = make_queue();
+  const std::unique_ptr<Queue> second = make_queue();
+  std::vector<std::string> done;
+  emulation::queue(*first, [&] { done.emplace_back("before"); });
+  const std::unique_ptr<Mark> marked = mark(*first);
+  emulation::queue(*first, [&] { done.emplace_back("later"); });
+  begin_after(*second, *marked);
+  emulation::queue(*second, [&] { done.emplace_back("behind"); });
+  second->wait();
+  EXPECT_EQ(done, (std::vector<std::string>{"before", "behind"}));
+  first.reset();
+  EXPECT_EQ(done.back(), "later");
+  begin_after(*second, *marked);
+  second->wait();  // nothing is left to wait for
 }
 
 TEST(EmulationDeathTest, HostCodeHasNoAccessToTheDevicesMemory) {

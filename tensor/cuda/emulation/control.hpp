@@ -20,8 +20,8 @@ inline constexpr size_t usual_block_memory = 232448;
 inline constexpr int usual_architecture = 90;
 [[gnu::weak]] void set_architecture(int architecture);
 int architecture();
-/// Milliseconds that its work took so far: those that a library's double says that its calls take.
-[[gnu::weak]] double& milliseconds_worked();
+/// Milliseconds that a queue's work took so far: those that a library's double says that its calls take.
+double& milliseconds_worked(Queue& queue);
 
 /// What the double of cuBLASLt was asked for; weak, for without the library's header there is none.
 struct LibraryUse {

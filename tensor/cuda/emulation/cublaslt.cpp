@@ -297,11 +297,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
                       0,
                       0};
   if (!there) arguments.alpha = number(alpha), arguments.beta = number(beta);
-  queue(*reinterpret_cast<Queue*>(stream), [=, time = algorithm.milliseconds, parts = algorithm.split_k()] {
+  Queue& on = *reinterpret_cast<Queue*>(stream);
+  queue(on, [=, &on, time = algorithm.milliseconds, parts = algorithm.split_k()] {
     Arguments now = arguments;
     if (there) now.alpha = number(alpha), now.beta = number(beta);
     multiply(call, now, parts, static_cast<float*>(workspace));
-    milliseconds_worked() += time;
+    milliseconds_worked(on) += time;
   });
   return CUBLAS_STATUS_SUCCESS;
 }

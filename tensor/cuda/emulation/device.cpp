@@ -20,6 +20,7 @@
 #include "tensor/cuda/emulation/block.hpp"
 #include "tensor/cuda/emulation/control.hpp"
 #include "tensor/cuda/emulation/launch.hpp"
+#include "tensor/cuda/mark.hpp"
 #include "tensor/error.hpp"
 #include "tensor/stream.hpp"
 
@@ -43,14 +44,25 @@ class EmulatedQueue final : public Queue {
   void wait() override;
   bool done() override;
   void add(Work work);
+  /// What others hold of it: null when it has ended, with all its work done.
+  using Self = std::shared_ptr<EmulatedQueue*>;
+  const Self& self() const { return self_; }
+  uint64_t queued() const;
+  /// Behind so much of the other one's work.
+  void begin_after(const Self& other, uint64_t number) {
+    add([other, number] { return !*other || (*other)->run_until(number); });
+  }
   /// False where some of it cannot be done yet.
   bool run_all() { return run_until(queued_); }
   int device() const { return device_; }
+
+  double milliseconds = 0;  ///< that its work took
 
  private:
   bool run_until(uint64_t number);
 
   const int device_;
+  const Self self_ = std::make_shared<EmulatedQueue*>(this);
   std::deque<Work> work_;
   uint64_t queued_ = 0, done_ = 0;
 };
@@ -108,6 +120,7 @@ EmulatedQueue::~EmulatedQueue() {
   } catch (...) {  // nobody waited for it
   }
   const std::lock_guard lock(all_devices().mutex);
+  *self_ = nullptr;
   all_devices().queues.erase(this);
 }
 
@@ -115,6 +128,11 @@ void EmulatedQueue::add(Work work) {
   const std::lock_guard lock(all_devices().mutex);
   work_.push_back(std::move(work));
   ++queued_;
+}
+
+uint64_t EmulatedQueue::queued() const {
+  const std::lock_guard lock(all_devices().mutex);
+  return queued_;
 }
 
 bool EmulatedQueue::run_until(uint64_t number) {
@@ -142,7 +160,7 @@ void EmulatedQueue::copy(void* to, size_t to_stride, const void* from, size_t fr
 void EmulatedQueue::after(Queue& other) {
   auto& first = static_cast<EmulatedQueue&>(other);
   const std::lock_guard lock(all_devices().mutex);
-  add([&first, number = first.queued_] { return first.run_until(number); });
+  begin_after(first.self(), first.queued_);
 }
 
 void EmulatedQueue::wait() {
@@ -180,10 +198,7 @@ void set_architecture(int architecture) { all_devices().architecture = architect
 int architecture() { return all_devices().architecture; }
 void limit_memory(size_t bytes) { all_devices().limit = bytes; }
 void limit_block_memory(size_t bytes) { all_devices().block_memory = bytes; }
-double& milliseconds_worked() {
-  static double milliseconds = 0;
-  return milliseconds;
-}
+double& milliseconds_worked(Queue& queue) { return static_cast<EmulatedQueue&>(queue).milliseconds; }
 
 int device_of(const void* memory, size_t bytes) {
   const std::lock_guard lock(all_devices().mutex);
@@ -234,7 +249,7 @@ std::vector<DeviceFacts> devices() {
   std::vector<DeviceFacts> list;
   for (int device = 0; device < all_devices().count; ++device)
     list.push_back({.name = "emulation in host memory",
-                    .identity = "emulation " + std::to_string(device),
+                    .identity = std::to_string(device) + " of process " + std::to_string(getpid()),
                     .architecture = all_devices().architecture,
                     .processors = 1,
                     .memory = all_devices().limit,
@@ -274,15 +289,35 @@ void release(void* memory) {
 void* allocate_pinned(size_t bytes) { return std::malloc(bytes); }
 void release_pinned(void* memory) { std::free(memory); }
 
+namespace {
+
+struct QueuedNumber final : Mark {
+  explicit QueuedNumber(const emulation::EmulatedQueue& of) : queue(of.self()), number(of.queued()) {}
+
+  emulation::EmulatedQueue::Self queue;
+  uint64_t number;
+};
+
+}  // namespace
+
+std::unique_ptr<Mark> mark(Queue& queue) {
+  return std::make_unique<QueuedNumber>(static_cast<const emulation::EmulatedQueue&>(queue));
+}
+
+void begin_after(Queue& queue, const Mark& mark) {
+  const auto& marked = static_cast<const QueuedNumber&>(mark);
+  static_cast<emulation::EmulatedQueue&>(queue).begin_after(marked.queue, marked.number);
+}
+
 std::unique_ptr<Queue> make_queue() { return std::make_unique<emulation::EmulatedQueue>(); }
 void* handle(Queue& queue) { return &queue; }
 
 double milliseconds(Queue& queue, const std::function<void()>& work) {
   queue.wait();
-  const double begin = emulation::milliseconds_worked();
+  const double begin = emulation::milliseconds_worked(queue);
   work();
   queue.wait();
-  return emulation::milliseconds_worked() - begin;
+  return emulation::milliseconds_worked(queue) - begin;
 }
 
 }  // namespace nibble::cuda
