@@ -3,6 +3,9 @@
 #include <chrono>
 #include <utility>
 
+#include "tensor/cuda/mark.hpp"
+#include "tensor/stream.hpp"
+
 namespace nibble {
 namespace {
 
@@ -33,9 +36,28 @@ CommunicationThread::~CommunicationThread() {
   thread_.join();
 }
 
+void CommunicationThread::change(const Remake& make, cuda::Queue* computing) {
+  const auto set_queue = [this](cuda::Queue* queue) {
+    const std::lock_guard lock(mutex_);
+    computing_ = queue;
+  };
+  set_queue(nullptr);
+  run([&](Communicator&) {
+    std::shared_ptr<Communicator> made = make(communicator_);
+    const std::lock_guard lock(mutex_);
+    communicator_ = std::move(made);
+  });
+  set_queue(computing);
+}
+
+Stream* CommunicationThread::stream() const {
+  const std::lock_guard lock(mutex_);
+  return communicator_ ? communicator_->stream() : nullptr;
+}
+
 CommunicationThread::Ticket CommunicationThread::submit(Job job) {
   const std::lock_guard lock(mutex_);
-  jobs_.push_back(std::move(job));
+  jobs_.push_back({std::move(job), computing_ ? cuda::mark(*computing_) : nullptr});
   submitted_.notify_all();
   return next_ticket_++;
 }
@@ -87,16 +109,16 @@ void CommunicationThread::serve(const std::function<std::unique_ptr<Communicator
     done_.notify_all();
   }
   if (failure) return;
-  run_jobs(*communicator_);
+  run_jobs();
   // Leaving the others may take as long as they need, and others may abandon this rank meanwhile.
-  std::unique_ptr<Communicator> leaving;
+  std::shared_ptr<Communicator> leaving;
   {
     const std::lock_guard lock(mutex_);
     leaving = std::move(communicator_);
   }
 }
 
-void CommunicationThread::run_jobs(Communicator& communicator) {
+void CommunicationThread::run_jobs() {
   std::unique_lock lock(mutex_);
   while (true) {
     submitted_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
@@ -106,22 +128,27 @@ void CommunicationThread::run_jobs(Communicator& communicator) {
       continue;
     }
     {
-      const Job job = std::move(jobs_.front());
+      const Submitted next = std::move(jobs_.front());
       jobs_.pop_front();
+      std::shared_ptr<Communicator> communicator = communicator_;
       lock.unlock();
       const auto begin = std::chrono::steady_clock::now();
       std::exception_ptr failure;
       try {
-        job(communicator);
+        if (next.computed) cuda::begin_after(communicator->stream()->queue(), *next.computed);
+        next.job(*communicator);
+        communicator->wait();
       } catch (...) {
         failure = std::current_exception();
-        communicator.abandon();
+        communicator->abandon();
       }
       const double seconds = seconds_since(begin);
+      const uint64_t bytes_sent = communicator->bytes_sent();
+      communicator.reset();  // the last one of a communicator that was changed may wait for other ranks
       lock.lock();
       failure_ = failure;
       totals_.seconds_busy += seconds;
-      totals_.bytes_sent = communicator.bytes_sent();
+      totals_.bytes_sent = bytes_sent;
       ++first_undone_;
     }
     done_.notify_all();

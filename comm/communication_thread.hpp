@@ -18,6 +18,11 @@
 
 namespace nibble {
 
+namespace cuda {
+class Mark;
+class Queue;
+}  // namespace cuda
+
 class CommunicationThread {
  public:
   using Job = std::function<void(Communicator&)>;
@@ -34,6 +39,14 @@ class CommunicationThread {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+
+  /// From the next job on the communicator is what `make`, a job too, makes of it. If that is a device's, each job's
+  /// work there begins after what `computing` had to do when it was submitted, and is done before the job is; the queue
+  /// outlives that communicator. Throws what `make` throws.
+  using Remake = std::function<std::shared_ptr<Communicator>(std::shared_ptr<Communicator>)>;
+  void change(const Remake& make, cuda::Queue* computing = nullptr);
+  /// Of the communicator (Communicator::stream): where jobs queue work.
+  Stream* stream() const;
 
   /// Tickets ascend by one. What the job refers to must live until it is done.
   Ticket submit(Job job);
@@ -58,15 +71,21 @@ class CommunicationThread {
   Totals totals() const;
 
  private:
+  struct Submitted {
+    Job job;
+    std::shared_ptr<const cuda::Mark> computed{};  ///< what its work on a device comes after
+  };
+
   void serve(const std::function<std::unique_ptr<Communicator>()>& make);
-  void run_jobs(Communicator& communicator);
+  void run_jobs();
 
   int rank_ = 0, size_ = 1;
   int exceptions_at_start_;
   mutable std::mutex mutex_;
   std::condition_variable submitted_, done_;
-  std::unique_ptr<Communicator> communicator_;
-  std::deque<Job> jobs_;
+  std::shared_ptr<Communicator> communicator_;  ///< changed by the thread alone
+  cuda::Queue* computing_ = nullptr;
+  std::deque<Submitted> jobs_;
   Ticket next_ticket_ = 0, first_undone_ = 0;
   std::exception_ptr failure_;
   bool started_ = false, stop_ = false;

@@ -19,7 +19,6 @@ class DenseExchange final : public GradientExchange {
       if (fold) scatter_to_owners(ranks, gradient, wire_, fold);
       else reduce_scatter(ranks, gradient, wire_);
       if (!fold && goes_ == SumGoes::to_all) all_gather(ranks, gradient, wire_);
-      ranks.wait();
     });
   }
 

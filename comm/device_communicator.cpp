@@ -1,13 +1,12 @@
 #include "comm/device_communicator.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 
 #include "comm/collectives.hpp"
+#include "comm/host_name.hpp"
 #include "comm/passive_waiting.hpp"
 
 namespace nibble {
@@ -26,44 +25,53 @@ void DeviceCommunicator::look(std::chrono::nanoseconds) {
   if (abandoned_) throw rank_is_gone(rank(), "this rank was abandoned");
 }
 
+void require_equal(const std::vector<RankDevice>& ranks) {
+  const auto odd =
+      std::ranges::find_if(ranks, [&](const RankDevice& rank) { return rank.device != ranks.front().device; });
+  if (odd == ranks.end()) return;
+  std::map<std::string, std::string> ranks_of;
+  for (size_t rank = 0; rank < ranks.size(); ++rank)
+    ranks_of[ranks[rank].device] += fmt::format(" {} on {},", rank, ranks[rank].host);
+  std::string seen;
+  for (auto& [device, which] : ranks_of) {
+    which.pop_back();
+    seen += fmt::format("{}{}: ranks{}", seen.empty() ? "" : "; ", device, which);
+  }
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "the ranks have different GPUs",
+               .where = fmt::format("rank {} on {}", odd - ranks.begin(), odd->host),
+               .seen = seen,
+               .allowed = "one model",
+               .next = "give all ranks GPUs of one model, or choose among them with CUDA_VISIBLE_DEVICES"});
+}
+
 std::optional<std::string> why_not_nccl(const std::vector<RankDevice>& ranks) {
   std::map<std::string, size_t> first;
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
-    if (ranks[rank].device != ranks.front().device)
-      throw Error({.kind = ErrorKind::configuration,
-                   .what = "the ranks have different GPUs",
-                   .where = fmt::format("rank {} on {}", rank, ranks[rank].host),
-                   .seen = ranks[rank].device,
-                   .allowed = fmt::format("{}, as rank 0 has on {}", ranks.front().device, ranks.front().host),
-                   .next = "give all ranks GPUs of one model, or choose among them with CUDA_VISIBLE_DEVICES"});
     const auto [other, is_new] = first.emplace(ranks[rank].identity, rank);
     if (!is_new) return fmt::format("ranks {} and {} share a GPU", other->second, rank);
   }
-  const auto without = std::ranges::find(ranks, false, &RankDevice::nccl);
-  if (without != ranks.end()) return fmt::format("rank {} runs a program without NCCL", without - ranks.begin());
+  for (size_t rank = 0; rank < ranks.size(); ++rank)
+    if (!ranks[rank].without_nccl.empty())
+      return fmt::format("rank {} on {} has none: {}", rank, ranks[rank].host, ranks[rank].without_nccl);
   return std::nullopt;
 }
 
+DeviceLinks usable_links(const std::vector<RankDevice>& ranks, std::optional<DeviceLinks> wish) {
+  if (ranks.size() == 1 || wish == DeviceLinks::staged) return DeviceLinks::staged;
+  const std::optional<std::string> obstacle = why_not_nccl(ranks);
+  if (!wish) return obstacle ? DeviceLinks::staged : DeviceLinks::nccl;
+  if (obstacle)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "the ranks cannot use NCCL",
+                 .where = "run.gpu_exchange",
+                 .seen = *obstacle,
+                 .allowed = "staged, or auto, which takes NCCL where it can",
+                 .next = "set run.gpu_exchange=auto"});
+  return *wish;
+}
+
 namespace {
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown host";
-}
-
-std::vector<RankDevice> gather_devices(Communicator& host, int device) {
-  const cuda::DeviceFacts facts = cuda::devices()[static_cast<size_t>(device)];
-  const std::vector<std::string> hosts = gather_all(host, host_name()),
-                                 devices =
-                                     gather_all(host, fmt::format("{}, compute capability {}.{}", facts.name,
-                                                                  facts.architecture / 10, facts.architecture % 10)),
-                                 identities = gather_all(host, facts.identity),
-                                 with_nccl = gather_all(host, make_nccl_communicator ? "yes" : "");
-  std::vector<RankDevice> ranks;
-  for (size_t rank = 0; rank < hosts.size(); ++rank)
-    ranks.push_back({hosts[rank], devices[rank], identities[rank], !with_nccl[rank].empty()});
-  return ranks;
-}
 
 /// Hosts numbered in the order of their first ranks.
 std::vector<int> numbers_of_hosts(const std::vector<RankDevice>& ranks) {
@@ -76,26 +84,35 @@ std::vector<int> numbers_of_hosts(const std::vector<RankDevice>& ranks) {
 
 }  // namespace
 
-int device_of_rank(Communicator& host) {
-  const std::vector<std::string> hosts = gather_all(host, host_name());
-  const size_t devices = cuda::available() ? cuda::devices().size() : 0;
-  const auto own = hosts.begin() + host.rank();
-  if (devices == 0)
-    throw Error({.kind = ErrorKind::resource,
-                 .what = cuda::available() ? "there is no GPU" : "this program was built without CUDA",
-                 .where = fmt::format("rank {} on {}", host.rank(), *own),
-                 .next = "see what nvidia-smi and CUDA_VISIBLE_DEVICES say"});
-  return static_cast<int>(static_cast<size_t>(std::count(hosts.begin(), own, *own)) % devices);
+std::vector<RankDevice> gather_devices(Communicator& host, int device) {
+  const cuda::DeviceFacts facts = cuda::devices()[static_cast<size_t>(device)];
+  const std::string without_nccl = !make_nccl_communicator ? "the program was built without NCCL" : why_no_nccl();
+  const std::vector<std::string> hosts = gather_all(host, host_name()),
+                                 devices =
+                                     gather_all(host, fmt::format("{}, compute capability {}.{}", facts.name,
+                                                                  facts.architecture / 10, facts.architecture % 10)),
+                                 identities = gather_all(host, facts.identity),
+                                 all_without_nccl = gather_all(host, without_nccl);
+  std::vector<RankDevice> ranks;
+  for (size_t rank = 0; rank < hosts.size(); ++rank)
+    ranks.push_back({hosts[rank], devices[rank], identities[rank], all_without_nccl[rank]});
+  require_equal(ranks);
+  return ranks;
 }
 
-std::unique_ptr<DeviceCommunicator> make_device_communicator(std::unique_ptr<Communicator> host, int device,
-                                                             DeviceLinks links, const NcclOptions& options) {
-  std::shared_ptr<Communicator> shared = std::move(host);
-  const auto stream = std::make_shared<Stream>(1, Place::device, device);
-  const std::vector<RankDevice> ranks = gather_devices(*shared, device);
-  if (why_not_nccl(ranks) || links == DeviceLinks::staged) return make_staged_communicator(shared, stream);
-  if (links == DeviceLinks::nccl) return make_nccl_communicator(shared, stream, options);
-  return make_hierarchical_communicator(shared, stream, numbers_of_hosts(ranks), options);
+std::unique_ptr<DeviceCommunicator> make_device_communicator(std::shared_ptr<Communicator> host, int device,
+                                                             DeviceLinks links, const std::vector<RankDevice>& ranks,
+                                                             const NcclOptions& options) {
+  auto stream = std::make_shared<Stream>(1, Place::device, device);
+  switch (links) {
+    case DeviceLinks::nccl:
+      return make_nccl_communicator(std::move(host), std::move(stream), options);
+    case DeviceLinks::hierarchical:
+      return make_hierarchical_communicator(std::move(host), std::move(stream), numbers_of_hosts(ranks), options);
+    case DeviceLinks::staged:
+      break;
+  }
+  return make_staged_communicator(std::move(host), std::move(stream));
 }
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 //   reduce_scatter(*communicator, gradient, Wire::f32);  // queued: transfers, and sums in the order of the host's
 //   computing.after(communicator->stream()->queue());    // goes on when they are there
 //
+// A communication thread does so for each of its jobs (CommunicationThread::change).
 // Sums keep one order, so they are made here of what arrived, not by NCCL, whose order depends on the machine and its
 // version; what that costs stands at make_nccl_communicator. Compressed sums are computed by the host
 // (make_sum_on_host). Not for: the world that such a communicator lives in (world.hpp).
@@ -75,8 +76,12 @@ struct NcclOptions {
   int64_t compared_messages = 1000;
 };
 
+/// Why programs on this machine do not find NCCL; empty: they do. Exists where make_nccl_communicator does.
+[[gnu::weak]] std::string why_no_nccl();
+
 /// Every message is an ncclSend and an ncclRecv, those of one transfer in a group; each rank has a GPU of its own,
-/// which the calling thread has selected. Exists only in programs that are linked with comm/nccl; else null.
+/// which the calling thread has selected. Exists only in programs that are linked with comm/nccl; else null. Throws
+/// Error{communication}, beside what stands below, where why_no_nccl.
 ///
 /// Sums that keep their order cost this: contributions are written to staging and read again (P + 1 more passes over a
 /// part than a ring that sums on the way), they cannot be added in NVSwitch (NVLS), and each segment is three kernels.
@@ -98,19 +103,20 @@ std::unique_ptr<DeviceCommunicator> make_hierarchical_communicator(std::shared_p
 
 /// What a rank has.
 struct RankDevice {
-  std::string host;      ///< its name
-  std::string device;    ///< as cuda::DeviceFacts: name and architecture
-  std::string identity;  ///< and identity
-  bool nccl = false;     ///< the program has it
+  std::string host;            ///< its name
+  std::string device;          ///< as cuda::DeviceFacts: name and architecture
+  std::string identity;        ///< and identity
+  std::string without_nccl{};  ///< why; empty: it has NCCL
 };
 
-/// Why these ranks cannot use NCCL, if they cannot: a sentence.
-/// Throws Error{configuration} for ranks with different devices, whose sums and codes could differ.
-std::optional<std::string> why_not_nccl(const std::vector<RankDevice>& ranks);
+/// Every rank's, of which this one's is `device`. All ranks call it. Throws Error{configuration} as require_equal.
+std::vector<RankDevice> gather_devices(Communicator& host, int device);
 
-/// Which device this rank takes: its number among the ranks of its host, or, where these are more than its devices,
-/// they take them in turn. All ranks call it. Throws Error{resource} where there is none.
-int device_of_rank(Communicator& host);
+/// Throws Error{configuration} for ranks with different devices, whose sums and codes could differ; it names them.
+void require_equal(const std::vector<RankDevice>& ranks);
+
+/// Why these ranks cannot use NCCL, if they cannot: a sentence.
+std::optional<std::string> why_not_nccl(const std::vector<RankDevice>& ranks);
 
 enum class DeviceLinks {
   nccl,          ///< among all ranks
@@ -118,9 +124,14 @@ enum class DeviceLinks {
   staged,        ///< the host's communicator only
 };
 
-/// Over `links` as far as all ranks can use them, else staged. The stream is of device `device`, and the calling
-/// thread's. Throws as these and why_not_nccl, and Error{resource} where there is no such device.
-std::unique_ptr<DeviceCommunicator> make_device_communicator(std::unique_ptr<Communicator> host, int device,
-                                                             DeviceLinks links, const NcclOptions& options = {});
+/// `wish`, or without one NCCL where all ranks can use it, else staged; a rank alone sends nothing. Throws
+/// Error{configuration} for what they cannot have.
+DeviceLinks usable_links(const std::vector<RankDevice>& ranks, std::optional<DeviceLinks> wish);
+
+/// Over `links`, which these ranks can use. The stream is of device `device`, and the calling thread's. Throws as the
+/// makers of its kinds, and Error{resource} where there is no such device.
+std::unique_ptr<DeviceCommunicator> make_device_communicator(std::shared_ptr<Communicator> host, int device,
+                                                             DeviceLinks links, const std::vector<RankDevice>& ranks,
+                                                             const NcclOptions& options = {});
 
 }  // namespace nibble

@@ -1,20 +1,13 @@
 #include "comm/local_world.hpp"
 
-#include <unistd.h>
-
-#include <array>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "comm/host_name.hpp"
+
 namespace nibble {
 namespace {
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
 
 class LocalWorld final : public World {
  public:

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "comm/cuda/kernels.hpp"
@@ -50,6 +51,16 @@ void WireWork::to_bf16(const float* from, int64_t count, bf16* to) const {
 void WireWork::to_f32(const bf16* from, int64_t count, float* to) const {
   if (on_device()) return convert(*stream_, row(DType::bf16, from, count), row(DType::f32, to, count));
   convert_all(from, count, to);
+}
+
+void WireWork::copy(const float* from, int64_t count, float* to) const {
+  if (on_device()) return stream_->queue().copy(to, from, static_cast<size_t>(count) * sizeof(float));
+  std::copy_n(from, count, to);
+}
+
+void WireWork::add(const float* from, int64_t count, float* into) const {
+  if (on_device()) return nibble::add(*stream_, row(DType::f32, from, count), row(DType::f32, into, count));
+  for (int64_t i = 0; i < count; ++i) into[i] += from[i];
 }
 
 void WireWork::sum(const std::vector<MicroBatchSum>& plan, std::span<const float* const> contributions, int64_t first,

@@ -17,7 +17,9 @@ namespace nibble {
 
 class WireWork {
  public:
-  explicit WireWork(Communicator& communicator) : stream_(communicator.stream()) {}
+  explicit WireWork(Communicator& communicator) : WireWork(communicator.stream()) {}
+  /// Of a device, or null: the host's.
+  explicit WireWork(Stream* stream) : stream_(stream) {}
 
   bool on_device() const { return stream_ != nullptr; }
 
@@ -28,6 +30,10 @@ class WireWork {
   /// Rounded to nearest, or widened.
   void to_bf16(const float* from, int64_t count, bf16* to) const;
   void to_f32(const bf16* from, int64_t count, float* to) const;
+
+  /// to = from; into += from.
+  void copy(const float* from, int64_t count, float* to) const;
+  void add(const float* from, int64_t count, float* into) const;
 
   /// sum[i] = the contributions' elements first + i, added in the order of plan_lanes(ranks, ranks), which is `plan`;
   /// `sum` may be where one of them lies. Throws Error{configuration} for more ranks than devices have room for.

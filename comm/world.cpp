@@ -2,15 +2,14 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <optional>
 #include <utility>
 
 #include "comm/collectives.hpp"
+#include "comm/host_name.hpp"
 #include "comm/local_world.hpp"
 #include "comm/rendezvous.hpp"
 #include "tensor/caught_error.hpp"
@@ -32,11 +31,6 @@ std::unique_ptr<Communicator> make_launched_communicator() { return make_self_co
 
 /// Hosts that are still starting their ranks have this long to reach rank 0.
 constexpr std::chrono::milliseconds meeting_time(30000);
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown host";
-}
 
 /// Two builds of the same version may still compute differently, so the file itself is compared.
 std::string executable() {

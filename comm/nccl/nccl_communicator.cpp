@@ -1,4 +1,5 @@
-// The only file that calls NCCL. Part of programs that are linked with it, or with the double of it that tests have.
+// The only file that calls NCCL. Part of programs that find it when they run (nccl_library.cpp), and of tests, which
+// are linked with a double of it.
 //
 // NCCL is told not to block: whatever it does may still be in progress when it returns, and one asks until it is not.
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 
 #include "comm/collectives.hpp"
 #include "comm/device_communicator.hpp"
+#include "comm/host_name.hpp"
 #include "comm/passive_waiting.hpp"
 #include "comm/pinned_memory.hpp"
 #include "tensor/tensor.hpp"
@@ -29,6 +31,7 @@ class NcclCommunicator final : public DeviceCommunicator {
         options_(options),
         queue_(static_cast<cudaStream_t>(cuda::handle(stream_->queue()))),
         messages_with_(static_cast<size_t>(size())) {
+    if (const std::string missing = why_no_nccl(); !missing.empty()) fail(starting, missing);
     Beginning beginning{};
     if (rank() == 0) beginning.result = ncclGetUniqueId(&beginning.id);
     broadcast(*host_, 0, std::as_writable_bytes(std::span(&beginning, 1)));
@@ -186,7 +189,7 @@ class NcclCommunicator final : public DeviceCommunicator {
     abort(seen);
     throw Error({.kind = ErrorKind::communication,
                  .what = what,
-                 .where = fmt::format("rank {} of {}", rank(), size()),
+                 .where = fmt::format("rank {} of {} on {}", rank(), size(), host_name()),
                  .seen = seen,
                  .next = "look for the first error of the other ranks; NCCL_DEBUG=INFO in the environment says what "
                          "NCCL does, NCCL_SOCKET_IFNAME which network it takes"});

@@ -11,6 +11,7 @@
 #include <set>
 #include <utility>
 
+#include "comm/device_communicator.hpp"
 #include "tensor/cuda/emulation/control.hpp"
 
 namespace nibble::nccl_double {
@@ -252,6 +253,11 @@ std::vector<std::string> violations() {
 }  // namespace nibble::nccl_double
 
 using namespace nibble::nccl_double;
+
+std::string nibble::why_no_nccl() {
+  const std::lock_guard lock(shared().mutex);
+  return shared().faults.missing;
+}
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   const std::lock_guard lock(shared().mutex);

@@ -27,6 +27,7 @@ struct Faults {
   uint64_t seed = 0;
   std::chrono::microseconds longest_delay{0};  ///< every group waits for a random time up to it
 
+  std::string missing{};                 ///< why there is no NCCL
   ncclResult_t unique_id = ncclSuccess;  ///< what ncclGetUniqueId returns
   int absent = nobody;                   ///< this rank never gets through its start
   int unable = nobody;                   ///< this rank's start fails

@@ -7,6 +7,7 @@
 
 #include "comm/collectives.hpp"
 #include "comm/communication_thread.hpp"
+#include "comm/host_name.hpp"
 #include "tests/comm/nccl/device_ranks.hpp"
 #include "tests/trainer/expect_error.hpp"
 
@@ -42,7 +43,15 @@ void gather_until_it_fails(Communicator& communicator) {
 TEST(NcclFaults, RanksFailTogetherWhereRank0CannotBegin) {
   run_on_devices({.ranks = 3, .faults = {.unique_id = ncclSystemError}}, [](const auto& host, const auto& stream) {
     expect_error(ErrorKind::communication,
-                 {"NCCL does not start", fmt::format("rank {} of 3", host->rank()), "system error", "NCCL_DEBUG"},
+                 {"NCCL does not start", fmt::format("rank {} of 3 on {}", host->rank(), host_name()), "system error",
+                  "as the double was told", "NCCL_DEBUG"},
+                 [&] { make_nccl_communicator(host, stream, patient); });
+  });
+}
+
+TEST(NcclFaults, AProgramThatDoesNotFindItSaysSo) {
+  run_on_devices({.faults = {.missing = "libnccl.so.2: no such file"}}, [](const auto& host, const auto& stream) {
+    expect_error(ErrorKind::communication, {"NCCL does not start", "libnccl.so.2: no such file"},
                  [&] { make_nccl_communicator(host, stream, patient); });
   });
 }
@@ -124,7 +133,7 @@ TEST(NcclFaults, AFailedJobEndsItsThreadAndThoseOfTheOthers) {
     owners.emplace_back([&] {
       const int device = host->rank();
       CommunicationThread thread([&]() -> std::unique_ptr<Communicator> {
-        return make_device_communicator(std::move(host), device, DeviceLinks::nccl, patient);
+        return make_device_communicator(std::move(host), device, DeviceLinks::nccl, {}, patient);
       });
       expect_error(ErrorKind::communication, {"NCCL failed"}, [&] {
         thread.run([](Communicator& communicator) {

@@ -333,7 +333,7 @@ TEST(DeviceCommunicator, CarriesTheDenseExchangeOfARun) {
       3,
       [](std::unique_ptr<Communicator> host) {
         const int device = host->rank();
-        return make_device_communicator(std::move(host), device, DeviceLinks::nccl, patient);
+        return make_device_communicator(std::move(host), device, DeviceLinks::nccl, {}, patient);
       },
       [&](CommunicationThread& thread) { seen[static_cast<size_t>(thread.rank())] = exchanged(thread); });
   EXPECT_EQ(nccl_double::violations(), std::vector<std::string>());
@@ -344,50 +344,82 @@ TEST(DeviceCommunicator, CarriesTheDenseExchangeOfARun) {
 std::vector<RankDevice> four_ranks() {
   std::vector<RankDevice> four;
   for (const char* const identity : {"a", "b", "c", "d"})
-    four.push_back({.host = "node", .device = "H200", .identity = identity, .nccl = true});
+    four.push_back({.host = "node", .device = "H200", .identity = identity});
   return four;
 }
 
-TEST(DeviceLinks, AreNcclWhereEveryRankHasAGpuOfItsOwn) {
-  EXPECT_EQ(why_not_nccl(four_ranks()), std::nullopt);
-  std::vector<RankDevice> some = four_ranks();
-  some[3].identity = "b";
-  EXPECT_EQ(why_not_nccl(some), "ranks 1 and 3 share a GPU");
-  some = four_ranks();
-  some[2].nccl = false;
-  EXPECT_EQ(why_not_nccl(some), "rank 2 runs a program without NCCL");
+TEST(DeviceLinks, AreNcclWhereEveryRankHasItAndAGpuOfItsOwn) {
+  EXPECT_EQ(usable_links(four_ranks(), {}), DeviceLinks::nccl);
+  for (const DeviceLinks links : {DeviceLinks::nccl, DeviceLinks::hierarchical, DeviceLinks::staged})
+    EXPECT_EQ(usable_links(four_ranks(), links), links);
+  std::vector<RankDevice> sharing = four_ranks(), without = four_ranks();
+  sharing[3].identity = "b";
+  without[2].without_nccl = "libnccl.so.2: not found";
+  for (const auto& [some, why] : {std::pair{sharing, "ranks 1 and 3 share a GPU"},
+                                  {without, "rank 2 on node has none: libnccl.so.2: not found"}}) {
+    EXPECT_EQ(usable_links(some, {}), DeviceLinks::staged);
+    EXPECT_EQ(usable_links(some, DeviceLinks::staged), DeviceLinks::staged);
+    for (const DeviceLinks links : {DeviceLinks::nccl, DeviceLinks::hierarchical})
+      expect_error(ErrorKind::configuration, {"the ranks cannot use NCCL", "run.gpu_exchange", why, "staged"},
+                   [&] { usable_links(some, links); });
+  }
 }
 
 TEST(DeviceLinks, RefuseDifferentGpus) {
+  EXPECT_NO_THROW(require_equal(four_ranks()));
   std::vector<RankDevice> some = four_ranks();
   some[2].device = "RTX 4090";
-  expect_error(ErrorKind::configuration, {"different GPUs", "rank 2 on node", "RTX 4090", "H200"},
-               [&] { why_not_nccl(some); });
+  expect_error(
+      ErrorKind::configuration,
+      {"different GPUs", "rank 2 on node", "RTX 4090: ranks 2 on node", "H200: ranks 0 on node, 1 on node, 3 on node"},
+      [&] { require_equal(some); });
 }
 
-TEST(DeviceLinks, HaveADeviceForEachRankOfAHostInTurn) {
-  for (const int count : {4, 3, 1}) {
-    cuda::emulation::set_devices(count);
-    run_on_ranks(4, [&](Communicator& host) { EXPECT_EQ(device_of_rank(host), host.rank() % count); });
+// A rank's GPU goes on computing while the job waits for its turn, and the job's work comes behind what it needs.
+TEST(DeviceLinks, JobsOfAThreadComeBehindWhatWasComputed) {
+  for (const DeviceLinks links : {DeviceLinks::nccl, DeviceLinks::staged}) {
+    nccl_double::reset();
+    cuda::emulation::set_devices(2);
+    run_in_threads(
+        2, [](std::unique_ptr<Communicator> host) { return host; },
+        [&](CommunicationThread& thread) {
+          const int device = links == DeviceLinks::nccl ? thread.rank() : 0;
+          Stream computing(1, Place::device, device);
+          std::shared_ptr<Communicator> own;
+          const auto remake = [&](std::shared_ptr<Communicator> host) -> std::shared_ptr<Communicator> {
+            own = host;
+            const std::vector<RankDevice> devices = gather_devices(*host, device);
+            EXPECT_EQ(usable_links(devices, {}), links);
+            return make_device_communicator(std::move(host), device, links, devices, patient);
+          };
+          EXPECT_EQ(thread.stream(), nullptr);
+          thread.change(remake, &computing.queue());
+          ASSERT_NE(thread.stream(), nullptr);
+          const float mine = static_cast<float>(thread.rank() + 1), later = 100;
+          float sum = 0;
+          {
+            const Buffer memory(2 * sizeof(float), "test", Place::device);
+            auto* const there = static_cast<std::byte*>(memory.data());
+            computing.queue().copy(there, &mine, sizeof mine);
+            const auto ticket = thread.submit([there](Communicator& communicator) {
+              const Parts parts = {{{there, sizeof(float)}}, {}};
+              reduce_scatter(communicator, parts, Wire::f32);
+              all_gather(communicator, parts);
+            });
+            computing.queue().copy(there + sizeof(float), &later, sizeof later);
+            thread.wait(ticket);
+            EXPECT_GT(thread.totals().bytes_sent, 0u);
+            computing.queue().copy(&sum, there, sizeof sum);
+            computing.wait();
+          }
+          EXPECT_EQ(sum, 3);
+          thread.change([&](const auto&) { return own; });
+          EXPECT_EQ(thread.stream(), nullptr);
+          thread.run([](Communicator& communicator) { barrier(communicator); });
+        });
+    EXPECT_EQ(nccl_double::violations(), std::vector<std::string>());
+    cuda::emulation::set_devices(1);
   }
-  cuda::emulation::set_devices(0);
-  run_on_ranks(4, [](Communicator& host) {
-    expect_error(ErrorKind::resource, {"there is no GPU", fmt::format("rank {} on ", host.rank())},
-                 [&] { device_of_rank(host); });
-  });
-  cuda::emulation::set_devices(1);
-}
-
-TEST(DeviceLinks, GoThroughTheHostWhereRanksShareAGpu) {
-  nccl_double::reset({.unique_id = ncclSystemError});  // whoever asks NCCL fails
-  run_in_threads(
-      2,
-      [](std::unique_ptr<Communicator> host) {
-        return make_device_communicator(std::move(host), 0, DeviceLinks::nccl, patient);
-      },
-      [](CommunicationThread& thread) {
-        thread.run([](Communicator& communicator) { check_reduce_scatter(communicator, Wire::f32); });
-      });
 }
 
 }  // namespace
