@@ -13,6 +13,7 @@
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
 #include "tensor/gemm.hpp"
+#include "tensor/staging.hpp"
 
 namespace nibble {
 
@@ -266,7 +267,10 @@ MicroBatch Llama::on_stream(const MicroBatch& batch) const {
   const auto there = [this](int64_t row, std::span<const int32_t> values) {
     if (values.empty()) return values;
     const Tensor to = device_batch_.slice_rows(row, 1);
-    stream_.queue().copy(to.data, values.data(), values.size_bytes());
+    // A pass may end before its work does: with an error, where weights do not come. Then the batch is gone, too.
+    int32_t* const staged = stream_.staging().take<int32_t>(values.size()).host;
+    std::ranges::copy(values, staged);
+    stream_.queue().copy(to.data, staged, values.size_bytes());
     return std::span<const int32_t>(to.on_device<int32_t>(), values.size());
   };
   return {there(0, batch.inputs), there(1, batch.targets), there(2, batch.document_starts)};

@@ -14,7 +14,9 @@ namespace nibble {
 
 using nlohmann::json;
 
-bool check_tuning(const json& saved, const json& current, bool retune) {
+bool check_tuning(json saved, json current, bool retune) {
+  for (json* tuning : {&saved, &current})
+    if (tuning->is_object()) tuning->erase(gpu_exchange_key);
   if (saved == current) return false;
   if (retune) return true;
   // Keys as paths, so that a difference deep inside is named by itself.

@@ -134,7 +134,7 @@ Diagnosis diagnose(World& world, const Settings* settings) {
                                "the same on all ranks", "give every rank the same file and the same --set"));
     findings.push_back(compare_data(world, *settings));
   }
-  findings.push_back(compare(world, "rounding", ErrorKind::configuration, tuning_of(stream).dump(1),
+  findings.push_back(compare(world, "rounding", ErrorKind::configuration, tuning_of(stream, world).dump(1),
                              "the same threads, instruction set and GEMM on all ranks",
                              "set run.threads, and NIBBLE_ISA=avx2 where processors differ"));
   findings.push_back(judge_cores(diagnosis.hosts, diagnosis.machines));

@@ -12,8 +12,9 @@ size_t index(int64_t i) { return static_cast<size_t>(i); }
 
 }  // namespace
 
-GradientSum::GradientSum(Stream& stream, const Llama& model, GradientExchange& exchange, const ShardPlan& plan)
-    : stream_(stream), layout_(model.layout()), exchange_(exchange), plan_(plan) {
+GradientSum::GradientSum(Stream& stream, Stream* communication, const Llama& model, GradientExchange& exchange,
+                         const ShardPlan& plan)
+    : stream_(stream), folding_(communication), layout_(model.layout()), exchange_(exchange), plan_(plan) {
   if (leaves_at_once()) {
     passing_ = model.make_gradients(Residency::rotating);
     passing_.on_await([this](int unit) {
@@ -45,21 +46,22 @@ void GradientSum::keep_whole(const Llama& model) {
 void GradientSum::keep_own() {
   start(exchange_.most_batches());
   const Partition& partition = plan_.partition();
-  own_memory_ = Arena("gradients", [&](Arena& arena) {
-    own_.assign(partition.runs(plan_.rank()).size(), Tensor(DType::f32, nullptr, 1, 0));
+  const auto lay_out = [&](Arena& arena) {
+    own_.assign(partition.runs(plan_.rank()).size(), Tensor(DType::f32, nullptr, 1, 0, 0, arena.place()));
     own_buckets_.assign(index(partition.buckets()), {});
     for (int bucket = 0; bucket < partition.buckets(); ++bucket) {
       int64_t elements = 0;
       for (const Run& run : partition.runs(bucket, plan_.rank())) elements += run.count;
       for (int slot = 0; slot < slots_of(sums_); ++slot)
-        own_buckets_[index(bucket)].slots.push_back(arena.take(DType::f32, 1, elements).as<float>());
+        own_buckets_[index(bucket)].slots.push_back(static_cast<float*>(arena.take(DType::f32, 1, elements).data));
       float* at = own_buckets_[index(bucket)].slots.front();
       for (const Run& run : partition.runs(bucket, plan_.rank())) {
-        own_[index(run.tensor)] = Tensor(DType::f32, at, 1, run.count);
+        own_[index(run.tensor)] = Tensor(DType::f32, at, 1, run.count, run.count, arena.place());
         if (at) at += run.count;  // null while the arena is measured
       }
     }
-  });
+  };
+  own_memory_ = Arena("gradients", lay_out, stream_.place());
 }
 
 const ParameterSet& GradientSum::memory(int64_t turn) const {
@@ -90,16 +92,13 @@ void GradientSum::begin(int64_t turn, int bucket) {
 
 void GradientSum::fold(int64_t turn, const OwnBucket& bucket, int64_t first, int64_t count,
                        std::span<const float* const> contributions) const {
-  const auto add_to = [count](float* into, const float* from) {
-    for (int64_t i = 0; i < count; ++i) into[i] += from[i];
-  };
   for (int rank = 0; rank < plan_.ranks(); ++rank) {
     const MicroBatchSum& sum = sums_[index(plan_.micro_batch(rank, turn, turns_ / plan_.turns()))];
     float* const slot = bucket.slots[index(sum.slot)] + first;
-    if (sum.accumulate) add_to(slot, contributions[index(rank)]);
-    else std::copy_n(contributions[index(rank)], count, slot);
+    if (sum.accumulate) folding_.add(contributions[index(rank)], count, slot);
+    else folding_.copy(contributions[index(rank)], count, slot);
     for (const MicroBatchSum::Join& join : sum.joins)
-      add_to(bucket.slots[index(join.into)] + first, bucket.slots[index(join.from)] + first);
+      folding_.add(bucket.slots[index(join.from)] + first, count, bucket.slots[index(join.into)] + first);
   }
 }
 

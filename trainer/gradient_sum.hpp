@@ -12,6 +12,7 @@
 
 #include "comm/exchange.hpp"
 #include "comm/lanes.hpp"
+#include "comm/wire_work.hpp"
 #include "model/llama.hpp"
 #include "trainer/shard_plan.hpp"
 
@@ -19,8 +20,10 @@ namespace nibble {
 
 class GradientSum {
  public:
-  /// All arguments must outlive the object.
-  GradientSum(Stream& stream, const Llama& model, GradientExchange& exchange, const ShardPlan& plan);
+  /// `communication`: where a device's contributions are folded (CommunicationThread::stream). All arguments must
+  /// outlive the object.
+  GradientSum(Stream& stream, Stream* communication, const Llama& model, GradientExchange& exchange,
+              const ShardPlan& plan);
 
   /// Where the backward pass of this rank's turn writes, which waits until the memory is free.
   const ParameterSet& memory(int64_t turn) const;
@@ -53,6 +56,7 @@ class GradientSum {
             std::span<const float* const> contributions) const;
 
   Stream& stream_;
+  WireWork folding_;
   const ParameterLayout& layout_;
   GradientExchange& exchange_;
   const ShardPlan& plan_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -203,6 +204,20 @@ std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const 
                       .parameters = std::move(own)});
   }
   return groups;
+}
+
+void rehearse_matrix_products(Stream& stream, const OptimizerSettings& settings,
+                              const std::vector<ParameterInfo>& parameters) {
+  std::set<std::tuple<int64_t, int64_t, DType>> done;
+  for (const MatrixWork& work : whole_matrices(settings, parameters)) {
+    const ParameterInfo& info = parameters[static_cast<size_t>(work.parameter)];
+    if (!done.emplace(info.rows, info.cols, work.type).second) continue;
+    const NewtonSchulz::Shape shape{info.rows, info.cols};
+    NewtonSchulz iteration(newton_schulz_settings(settings.muon), {&shape, 1}, {}, 1, stream.place());
+    const OwnedTensor zeros(work.type, info.rows, info.cols, "matrix updates", stream.place());
+    iteration(stream, zeros);
+    iteration.orthogonality_error(stream, zeros);
+  }
 }
 
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,

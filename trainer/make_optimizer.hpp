@@ -40,6 +40,11 @@ struct UpdateGroup {
 std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters,
                                        const Mup& mup);
 
+/// Multiplies once what orthogonalised matrices of each shape are multiplied with, so that a device's algorithms are
+/// chosen; takes memory for one of them meanwhile.
+void rehearse_matrix_products(Stream& stream, const OptimizerSettings& settings,
+                              const std::vector<ParameterInfo>& parameters);
+
 /// What products and decompositions of the optimizers take beside their own memory (tensor/gemm.hpp).
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                const std::vector<ParameterInfo>& parameters);

@@ -13,6 +13,7 @@
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/resolve.hpp"
+#include "trainer/run_stream.hpp"
 #include "trainer/state_on_host.hpp"
 
 namespace nibble {
@@ -97,7 +98,11 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
                    .token_files = file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
-  if (world.size() > 1) memory.table["communication"] = collective_staging_bytes(world.size());
+  if (world.size() > 1) {
+    const size_t staging = collective_staging_bytes(world.size(), stream.place());
+    memory.table["communication"] = staging;  // messages of a GPU may go through the host
+    if (stream.on_device()) memory.gpu["communication"] = staging;
+  }
   (stream.on_device() ? memory.gpu : memory.table)["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +
       optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
@@ -126,8 +131,8 @@ std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, cons
 namespace {
 
 /// The parts were there for a moment; what products take comes to it, of which the stream may hold some already.
-void require_free(const RunMemory& memory) {
-  const size_t free = cuda::devices().front().free + total(held_memory(Place::device));  // of the one rank
+void require_free(const RunMemory& memory, int device) {
+  const size_t free = cuda::devices()[static_cast<size_t>(device)].free + total(held_memory(Place::device));
   if (total(memory.gpu) > free)
     throw Error({.kind = ErrorKind::resource,
                  .what = "too little of it is free",
@@ -145,7 +150,7 @@ std::string fitting_on_gpu(Stream& stream, World& world, const Settings& setting
     remedy.apply(smaller);
     changes += (changes.empty() ? "" : " and ") + remedy.change;
     try {
-      require_free(foresee_memory(stream, world, smaller, config, resident));
+      require_free(foresee_memory(stream, world, smaller, config, resident), gpu_of(world));
       return changes;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::resource) throw;
@@ -158,7 +163,7 @@ RunMemory foresee_or_advise(Stream& stream, World& world, const Settings& settin
                             size_t resident, bool resumed) {
   try {
     RunMemory memory = foresee_memory(stream, world, settings, config, resident);
-    if (stream.on_device()) require_free(memory);
+    if (stream.on_device()) require_free(memory, gpu_of(world));
     return memory;
   } catch (const Error& error) {
     if (!stream.on_device() || error.kind() != ErrorKind::resource) throw;

@@ -10,6 +10,7 @@
 #include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/precision.hpp"
+#include "trainer/weight_gather.hpp"
 
 namespace nibble {
 namespace {
@@ -27,14 +28,13 @@ bool on_gpu(const Settings& settings) { return settings.run.device == "cuda"; }
 
 Stream run_stream(const Settings& settings, const World& world) {
   if (!on_gpu(settings)) return Stream(threads_of(settings, world));
-  if (world.size() > 1)
-    throw Error({.kind = ErrorKind::configuration,
-                 .what = "several ranks cannot train on GPUs",
-                 .where = "run.device",
-                 .seen = fmt::format("cuda, with {} ranks", world.size()),
-                 .allowed = "one rank, or cpu",
-                 .next = "start one rank, or set run.device=cpu"});
-  return Stream(threads_of(settings, world), Place::device, world.local_rank());
+  return Stream(threads_of(settings, world), Place::device, gpu_of(world));
+}
+
+int gpu_of(const World& world) {
+  // Where there are none, the stream says so.
+  const size_t gpus = cuda::available() ? cuda::devices().size() : 0;
+  return gpus > 0 ? world.local_rank() % static_cast<int>(gpus) : 0;
 }
 
 void require_kernels_on_gpu(const Settings& settings) {
@@ -58,6 +58,7 @@ void require_kernels_on_gpu(const Settings& settings) {
     refuse("precision.cage.strength", fmt::format("{}", settings.precision.cage.strength), "0");
   for (const Recipe& recipe : recipes_of(settings.precision))
     if (recipe.learns()) refuse("precision", recipe.name, "recipes whose quantizers learn no steps");
+  if (gathers_codes(settings)) refuse("weights.gather", "codes", "working");
   if (compresses(settings.gradients) || settings.gradients.virtual_ranks > 0)
     refuse("gradients", settings.gradients.exchange, "exchange: dense, virtual_ranks: 0");
 }
@@ -72,13 +73,13 @@ void require_processor(const Settings& settings, const char* command) {
                .next = "add --set run.device=cpu"});
 }
 
-nlohmann::json tuning_of(const Stream& stream) {
+nlohmann::json tuning_of(const Stream& stream, const World& world) {
   nlohmann::json tuning = {{"threads", stream.threads()},
                            {"instruction_set", name(stream.isa())},
                            {"gemm_bf16", gemm_library(stream, DType::bf16)},
                            {"gemm_f32", gemm_library(stream, DType::f32)}};
   if (stream.on_device()) {
-    const cuda::DeviceFacts gpu = cuda::devices().front();  // of the one rank
+    const cuda::DeviceFacts gpu = cuda::devices()[static_cast<size_t>(gpu_of(world))];
     tuning["gemm_codes"] = gemm_library(stream, DType::u8);
     tuning["gpu"] = {{"name", gpu.name}, {"architecture", gpu.architecture}};
   }

@@ -11,10 +11,13 @@ namespace nibble {
 
 bool on_gpu(const Settings& settings);
 
-/// The stream of a rank, on the GPU of its number on the host where run.device says so. By default the ranks of a host
-/// share its cores, unless the launcher has given each its own.
-/// Throws Error{resource} where there is no such GPU.
+/// The stream of a rank, on the GPU of its number on the host where run.device says so; more ranks than GPUs take them
+/// in turn. By default the ranks of a host share its cores, unless the launcher has given each its own. Throws
+/// Error{resource} where there is no such GPU.
 Stream run_stream(const Settings& settings, const World& world);
+
+/// Which of the GPUs that this process sees this rank has.
+int gpu_of(const World& world);
 
 /// Throws Error{configuration}, which names the keys of settings, for what has no kernels on GPUs.
 void require_kernels_on_gpu(const Settings& settings);
@@ -24,6 +27,6 @@ void require_processor(const Settings& settings, const char* command);
 
 /// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library,
 /// GPU.
-nlohmann::json tuning_of(const Stream& stream);
+nlohmann::json tuning_of(const Stream& stream, const World& world);
 
 }  // namespace nibble

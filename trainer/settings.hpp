@@ -263,6 +263,7 @@ struct UpdateSettings {
 struct RunSettings {
   int64_t seed = 1;
   std::string device = "cpu";
+  std::string gpu_exchange = "auto";
   int64_t threads = 0;
   std::string directory{};
   std::string branch{};

@@ -241,6 +241,10 @@ std::vector<Setting> make_table() {
     {"run.seed", count, NIBBLE_MEMBER(run.seed), "key of all random numbers", any_count, {}, true},
     {"run.device", choice, NIBBLE_MEMBER(run.device), "where the run computes: the processor, or a GPU for each rank", {},
      {"cpu", "cuda"}},
+    {"run.gpu_exchange", choice, NIBBLE_MEMBER(run.gpu_exchange),
+     "how GPUs send to each other: nccl; staged: through the host, also where ranks share a GPU; hierarchical: NCCL within "
+     "hosts, MPI between them; auto: as the run has done, or nccl where each rank has it and a GPU of its own, else staged",
+     {}, {"auto", "nccl", "staged", "hierarchical"}},
     {"run.threads", count, NIBBLE_MEMBER(run.threads), "threads (0: all cores)", {.low = 0, .high = 4096}},
     {"run.directory", path, NIBBLE_MEMBER(run.directory), "where results are written"},
     {"run.branch", path, NIBBLE_MEMBER(run.branch),

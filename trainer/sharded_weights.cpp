@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/pieces.hpp"
+#include "comm/wire_work.hpp"
 #include "tensor/convert.hpp"
 
 namespace nibble {
@@ -13,10 +13,10 @@ constexpr int nothing = -1;
 size_t index(int i) { return static_cast<size_t>(i); }
 
 /// The same bytes, cut into pieces elsewhere.
-void copy_pieces(const Pieces& from, const Pieces& to) {
+void copy_pieces(const WireWork& work, const Pieces& from, const Pieces& to) {
   size_t copied = 0;
   for (const std::span<std::byte> piece : from) {
-    unpack(piece, to, copied);
+    work.unpack(piece, to, copied);
     copied += piece.size();
   }
 }
@@ -64,11 +64,14 @@ void ShardedWeights::keep_own(const Llama& model) {
                            .first = run.first,
                            .working_first = run.first,
                            .number = run.tensor});
-  own_masters_ = Arena("master weights", [&](Arena& arena) {
-    for (const Run& run : runs) parameters_[index(run.tensor)].master = arena.take(DType::f32, 1, run.count);
-  });
+  own_masters_ = Arena(
+      "master weights",
+      [&](Arena& arena) {
+        for (const Run& run : runs) parameters_[index(run.tensor)].master = arena.take(DType::f32, 1, run.count);
+      },
+      stream_.place());
   if (plan_.shard() != Shard::parameters) return;
-  own_working_ = Arena("weights", [&](Arena& arena) {
+  const auto lay_out_working = [&](Arena& arena) {
     for (const Run& run : runs) {
       OptimizedParameter& parameter = parameters_[index(run.tensor)];
       // Values, whatever the others get of them.
@@ -76,7 +79,8 @@ void ShardedWeights::keep_own(const Llama& model) {
       parameter.working = arena.take(type, 1, run.count);
       parameter.working_first = 0;
     }
-  });
+  };
+  own_working_ = Arena("weights", lay_out_working, stream_.place());
   codes_ = OwnCodes(model, plan_, parameters_);
   own_.resize(index(layout_.units()));
   for (int unit = 0; unit < layout_.units(); ++unit)
@@ -98,8 +102,8 @@ void ShardedWeights::fill(const WriteWhole& write) {
     if (parameter.master.size() == 0) continue;
     const OwnedTensor whole(DType::f32, parameter.info->rows, parameter.info->cols);
     write(i, whole);
-    const float* const run = whole.view().as<float>() + parameter.first;
-    std::copy_n(run, parameter.master.size(), parameter.master.as<float>());
+    copy(stream_, whole.view().run(parameter.first, parameter.master.size()), parameter.master);
+    stream_.wait();
   }
   round();
 }
@@ -136,7 +140,7 @@ void ShardedWeights::publish() {
 void ShardedWeights::gather(int unit) {
   tickets_[index(unit)] = thread_.submit([this, unit](Communicator& ranks) {
     const Parts& parts = gathered_[index(unit)];
-    if (!own_.empty()) copy_pieces(own_[index(unit)], parts[index(plan_.rank())]);
+    if (!own_.empty()) copy_pieces(WireWork(ranks), own_[index(unit)], parts[index(plan_.rank())]);
     all_gather(ranks, parts);
   });
 }

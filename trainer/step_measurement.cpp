@@ -1,6 +1,7 @@
 #include "trainer/step_measurement.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "comm/local_world.hpp"
 #include "tensor/convert.hpp"
@@ -9,6 +10,7 @@
 #include "tensor/gemm.hpp"
 #include "tensor/random.hpp"
 #include "trainer/gpu_diagnosis.hpp"
+#include "trainer/gpu_ranks.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/median.hpp"
 #include "trainer/memory.hpp"
@@ -64,6 +66,8 @@ StepMeasurement measure_step(Settings settings, int64_t steps, bool silent) {
                  .next = "give the shape: --set model.from= --set model.preset=llama-30m, or its dimensions"});
   const std::unique_ptr<World> world = make_local_world();
   Stream stream = run_stream(settings, *world);
+  std::optional<GpuRanks> gpus;
+  if (stream.on_device()) gpus.emplace(*world, stream, settings.run.gpu_exchange, "");
   const ModelConfig config = model_config(settings, 0);
   const DType operands = operands_of(settings);
   const int64_t tokens = settings.batch.tokens, length = settings.data.sequence;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <set>
 #include <utility>
 
 #include "optim/gradient_norm.hpp"
@@ -43,6 +45,16 @@ ExchangePlan exchange_plan(const ShardPlan& plan, const ParameterLayout& layout,
   return exchanged;
 }
 
+/// Where recipes change.
+std::set<int64_t> first_steps(const Precision& precision) {
+  std::set<int64_t> steps = {0};
+  for (const PrecisionRule& rule : precision.rules()) {
+    steps.insert(rule.first_step);
+    if (rule.end_step < std::numeric_limits<int64_t>::max()) steps.insert(rule.end_step);
+  }
+  return steps;
+}
+
 int buffers(const Llama& model) { return static_cast<int>(model.layout().buffers().size()); }
 
 }  // namespace
@@ -60,7 +72,7 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       exchange_(make_exchange(world.thread(), exchange_plan(plan_, model.layout(), stream.isa()))),
       previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       middle_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
-      gradients_(stream, model, *exchange_, plan_),
+      gradients_(stream, world.thread().stream(), model, *exchange_, plan_),
       record_(model.layout(), plan_, options.update_groups, options.updates_every),
       optimizer_(make_optimizer(with_gradients(weights_.parameters(), gradients_, options, decay, record_.meter()),
                                 {.threads = stream.threads(),
@@ -81,6 +93,14 @@ void TrainStep::fill_masters(const std::function<void(size_t parameter, const Te
 void TrainStep::masters_changed() {
   weights_.round();
   weights_.publish();
+}
+
+void TrainStep::rehearse(const MicroBatch& batch) {
+  for (const int64_t step : first_steps(model_.precision())) {
+    model_.loss(weights(), batch, step);
+    model_.loss_and_gradients(weights(), batch, {.call = {.step = step, .pass = Pass::training}}, gradients_.memory(0));
+    model_.discard();
+  }
 }
 
 void TrainStep::run_earlier_points(int64_t step, const Batch& batch, double loss_scale) {

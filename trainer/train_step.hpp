@@ -88,6 +88,10 @@ class TrainStep {
   /// The model's working copy.
   const ParameterSet& weights() const { return weights_.working(); }
 
+  /// Multiplies what the passes of steps multiply, at each point where that changes, and changes nothing: so that a
+  /// device's algorithms are chosen. A micro-batch of any content. All ranks call it.
+  void rehearse(const MicroBatch& batch);
+
   /// Of how many batches the gradient of a step is.
   int64_t batches(int64_t step) const { return exchange_->batches(step); }
 

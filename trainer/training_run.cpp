@@ -53,7 +53,7 @@ void add_updates(MetricRow& row, const StepResult& result) {
 
 void TrainingRun::save() {
   Stopwatch watch;
-  if (stream_.on_device()) tuning_["products"] = chosen_gemms(stream_);
+  if (stream_.on_device()) tuning_["products"] = gemms_of_all(world_, stream_);
   const TokenizerInfo& tokenizer = train_data_->tokenizer();
   const CheckpointHeader header{.step = counters_.step,
                                 .total_steps = total_steps_,
@@ -101,6 +101,7 @@ void TrainingRun::describe() const {
     progress_->message(fmt::format("ranks    {} on {} hosts, shard: {}{}", world_.size(),
                                    std::set(world_.hosts().begin(), world_.hosts().end()).size(), settings_.shard,
                                    gathers_codes(settings_) ? ", weights gathered as codes" : ""));
+  if (gpus_ && world_.size() > 1) progress_->message("GPUs     send to each other " + gpus_->description());
   if (world_.size() > 1 || settings_.gradients.virtual_ranks > 0)
     progress_->message("exchange " + parts_.step->exchange());
   if (link_.per_byte > 0)

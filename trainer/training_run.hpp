@@ -13,6 +13,7 @@
 #include "trainer/checkpoint.hpp"
 #include "trainer/checkpoint_saver.hpp"
 #include "trainer/evaluation.hpp"
+#include "trainer/gpu_ranks.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/metrics.hpp"
 #include "trainer/operand_record.hpp"
@@ -60,8 +61,12 @@ class TrainingRun {
   void require_same_run();
   /// Measures the links if the exchange depends on them, or takes what the checkpoint's run measured.
   void know_links(const std::optional<VerifiedCheckpoint>& checkpoint);
+  /// On GPUs: how ranks send to each other, as in the checkpoint's run where they can.
+  void link_gpus(const std::optional<VerifiedCheckpoint>& checkpoint);
   /// On a GPU: the library multiplies as it did in the checkpoint's run, or as is fastest.
   void know_products(const std::optional<VerifiedCheckpoint>& checkpoint);
+  /// On GPUs: as is fastest on the first rank.
+  void share_products();
   /// Says, once each, what a user should know of how the exchange does.
   void judge_exchange(const StepResult& result);
   /// The newest checkpoint of the run's directory, if this run resumes and there is one; else its trunk's, if it is a
@@ -100,7 +105,8 @@ class TrainingRun {
   std::unique_ptr<World> alone_;
   World& world_;
   Stream stream_;
-  RunMemory memory_;  ///< foreseen
+  std::unique_ptr<GpuRanks> gpus_;  ///< of a run on GPUs; before what sends over them
+  RunMemory memory_;                ///< foreseen
   nlohmann::json tuning_;
   LinkCost link_;  ///< the slowest between neighbouring ranks; zeros: not measured
   std::unique_ptr<RunLock> lock_;

@@ -21,6 +21,7 @@
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/json_fields.hpp"
 #include "trainer/link_measurement.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/metric_columns.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/rank_agreement.hpp"
@@ -56,7 +57,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
       alone_(options.world ? nullptr : make_local_world()),
       world_(options.world ? *options.world : *alone_),
       stream_(run_stream(settings, world_)),
-      tuning_(tuning_of(stream_)),
+      tuning_(tuning_of(stream_, world_)),
       progress_(world_.is_first() ? new Progress(Progress::to_stderr(settings.run.progress))
                                   : new Progress(Progress::silent())) {  // not movable: made in place
   world_.at(0, "start");
@@ -64,6 +65,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
   open_data();
   require_same_run();
   const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
+  link_gpus(checkpoint);
   know_links(checkpoint);
   know_products(checkpoint);
   if (checkpoint) refuse_another_run(*checkpoint);
@@ -81,6 +83,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
                                    checkpoint->path.string(), counters_.step, total_steps_));
     if (is_trunk(*checkpoint)) judge_branch(checkpoint->header());
   }
+  share_products();
   begin_directory(checkpoint.has_value());
   CheckpointSaverOptions saving = saver_options(world_, settings_);
   saving.require_ownership = [this] { lock_->still_held(); };
@@ -103,6 +106,7 @@ void TrainingRun::require_same_run() {
                "give every rank the same file and the same --set");
   require_same(world_, ErrorKind::data, "the ranks have different token files", data_identity().dump(1),
                "copy the same files to every host, or put them on a file system that all share");
+  if (stream_.on_device()) require_equal_gpus(world_);
   require_same(world_, ErrorKind::configuration, "the ranks would round differently", tuning_.dump(1),
                "set run.threads, and NIBBLE_ISA=avx2 where processors differ");
 }
@@ -136,6 +140,16 @@ void TrainingRun::know_links(const std::optional<VerifiedCheckpoint>& checkpoint
   tuning_["link"] = {{"latency", link_.latency}, {"per_byte", link_.per_byte}, {"computing", computing}};
 }
 
+void TrainingRun::link_gpus(const std::optional<VerifiedCheckpoint>& checkpoint) {
+  if (!stream_.on_device()) return;
+  std::string before;
+  if (checkpoint && checkpoint->header().tuning.contains(gpu_exchange_key))
+    before = JsonFields(checkpoint->header().tuning, "the checkpoint's tuning", ErrorKind::checkpoint)
+                 .text(gpu_exchange_key);
+  gpus_ = std::make_unique<GpuRanks>(world_, stream_, settings_.run.gpu_exchange, before);
+  if (world_.size() > 1) tuning_[gpu_exchange_key] = gpus_->way();
+}
+
 void TrainingRun::know_products(const std::optional<VerifiedCheckpoint>& checkpoint) {
   if (!stream_.on_device()) return;
   GemmRecord known;
@@ -144,8 +158,16 @@ void TrainingRun::know_products(const std::optional<VerifiedCheckpoint>& checkpo
     const JsonFields fields(products, "the checkpoint's tuning", ErrorKind::checkpoint);
     for (const auto& product : products.items()) known[product.key()] = fields.text(product.key());
   }
-  choose_gemms(stream_, known, true);
+  choose_gemms(stream_, known, world_.is_first());
   tuning_["products"] = known;
+}
+
+void TrainingRun::share_products() {
+  if (!stream_.on_device() || world_.size() == 1) return;
+  const Batch any = train_loader_->batch(0, settings_.batch.micro);
+  parts_.step->rehearse({any.inputs, any.targets, any.document_starts});
+  share_gemms(world_, stream_);
+  tuning_["products"] = chosen_gemms(stream_);
 }
 
 std::optional<VerifiedCheckpoint> TrainingRun::find_checkpoint() {
@@ -269,6 +291,8 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   most.bytes /= static_cast<size_t>(world_.local_size());  // the ranks of a host share it
   most.bytes += resident_memory().anonymous;  // weights to start from are in it, and given back before the first step
   memory_ = require_memory(stream_, world_, settings_, config, program, most, checkpoint.has_value());
+  if (gpus_ && world_.size() > 1 && world_.is_first())  // while there is memory
+    rehearse_matrix_products(stream_, settings_.optimizer, ParameterLayout(config).parameters());
   parts_ = make_run_parts(
       stream_, world_, settings_, config, total_steps_,
       options_.make_exchange

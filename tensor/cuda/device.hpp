@@ -19,7 +19,7 @@ struct DeviceFacts {
   int architecture = 0;  ///< 90 for compute capability 9.0
   int processors = 0;    ///< streaming multiprocessors
   size_t memory = 0;     ///< bytes
-  size_t free = 0;       ///< of them, now
+  size_t free = 0;       ///< of them, now; 0 of one that the calling thread has not selected
 };
 
 /// The devices that this process may use, in the order of the runtime; none without a driver.

@@ -98,6 +98,7 @@ Settings everything_changed() {
   s.shard = "optimizer";
   s.validation = {.every = 10, .tokens = 1000000};
   s.run = {.seed = 7,
+           .gpu_exchange = "staged",
            .threads = 2,
            .directory = "true",
            .branch = "runs/trunk",
