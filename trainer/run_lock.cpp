@@ -2,11 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <optional>
@@ -16,6 +14,7 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
+#include "trainer/exclusive_file.hpp"
 
 namespace nibble {
 namespace {
@@ -25,7 +24,6 @@ namespace fs = std::filesystem;
 constexpr std::string_view prefix = ".lock.";
 constexpr std::string_view prepared_suffix = ".tmp";
 constexpr int missed_heartbeats = 3;
-constexpr int readable_by_all = 0666;  // less the process's umask
 
 fs::path path_of(const fs::path& run, int64_t number) { return run / fmt::format("{}{:08}", prefix, number); }
 
@@ -56,39 +54,6 @@ int64_t highest_in(const fs::path& run) {
                .where = path.string(),
                .seen = std::generic_category().message(error),
                .next = "check permissions and free space there, or choose another run.directory"});
-}
-
-/// The beginning of a lock's file; none when it is not there. Opening it anew makes NFS ask its server.
-std::optional<std::string> read_lock(const fs::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0 && (errno == ENOENT || errno == ESTALE)) return std::nullopt;
-  if (descriptor < 0) fail(path, errno);
-  std::array<char, 4096> bytes{};
-  const ssize_t size = ::pread(descriptor, bytes.data(), bytes.size(), 0);
-  const int error = errno;
-  ::close(descriptor);
-  if (size < 0 && error == ESTALE) return std::nullopt;
-  if (size < 0) fail(path, error);
-  return std::string(bytes.data(), static_cast<size_t>(size));
-}
-
-/// Writes the whole text and sends it to the disk or the server, where others see it. Returns the error's number, or 0.
-int write_lock(const fs::path& path, int flags, const std::string& text) {
-  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, readable_by_all);
-  if (descriptor < 0) return errno;
-  const ssize_t written = ::pwrite(descriptor, text.data(), text.size(), 0);
-  int error = written < 0 ? errno : written < static_cast<ssize_t>(text.size()) ? ENOSPC : 0;
-  if (error == 0 && ::fsync(descriptor) != 0) error = errno;
-  if (::close(descriptor) != 0 && error == 0) error = errno;
-  return error;
-}
-
-/// Gives the file a second name, which must not be there. Returns the error's number, or 0.
-int link_exclusively(const fs::path& from, const fs::path& to) {
-  if (::link(from.c_str(), to.c_str()) == 0) return 0;
-  const int error = errno;
-  struct stat status {};  // the answer of an NFS server may be lost after it has done what was asked
-  return ::stat(from.c_str(), &status) == 0 && status.st_nlink == 2 ? 0 : error;
 }
 
 [[noreturn]] void refuse(const fs::path& path, const std::optional<RunLockHolder>& holder,
@@ -127,7 +92,7 @@ RunLock::~RunLock() {
   heart_.join();
   try {
     self_.released = true;
-    if (is_own_file()) write_lock(path_of(directory_, number_), 0, to_text(self_));
+    if (is_own_file()) write_through(path_of(directory_, number_), 0, to_text(self_));
   } catch (const Error&) {
     // It stays as that of a process that has ended.
   }
@@ -135,7 +100,7 @@ RunLock::~RunLock() {
 
 bool RunLock::may_follow(int64_t number) const {
   const fs::path path = path_of(directory_, number);
-  const std::optional<std::string> first = read_lock(path);
+  const std::optional<std::string> first = read_beginning(path);
   if (!first) return false;
   const std::optional<RunLockHolder> holder = parse_run_lock_holder(*first);
   const Life life = holder ? life_of(*holder, self_) : Life::unknown;
@@ -149,7 +114,7 @@ bool RunLock::may_follow(int64_t number) const {
   const Clock::time_point end = Clock::now() + missed_heartbeats * options_.heartbeat;
   while (Clock::now() < end) {
     std::this_thread::sleep_for(options_.heartbeat / 4);
-    const std::optional<std::string> now = read_lock(path);
+    const std::optional<std::string> now = read_beginning(path);
     if (!now || highest_in(directory_) != number) return false;
     if (*now == *first) continue;
     const std::optional<RunLockHolder> changed = parse_run_lock_holder(*now);
@@ -162,14 +127,14 @@ bool RunLock::may_follow(int64_t number) const {
 bool RunLock::take(int64_t number) {
   const fs::path path = path_of(directory_, number);
   const fs::path prepared = directory_ / fmt::format("{}{}{}", prefix, hex(self_.nonce), prepared_suffix);
-  if (const int error = write_lock(prepared, O_CREAT | O_EXCL, to_text(self_)); error != 0) {
+  if (const int error = write_through(prepared, O_CREAT | O_EXCL, to_text(self_)); error != 0) {
     ::unlink(prepared.c_str());
     fail(prepared, error);
   }
   int error = link_exclusively(prepared, path);
   ::unlink(prepared.c_str());
   if (error == EPERM || error == EOPNOTSUPP || error == ENOSYS)  // a file system without second names
-    error = write_lock(path, O_CREAT | O_EXCL, to_text(self_));
+    error = write_through(path, O_CREAT | O_EXCL, to_text(self_));
   if (error == EEXIST || error == ENOENT) return false;  // another was first, or has removed what was prepared here
   if (error != 0) fail(path, error);
   // Somebody may have gone on to a higher number since the folder was listed.
@@ -179,7 +144,7 @@ bool RunLock::take(int64_t number) {
 }
 
 bool RunLock::is_own_file() const {
-  const std::optional<std::string> text = read_lock(path_of(directory_, number_));
+  const std::optional<std::string> text = read_beginning(path_of(directory_, number_));
   const std::optional<RunLockHolder> holder = text ? parse_run_lock_holder(*text) : std::nullopt;
   return holder && holder->nonce == self_.nonce;
 }
@@ -187,7 +152,7 @@ bool RunLock::is_own_file() const {
 void RunLock::still_held() const {
   const int64_t highest = highest_in(directory_);
   if (highest <= number_ && is_own_file()) return;
-  const std::optional<std::string> text = read_lock(path_of(directory_, highest));
+  const std::optional<std::string> text = read_beginning(path_of(directory_, highest));
   const std::optional<RunLockHolder> holder = text ? parse_run_lock_holder(*text) : std::nullopt;
   throw Error({.kind = ErrorKind::configuration,
                .what = "another process has taken over the run's directory",
@@ -215,7 +180,7 @@ void RunLock::beat() {
     ++self_.heartbeats;
     try {
       if (!is_own_file()) return;
-      write_lock(path_of(directory_, number_), 0, to_text(self_));
+      write_through(path_of(directory_, number_), 0, to_text(self_));
     } catch (const Error&) {
       // The next one may be written; still_held tells if it comes too late.
     }
