@@ -67,7 +67,7 @@ std::optional<VerifiedCheckpoint> newest_valid_checkpoint(const fs::path& run_di
   return std::nullopt;
 }
 
-void prune_checkpoints(const fs::path& run_directory, int64_t keep, int64_t keep_every) {
+void prune_checkpoints(const fs::path& run_directory, int64_t keep, int64_t keep_every, std::span<const int64_t> kept) {
   std::vector<int64_t> whole;
   for (const int64_t step : list_checkpoints(run_directory)) {
     try {
@@ -79,7 +79,8 @@ void prune_checkpoints(const fs::path& run_directory, int64_t keep, int64_t keep
   }
   const size_t old = whole.size() - std::min(whole.size(), static_cast<size_t>(keep));
   for (size_t i = 0; i < old; ++i)
-    if (keep_every == 0 || whole[i] % keep_every != 0) remove_directory(checkpoint_path(run_directory, whole[i]));
+    if ((keep_every == 0 || whole[i] % keep_every != 0) && std::ranges::find(kept, whole[i]) == kept.end())
+      remove_directory(checkpoint_path(run_directory, whole[i]));
 }
 
 }  // namespace nibble

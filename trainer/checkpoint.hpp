@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,8 +55,9 @@ struct RefusedCheckpoint {
 std::optional<VerifiedCheckpoint> newest_valid_checkpoint(const std::filesystem::path& run_directory,
                                                           std::vector<RefusedCheckpoint>& refused);
 
-/// Removes old checkpoints after a new one is in place. The newest `keep` (1 or more) stay, and those whose step is a
-/// multiple of `keep_every` (0: none). Damaged ones are neither counted nor removed.
-void prune_checkpoints(const std::filesystem::path& run_directory, int64_t keep, int64_t keep_every);
+/// Removes old checkpoints after a new one is in place. The newest `keep` (1 or more) stay, those whose step is a
+/// multiple of `keep_every` (0: none), and those of the steps `kept`. Damaged ones are neither counted nor removed.
+void prune_checkpoints(const std::filesystem::path& run_directory, int64_t keep, int64_t keep_every,
+                       std::span<const int64_t> kept = {});
 
 }  // namespace nibble

@@ -76,7 +76,7 @@ void CheckpointSaver::commit(const std::vector<std::string>& files) const {
   for (const std::string& file : files) parsed.push_back(parse_rank_file(file));
   options_.require_ownership();
   commit_checkpoint(options_.run_directory, header_, parsed);
-  prune_checkpoints(options_.run_directory, options_.keep, options_.keep_every);
+  prune_checkpoints(options_.run_directory, options_.keep, options_.keep_every, options_.kept_steps);
 }
 
 void CheckpointSaver::start(Stream& stream, const CheckpointHeader& header, const StateList& state) {

@@ -24,7 +24,8 @@ struct CheckpointSaverOptions {
   std::filesystem::path run_directory;
   int rank = 0, ranks = 1;
   int64_t keep = 1, keep_every = 0;  ///< as prune_checkpoints
-  bool background = true;            ///< from a snapshot, which takes memory; else training waits for the whole save
+  std::vector<int64_t> kept_steps{};
+  bool background = true;  ///< from a snapshot, which takes memory; else training waits for the whole save
   /// Every rank's text, by rank. A single rank needs none.
   std::function<std::vector<std::string>(const std::string& mine)> gather = [](const std::string& mine) {
     return std::vector{mine};

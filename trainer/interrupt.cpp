@@ -1,6 +1,7 @@
 #include "trainer/interrupt.hpp"
 
 #include <cstdlib>
+#include <utility>
 
 #include "comm/launcher.hpp"
 
@@ -12,6 +13,7 @@ constexpr std::array<int, 4> signals = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 
 volatile sig_atomic_t wished = 0;
 volatile sig_atomic_t launched = 0;
+bool in_scope = false;  // of the main thread, which alone makes scopes
 
 void handle(int signal) {
   const bool requeue = signal == SIGUSR1 || launched != 0;
@@ -24,7 +26,8 @@ void handle(int signal) {
 
 }  // namespace
 
-InterruptScope::InterruptScope() {
+InterruptScope::InterruptScope() : outermost_(!std::exchange(in_scope, true)) {
+  if (!outermost_) return;
   wished = 0;
   launched = find_launch(::getenv).launcher.empty() ? 0 : 1;
   struct sigaction action {};
@@ -37,6 +40,8 @@ InterruptScope::InterruptScope() {
 }
 
 InterruptScope::~InterruptScope() {
+  if (!outermost_) return;
+  in_scope = false;
   for (size_t i = 0; i < signals.size(); ++i) sigaction(signals[i], &before_[i], nullptr);
 }
 

@@ -18,7 +18,8 @@ enum class StopWish : int {
 };
 
 /// While it lives, SIGINT, SIGTERM, SIGHUP and SIGUSR1 set a wish instead of ending the process, unless they were
-/// ignored (nohup). One at a time; what was before comes back with its end.
+/// ignored (nohup). What was before comes back with its end. One within another changes nothing: the wish is the outer
+/// one's.
 class InterruptScope {
  public:
   /// Asks the environment whether a launcher started this process.
@@ -30,6 +31,7 @@ class InterruptScope {
   static StopWish wish();
 
  private:
+  bool outermost_;
   std::array<struct sigaction, 4> before_{};
 };
 

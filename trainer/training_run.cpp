@@ -118,9 +118,9 @@ void TrainingRun::describe() const {
 
 std::optional<Evaluation> TrainingRun::run_validation() {
   if (!validation_loader_) return std::nullopt;
-  const Evaluation evaluation =
-      evaluate(*parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_, {},
-               std::max<int64_t>(counters_.step - 1, 0));
+  const Evaluation evaluation = evaluate(
+      *parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_,
+      [this](int64_t, int64_t) { tell(); }, std::max<int64_t>(counters_.step - 1, 0));
   last_validation_loss_ = evaluation.loss();
   const std::optional<double> bits = evaluation.bits_per_byte();
   progress_->message(fmt::format("step {}: validation loss {:.4f}{}", counters_.step, evaluation.loss(),
@@ -167,9 +167,7 @@ void TrainingRun::judge_exchange(const StepResult& result) {
                     fastest_exchange_, seconds));
 }
 
-void TrainingRun::give_up_if_diverged() {
-  if (counters_.refused_in_a_row < settings_.run.max_refused) return;
-  saver_->finish();
+void TrainingRun::refuse_divergence() const {
   throw Error(
       {.kind = ErrorKind::numerics,
        .what = "the run diverged: losses or gradients are not finite",
@@ -208,7 +206,7 @@ void TrainingRun::train_one_step() {
   count(result, batch);
 
   watch.lap();
-  const bool last = counters_.step == total_steps_;
+  const bool last = counters_.step == last_step_;
   const bool validates = last || (settings_.validation.every > 0 && counters_.step % settings_.validation.every == 0);
   const std::optional<Evaluation> evaluation = validates ? run_validation() : std::nullopt;
   const double seconds_validation = watch.lap();
@@ -249,17 +247,18 @@ void TrainingRun::train_one_step() {
   if (metrics_) metrics_->write(row);
   judge_exchange(result);
   if (operands_) operands_->write(counters_.step);
-  progress_->update({.step = counters_.step,
-                     .total_steps = total_steps_,
-                     .loss = result.loss,
-                     .validation_loss = last_validation_loss_,
-                     .learning_rate = result.learning_rate,
-                     .gradient_norm = result.gradient_norm,
-                     .tokens_per_second = rate_.tokens_per_second(),
-                     .peak_share = peak_share_of(rate_.tokens_per_second()),
-                     .seconds_left = rate_.seconds_for(total_steps_ - counters_.step),
-                     .refused = counters_.refused});
-  give_up_if_diverged();
+  told_ = {.step = counters_.step,
+           .total_steps = total_steps_,
+           .loss = result.loss,
+           .validation_loss = last_validation_loss_,
+           .learning_rate = result.learning_rate,
+           .gradient_norm = result.gradient_norm,
+           .tokens_per_second = rate_.tokens_per_second(),
+           .peak_share = peak_share_of(rate_.tokens_per_second()),
+           .seconds_left = rate_.seconds_for(last_step_ - counters_.step),
+           .refused = counters_.refused};
+  progress_->update(told_);
+  tell();
 
   const CheckpointSettings& checkpoint = settings_.run.checkpoint;
   const bool due = agree();
@@ -267,8 +266,14 @@ void TrainingRun::train_one_step() {
   if (saves && !result.refused) save();
 }
 
+void TrainingRun::tell() const {
+  if (options_.on_progress && world_.is_first()) options_.on_progress(told_);
+}
+
 TrainingRun::Outcome TrainingRun::run() {
   const InterruptScope signals;
+  last_step_ = options_.stop_at > 0 ? std::min(options_.stop_at, total_steps_) : total_steps_;
+  told_ = {.step = counters_.step, .total_steps = total_steps_};
   gemm_peak_ = measure_gemm_peak(stream_, parts_.model->precision().operands());
   describe();
   if (counters_.step == 0) {
@@ -285,10 +290,11 @@ TrainingRun::Outcome TrainingRun::run() {
   // A rank that fails in here ends before its memory goes, into which others may still be sending.
   world_.run([this] {
     agree();
-    while (counters_.step < total_steps_ && wish_ == StopWish::none) train_one_step();
-    if (saved_step_ != counters_.step) save();
+    while (counters_.step < last_step_ && wish_ == StopWish::none && !diverged()) train_one_step();
+    if (saved_step_ != counters_.step && !diverged()) save();
     saver_->finish();
   });
+  if (diverged()) refuse_divergence();
   progress_->message(fmt::format("memory   {} resident at its peak, {} foreseen", format_bytes(resident_memory().peak),
                                  format_bytes(memory_.peak())));
   progress_->finish();
@@ -297,6 +303,7 @@ TrainingRun::Outcome TrainingRun::run() {
     write_report(std::span(&run, 1), run / "report.html");
   }
   if (counters_.step == total_steps_) return Outcome::finished;
+  if (counters_.step >= last_step_) return Outcome::paused;
   return wish_ == StopWish::requeue ? Outcome::requeue : Outcome::interrupted;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "comm/exchange_cost.hpp"
 #include "data/prefetcher.hpp"
@@ -31,6 +32,15 @@ struct TrainingRunOptions {
   World* world = nullptr;  ///< the ranks, which must outlive the run; null: this process alone
   bool resume = false;     ///< go on from the newest valid checkpoint of the run's directory, if it has one
   bool retune = false;     ///< accept that instruction set, threads or libraries differ from the checkpoint's
+  /// Pause after this step, which is validated and saved (0: none).
+  int64_t stop_at = 0;
+  /// Steps whose checkpoints are kept, whatever run.checkpoint says.
+  std::vector<int64_t> kept_steps{};
+  /// Who owns the run's directory otherwise than by its lock, which is then not taken: called on the first rank before
+  /// a checkpoint is begun and before it is committed, also by another thread. Throws when another has taken over.
+  std::function<void()> require_ownership{};
+  /// Told on the first rank, after each step and in the course of validations, how far the run is.
+  std::function<void(const ProgressState&)> on_progress{};
   /// Replaces the exchange that the settings name; for tests.
   MakeExchange make_exchange{};
   /// Replaces what the machine has; for tests.
@@ -39,7 +49,7 @@ struct TrainingRunOptions {
 
 class TrainingRun {
  public:
-  enum class Outcome { finished, interrupted, requeue };
+  enum class Outcome { finished, paused, interrupted, requeue };
 
   /// Opens the data, builds the model, and starts or resumes the run's directory. Every rank does the same; the
   /// first alone writes the directory and speaks.
@@ -48,8 +58,9 @@ class TrainingRun {
   TrainingRun(const Settings& settings, const TrainingRunOptions& options);
   ~TrainingRun();
 
-  /// Runs to the last step, or until a signal asks to stop; saves either way.
-  /// Throws Error{numerics} after run.max_refused refused steps in a row; the checkpoints of before remain.
+  /// Runs to the last step, to stop_at, or until a signal asks to stop; saves either way.
+  /// Throws Error{numerics}, on all ranks, after run.max_refused refused steps in a row; the checkpoints of before
+  /// remain.
   Outcome run();
 
   int64_t step() const { return counters_.step; }  ///< steps done
@@ -86,14 +97,16 @@ class TrainingRun {
   void describe() const;
 
   void train_one_step();
+  void tell() const;
   void count(const StepResult& result, const Batch& batch);
   std::optional<Evaluation> run_validation();
   void save();
-  void give_up_if_diverged();
+  bool diverged() const { return counters_.refused_in_a_row >= settings_.run.max_refused; }
+  [[noreturn]] void refuse_divergence() const;
   /// Hears whether any rank was told to end, goes on with the save that is under way if all ranks can, and returns
   /// whether the first one's clock says that another is due.
   bool agree();
-  /// Takes the lock of the run's directory, once.
+  /// Takes the lock of the run's directory, once, unless it is owned otherwise.
   void hold_directory();
   StateList state();
   double peak_share_of(double tokens_per_second) const;
@@ -121,6 +134,8 @@ class TrainingRun {
   RateEstimator rate_;
   double gemm_peak_ = 0;  ///< TFLOP/s
   int64_t total_steps_ = 0, sequences_per_step_ = 0;
+  int64_t last_step_ = 0;  ///< of this call of run()
+  ProgressState told_;     ///< last
 
   RunCounters counters_;
 

@@ -86,7 +86,8 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
   share_products();
   begin_directory(checkpoint.has_value());
   CheckpointSaverOptions saving = saver_options(world_, settings_);
-  saving.require_ownership = [this] { lock_->still_held(); };
+  saving.kept_steps = options_.kept_steps;
+  saving.require_ownership = options_.require_ownership ? options_.require_ownership : [this] { lock_->still_held(); };
   saver_ = std::make_unique<CheckpointSaver>(std::move(saving), state());
 }
 
@@ -227,7 +228,7 @@ void TrainingRun::judge_branch(const CheckpointHeader& trunk) const {
 }
 
 void TrainingRun::hold_directory() {
-  if (lock_) return;
+  if (lock_ || options_.require_ownership) return;
   lock_ = std::make_unique<RunLock>(settings_.run.directory, RunLockOptions{.message = [this](const std::string& text) {
                                       progress_->message(text);
                                     }});
