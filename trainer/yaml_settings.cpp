@@ -10,6 +10,7 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/resolve.hpp"
+#include "trainer/settings_node.hpp"
 #include "trainer/settings_table.hpp"
 #include "trainer/structured_settings.hpp"
 #include "trainer/units.hpp"
@@ -23,16 +24,31 @@ namespace {
       {.kind = ErrorKind::configuration, .what = what, .where = where, .seen = seen, .allowed = allowed, .next = next});
 }
 
-[[noreturn]] void refuse_unknown(const std::string& key, const std::string& where) {
-  const std::string near = nearest_key(key);
-  refuse(fmt::format("unknown setting '{}'", key), where, key, "the settings that `nibble settings` lists",
-         near.empty() ? "correct or remove it" : fmt::format("did you mean '{}'?", near));
-}
-
 [[noreturn]] void refuse_value(const Setting& setting, const std::string& what, const std::string& where,
                                const std::string& seen) {
   refuse(fmt::format("bad value of {}: {}", setting.key, what), where, seen, allowed_values(setting),
          fmt::format("{}: {}", setting.key, setting.help));
+}
+
+std::vector<std::string> entries_of(const Setting& setting, const YAML::Node& list, const PlaceOf& place) {
+  std::vector<std::string> texts;
+  for (const YAML::Node& entry : list) {
+    if (!entry.IsScalar()) refuse_value(setting, "an entry that is no text", place(entry), "a list, map or nothing");
+    texts.push_back(entry.Scalar());
+  }
+  return texts;
+}
+
+void give(const Setting& setting, Settings& settings, const YAML::Node& value, const PlaceOf& place) {
+  if (is_structured(setting)) return assign_node(setting, settings, value, place);
+  if (value.IsMap()) refuse_value(setting, "settings below a setting that has none", place(value), "a map");
+  try {
+    if (value.IsSequence()) assign_list(setting, settings, entries_of(setting, value, place));
+    else if (setting.type == SettingType::list) throw ValueError{"one value where a list belongs"};
+    else assign(setting, settings, value.Scalar());
+  } catch (const ValueError& error) {
+    refuse_value(setting, error.what, place(value), value.IsScalar() ? value.Scalar() : "a list");
+  }
 }
 
 /// Walks a YAML document and fills settings, remembering where each came from.
@@ -49,7 +65,7 @@ class Reader {
       const std::string key = prefix + entry.first.Scalar();
       if (const Setting* setting = find_setting(key)) read_value(*setting, entry.first, entry.second);
       else if (is_section(key)) read_section(key, entry.second);
-      else refuse_unknown(key, where(entry.first));
+      else refuse_unknown_setting(key, where(entry.first));
     }
   }
 
@@ -73,25 +89,7 @@ class Reader {
       refuse(fmt::format("'{}' is given twice", setting.key), where(key), "first in " + origin->second, "one value",
              "remove one of them");
     if (value.IsNull()) refuse_value(setting, "no value", where(key), "nothing");
-    if (is_structured(setting))
-      return assign_node(setting, settings_, value, [this](const YAML::Node& node) { return where(node); });
-    if (value.IsMap()) refuse_value(setting, "settings below a setting that has none", where(value), "a map");
-    try {
-      if (value.IsSequence()) assign_list(setting, settings_, entries(setting, value));
-      else if (setting.type == SettingType::list) throw ValueError{"one value where a list belongs"};
-      else assign(setting, settings_, value.Scalar());
-    } catch (const ValueError& error) {
-      refuse_value(setting, error.what, where(value), value.IsScalar() ? value.Scalar() : "a list");
-    }
-  }
-
-  std::vector<std::string> entries(const Setting& setting, const YAML::Node& list) const {
-    std::vector<std::string> texts;
-    for (const YAML::Node& entry : list) {
-      if (!entry.IsScalar()) refuse_value(setting, "an entry that is no text", where(entry), "a list, map or nothing");
-      texts.push_back(entry.Scalar());
-    }
-    return texts;
+    give(setting, settings_, value, [this](const YAML::Node& node) { return where(node); });
   }
 
   std::string name_;
@@ -149,7 +147,46 @@ bool several_documents(const std::string& yaml, const std::string& name) {
   return parser.HandleNextDocument(levels) && parser.HandleNextDocument(levels);
 }
 
-void read_yaml(std::string_view yaml, const std::string& name, Settings& settings, SettingOrigins& origins) {
+void apply_override(const std::string& text, Settings& settings, SettingOrigins& origins) {
+  const std::string where = "--set " + text;
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0)
+    refuse("--set without key=value", where, text, "--set key=value", "for example --set optimizer.learning_rate=1e-3");
+  const std::string key = text.substr(0, equals), value = text.substr(equals + 1);
+  const Setting* setting = find_setting(key);
+  if (!setting && is_section(key))
+    refuse(fmt::format("'{}' is a section, not a setting", key), where, value, fmt::format("{}.NAME=value", key),
+           "`nibble settings` lists its settings");
+  if (!setting) refuse_unknown_setting(key, where);
+  try {
+    if (is_structured(*setting))
+      assign_node(*setting, settings, YAML::Load(value), [&](const YAML::Node&) { return where; });
+    else assign(*setting, settings, value);
+  } catch (const YAML::Exception& error) {
+    refuse_value(*setting, "not valid YAML: " + error.msg, where, value);
+  } catch (const ValueError& error) {
+    refuse_value(*setting, error.what, where, value);
+  }
+  origins[key] = where;
+}
+
+Settings checked_settings(const YAML::Node& document, const std::string& name,
+                          const std::vector<std::string>& overrides) {
+  GivenSettings given = read_settings(document, name);
+  for (const std::string& text : overrides) apply_override(text, given.settings, given.origins);
+  validate(given.settings, given.origins);
+  return given.settings;
+}
+
+}  // namespace
+
+void refuse_unknown_setting(const std::string& key, const std::string& where) {
+  const std::string near = nearest_key(key);
+  refuse(fmt::format("unknown setting '{}'", key), where, key, "the settings that `nibble settings` lists",
+         near.empty() ? "correct or remove it" : fmt::format("did you mean '{}'?", near));
+}
+
+YAML::Node load_yaml(std::string_view yaml, const std::string& name) {
   if (yaml.size() > most_bytes) refuse_size(name, yaml.size());
   // The end marker makes an open quote an error; without it yaml-cpp takes the rest of the file as its text.
   const std::string text = std::string(yaml) + "\n...\n";
@@ -166,52 +203,37 @@ void read_yaml(std::string_view yaml, const std::string& name, Settings& setting
   if (several)
     refuse("several YAML documents in one file, or text behind a value", name, "", "one",
            "remove the lines ---, and whatever stands before or behind the settings");
-  if (document.IsNull()) return;
-  if (!document.IsMap())
+  if (!document.IsNull() && !document.IsMap())
     refuse("not a configuration", name + ":1:1", document.IsScalar() ? "text" : "a list",
            "sections and settings: model: {preset: llama-30m}", "see configs/ for examples");
-  Reader(name, settings, origins).read_map(document, "");
+  return document;
 }
 
-void apply_override(const std::string& text, Settings& settings, SettingOrigins& origins) {
-  const std::string where = "--set " + text;
-  const size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0)
-    refuse("--set without key=value", where, text, "--set key=value", "for example --set optimizer.learning_rate=1e-3");
-  const std::string key = text.substr(0, equals), value = text.substr(equals + 1);
-  const Setting* setting = find_setting(key);
-  if (!setting && is_section(key))
-    refuse(fmt::format("'{}' is a section, not a setting", key), where, value, fmt::format("{}.NAME=value", key),
-           "`nibble settings` lists its settings");
-  if (!setting) refuse_unknown(key, where);
-  try {
-    if (is_structured(*setting))
-      assign_node(*setting, settings, YAML::Load(value), [&](const YAML::Node&) { return where; });
-    else assign(*setting, settings, value);
-  } catch (const YAML::Exception& error) {
-    refuse_value(*setting, "not valid YAML: " + error.msg, where, value);
-  } catch (const ValueError& error) {
-    refuse_value(*setting, error.what, where, value);
-  }
-  origins[key] = where;
+YAML::Node load_yaml_file(const std::string& file) {
+  std::error_code error;  // read_file has the message for what cannot be read
+  const uint64_t bytes = std::filesystem::is_regular_file(file, error) ? std::filesystem::file_size(file, error) : 0;
+  if (!error && bytes > most_bytes) refuse_size(file, bytes);
+  return load_yaml(read_file(file, ErrorKind::configuration), file);
 }
 
-}  // namespace
+GivenSettings read_settings(const YAML::Node& map, const std::string& name) {
+  GivenSettings given;
+  if (!map.IsNull()) Reader(name, given.settings, given.origins).read_map(map, "");
+  return given;
+}
+
+void give_setting(GivenSettings& given, const Setting& setting, const YAML::Node& value, const std::string& where) {
+  if (value.IsNull()) refuse_value(setting, "no value", where, "nothing");
+  give(setting, given.settings, value, [&](const YAML::Node&) { return where; });
+  given.origins[setting.key] = where;
+}
 
 Settings parse_settings(std::string_view yaml, const std::string& name, const std::vector<std::string>& overrides) {
-  Settings settings;
-  SettingOrigins origins;
-  read_yaml(yaml, name, settings, origins);
-  for (const std::string& text : overrides) apply_override(text, settings, origins);
-  validate(settings, origins);
-  return settings;
+  return checked_settings(load_yaml(yaml, name), name, overrides);
 }
 
 Settings load_settings(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
-  std::error_code error;  // read_file has the message for what cannot be read
-  const uint64_t bytes = std::filesystem::is_regular_file(file, error) ? std::filesystem::file_size(file, error) : 0;
-  if (!error && bytes > most_bytes) refuse_size(file.string(), bytes);
-  return parse_settings(read_file(file, ErrorKind::configuration), file.string(), overrides);
+  return checked_settings(load_yaml_file(file.string()), file.string(), overrides);
 }
 
 }  // namespace nibble
