@@ -19,6 +19,7 @@
 #include "trainer/report_operands.hpp"
 #include "trainer/report_phases.hpp"
 #include "trainer/report_table.hpp"
+#include "trainer/report_twins.hpp"
 
 namespace nibble {
 namespace {
@@ -228,6 +229,7 @@ std::string report_page(Runs runs) {
   begin_page(html, runs.size() == 1 ? runs[0].name + ": report" : fmt::format("{} runs: report", runs.size()));
   page_header(html, runs);
   final_values(html, runs);
+  twin_table(html, runs);
   figures(html, runs);
   time_by_phase(html, runs);
   operands(html, runs);
