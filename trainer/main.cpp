@@ -25,6 +25,7 @@
 #include "trainer/command_plan.hpp"
 #include "trainer/command_report.hpp"
 #include "trainer/command_settings.hpp"
+#include "trainer/command_sweep.hpp"
 #include "trainer/command_tokenize.hpp"
 #include "trainer/command_train.hpp"
 #include "trainer/nearest.hpp"
@@ -34,9 +35,10 @@ namespace nibble {
 namespace {
 
 constexpr AddCommand commands[] = {
-    add_train_command,   add_tokenize_command, add_eval_command,        add_generate_command, add_export_command,
-    add_report_command,  add_settings_command, add_bench_command,       add_doctor_command,   add_plan_command,
-    add_formats_command, add_diagnose_command, add_coordinates_command, add_fit_command,      add_capacity_command};
+    add_train_command,       add_tokenize_command, add_eval_command,     add_generate_command,
+    add_export_command,      add_report_command,   add_settings_command, add_bench_command,
+    add_doctor_command,      add_plan_command,     add_formats_command,  add_diagnose_command,
+    add_coordinates_command, add_fit_command,      add_capacity_command, add_sweep_command};
 
 /// What the user may have meant by an argument that nothing took.
 std::string suggestion(const CLI::App& app) {

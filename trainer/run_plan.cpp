@@ -203,6 +203,12 @@ ModelConfig shape_of(const Settings& settings) {
   return model_config(settings, known ? 0 : TokenData::open(settings.data.train).tokenizer().vocabulary);
 }
 
+ComputeTime measure_compute_alone(const Settings& settings, const ModelConfig& config) {
+  const StepMeasurement burst = measure_step(burst_settings(settings, config, 1), renewal_in_burst, true);
+  const auto& [matrices, in_burst] = matrix_seconds(burst, settings.optimizer);
+  return {.micro_batch = burst.forward_backward, .update = std::max(burst.optimizer - in_burst, 0.0) + matrices};
+}
+
 RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& options) {
   require_processor(settings, "nibble plan");
   const size_t resident = resident_before_parts(settings);

@@ -45,6 +45,14 @@ struct RunPlan {
 /// its tokenizer. Throws as model_config, find_model and TokenData::open.
 ModelConfig shape_of(const Settings& settings);
 
+/// What the passes of a micro-batch and an update take on one rank, alone on this machine, measured in a short burst.
+struct ComputeTime {
+  double micro_batch = 0;  ///< seconds
+  double update = 0;
+};
+/// Throws as measure_step.
+ComputeTime measure_compute_alone(const Settings& settings, const ModelConfig& config);
+
 /// All ranks call it; what the first one gets is for all. Runs a few steps of one or two micro-batches on each.
 /// Throws Error{configuration} for ranks that do not divide the work.
 RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& options);

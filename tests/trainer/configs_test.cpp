@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <map>
 
 #include "model/llama.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/resolve.hpp"
+#include "trainer/sweep_plan.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
@@ -16,7 +18,7 @@ const std::filesystem::path configs = std::filesystem::path(NIBBLE_TEST_DATA).pa
 TEST(Configs, EveryFileIsValid) {
   int files = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(configs)) {
-    if (entry.path().extension() != ".yaml") continue;
+    if (entry.path().extension() != ".yaml" || entry.path().filename() == "sweep.yaml") continue;
     ++files;
     const Settings settings = load_settings(entry.path());
     if (settings.model.from.empty()) {
@@ -25,6 +27,15 @@ TEST(Configs, EveryFileIsValid) {
     EXPECT_GT(resolve_steps(settings, 100000000), 0) << entry.path();
   }
   EXPECT_GE(files, 4);
+}
+
+TEST(Configs, TheSweepHasTwinsAndTrunks) {
+  const SweepPlan plan = plan_sweep(read_sweep(configs / "sweep.yaml"));
+  std::map<SweepRun::Role, int> runs;
+  for (const SweepRun& run : plan.runs) ++runs[run.role];
+  EXPECT_EQ(runs[SweepRun::Role::point], 16);
+  EXPECT_EQ(runs[SweepRun::Role::twin], 8);
+  EXPECT_EQ(runs[SweepRun::Role::trunk], 12);
 }
 
 // The example holds what the README says of it, and its recipes fit its model.
