@@ -81,6 +81,8 @@ class AtomicFile {
   const std::filesystem::path& path() const { return temporary_; }
   /// Appends. Throws Error{resource}: disk full, quota, input/output error.
   void write(std::span<const std::byte> bytes);
+  /// Writes at a place of its own, which may lie behind the end; what nobody writes there reads as zero.
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);
   /// Syncs the file, renames it to the target, syncs the directory. Throws Error{resource}.
   void commit();
 
@@ -148,6 +150,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Pages that were read count as the process's memory no more; they are read again when they are needed.
+  void release() const;
   /// Whether an open descriptor reads the very file that was mapped, and that file has kept its length.
   bool is_same_file(int descriptor) const;
 

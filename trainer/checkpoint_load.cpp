@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 #include <map>
 #include <optional>
 
@@ -141,6 +142,16 @@ void read_targets(const VerifiedCheckpoint& checkpoint, const std::vector<Target
   }
 }
 
+/// Of the parameters, in their order.
+std::vector<const ManifestTensor*> weight_tensors(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout) {
+  const Stored stored = stored_tensors(checkpoint.manifest);
+  std::vector<const ManifestTensor*> tensors;
+  for (const ParameterInfo& info : layout.parameters())
+    tensors.push_back(
+        &find(checkpoint.path, stored, {weights_prefix + info.name, DType::f32, info.rows, info.cols, {}}));
+  return tensors;
+}
+
 void read_folded(const VerifiedCheckpoint& checkpoint, const FoldedRows& rows) {
   float* const sum = rows.into.as<float>();
   std::fill_n(sum, rows.into.size(), 0.0f);
@@ -180,19 +191,27 @@ void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state,
   for (const FoldedRows& rows : folded) read_folded(checkpoint, rows);
 }
 
+void require_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout) {
+  weight_tensors(checkpoint, layout);
+}
+
 ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout,
                                      DType matrix) {
-  const Stored stored = stored_tensors(checkpoint.manifest);
-  std::vector<const ManifestTensor*> tensors;
-  for (const ParameterInfo& info : layout.parameters())
-    tensors.push_back(
-        &find(checkpoint.path, stored, {weights_prefix + info.name, DType::f32, info.rows, info.cols, {}}));
+  const std::vector<const ManifestTensor*> tensors = weight_tensors(checkpoint, layout);
   ParameterSet weights(layout, matrix, DType::f32, true, "weights");
   require_held_memory();
   std::vector<Target> targets;
   for (size_t i = 0; i < weights.size(); ++i) targets.push_back({*tensors[i], weights[i], 0});
   read_targets(checkpoint, targets);
   return weights;
+}
+
+void read_checkpoint_weight(const VerifiedCheckpoint& checkpoint, const ParameterInfo& parameter, int64_t first,
+                            const Tensor& into) {
+  const std::string name = weights_prefix + parameter.name;
+  const auto stored = std::ranges::find(checkpoint.manifest.tensors, name, &ManifestTensor::name);
+  assert(stored != checkpoint.manifest.tensors.end() && into.cols == stored->cols);
+  read_targets(checkpoint, {{*stored, into, first * stored->cols}});
 }
 
 }  // namespace nibble

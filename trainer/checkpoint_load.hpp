@@ -24,4 +24,12 @@ void load_checkpoint(const VerifiedCheckpoint& checkpoint, StateList& state,
 /// Throws Error{checkpoint} as load_checkpoint.
 ParameterSet load_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout, DType matrix);
 
+/// Throws Error{checkpoint} when a master weight of the layout is missing or of another shape.
+void require_checkpoint_weights(const VerifiedCheckpoint& checkpoint, const ParameterLayout& layout);
+
+/// Fills `into` [n, cols] (f32 or bf16, as above; its rows may be strided) with rows [first, first + n) of one master
+/// weight. Throws Error{checkpoint} as load_checkpoint, and for values that are not finite.
+void read_checkpoint_weight(const VerifiedCheckpoint& checkpoint, const ParameterInfo& parameter, int64_t first,
+                            const Tensor& into);
+
 }  // namespace nibble

@@ -1,41 +1,64 @@
-// Llama models as Hugging Face folders: weights in, whole folders out.
+// Llama models as Hugging Face folders: whole folders out.
 //
 // Rows of q and k are in rotate-half order, as everywhere in Nibble, so no permutation happens here.
-// Not for: config.json itself (huggingface_config.hpp) and not for other layouts (GGUF, Meta's .pth).
+// Not for: config.json itself (huggingface_config.hpp), reading folders (huggingface_weights.hpp), nor for other
+// layouts (GGUF, Meta's .pth).
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "model/parameters.hpp"
 #include "trainer/huggingface_config.hpp"
+#include "trainer/logit_difference.hpp"
+#include "trainer/row_type.hpp"
+#include "trainer/tensor_group.hpp"
+#include "trainer/weight_source.hpp"
 
 namespace nibble {
 
-/// Allocates the parameters (matrices in `matrix`, f32 or bf16; gains in f32; rows padded) and fills them from
-/// DIRECTORY/model.safetensors or from the shards of model.safetensors.index.json. Nothing is allocated before names
-/// and shapes were compared. A tied head may be absent, or present and equal to the embedding.
-/// Throws Error{checkpoint} that lists the tensors that are missing, unexpected or of another shape, and for weights
-/// that are not finite.
-ParameterSet import_huggingface(const std::filesystem::path& directory, const ParameterLayout& layout, DType matrix);
-
-struct ExportOptions {
-  DType dtype = DType::bf16;            ///< of matrices and gains: f32 or bf16
-  int64_t shard_bytes = 5'000'000'000;  ///< a file holds at most this much, or a single tensor that is larger
+/// What a folder says beside the weights, and how they are laid into files.
+struct FolderOptions {
+  std::string dtype = "bfloat16";       ///< config.json's word for the element type of the model
+  int64_t shard_bytes = 5'000'000'000;  ///< a file holds at most this much, or a single group that is larger
   bool overwrite = false;               ///< replace a folder that an earlier export wrote
   SpecialTokens tokens{};
-  std::string tokenizer_model{};  ///< bytes of a SentencePiece model, empty if there is none
+  std::string tokenizer_model{};          ///< bytes of a SentencePiece model, empty if there is none
+  nlohmann::ordered_json quantization{};  ///< config.json's "quantization_config", null if there is none
+  /// Reads the complete folder, before it has its name, and compares it with what it was made of; the result goes into
+  /// the metadata of each file. Empty: nobody asks.
+  std::function<LogitDifference(const std::filesystem::path& folder)> compare{};
+  BytesProgress progress{};
 };
 
 struct ExportResult {
   int64_t files = 0;  ///< of weights
   int64_t bytes = 0;  ///< of tensors
+  LogitDifference difference{};
 };
+
+/// All parameters as they are, elements of the type.
+std::vector<TensorGroup> huggingface_groups(WeightSource& source, const RowType& type);
 
 /// Writes config.json, generation_config.json, the weights and the tokenizer, all or nothing.
 /// Throws Error{configuration} for a target that exists and is not empty, unless `overwrite` and every file in it is of
 /// a kind that an export writes; Error{resource} when the disk is full.
+ExportResult write_huggingface(const std::filesystem::path& directory, const ModelConfig& config,
+                               std::vector<TensorGroup> groups, const FolderOptions& options);
+
+struct ExportOptions {
+  DType dtype = DType::bf16;  ///< of matrices and gains: f32 or bf16
+  int64_t shard_bytes = FolderOptions{}.shard_bytes;
+  bool overwrite = false;
+  SpecialTokens tokens{};
+  std::string tokenizer_model{};
+};
+
+/// The same for weights in memory.
 ExportResult export_huggingface(const std::filesystem::path& directory, const ModelConfig& config,
                                 const ParameterLayout& layout, const ParameterSet& weights,
                                 const ExportOptions& options);

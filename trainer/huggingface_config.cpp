@@ -183,7 +183,8 @@ SpecialTokens read_huggingface_special_tokens(const std::filesystem::path& direc
   return parse_special_tokens(read_json(path), path.string());
 }
 
-nlohmann::ordered_json huggingface_config(const ModelConfig& config, DType stored, const SpecialTokens& tokens) {
+nlohmann::ordered_json huggingface_config(const ModelConfig& config, const std::string& dtype,
+                                          const SpecialTokens& tokens) {
   nlohmann::ordered_json scaling;  // null unless the frequencies are rescaled
   if (config.rope_scaling)
     scaling = {{"rope_type", "llama3"},
@@ -194,7 +195,6 @@ nlohmann::ordered_json huggingface_config(const ModelConfig& config, DType store
   nlohmann::ordered_json rope_parameters = {{"rope_type", "default"}};
   if (config.rope_scaling) rope_parameters = scaling;
   rope_parameters["rope_theta"] = config.rope_theta;
-  const char* dtype = stored == DType::bf16 ? "bfloat16" : "float32";
 
   const Architecture& architecture = architectures[config.qk_norm ? 1 : 0];
   nlohmann::ordered_json object = {{"architectures", {architecture.name}},

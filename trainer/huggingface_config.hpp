@@ -14,7 +14,6 @@
 
 #include "model/config.hpp"
 #include "tensor/error.hpp"
-#include "tensor/tensor.hpp"
 
 namespace nibble {
 
@@ -41,7 +40,8 @@ SpecialTokens parse_special_tokens(const nlohmann::json& config, const std::stri
 ModelConfig read_huggingface_config(const std::filesystem::path& directory);
 SpecialTokens read_huggingface_special_tokens(const std::filesystem::path& directory);
 
-/// `stored` is the element type of the matrices.
-nlohmann::ordered_json huggingface_config(const ModelConfig& config, DType stored, const SpecialTokens& tokens = {});
+/// `dtype` is torch's name of the element type: "float32", "float16", "bfloat16".
+nlohmann::ordered_json huggingface_config(const ModelConfig& config, const std::string& dtype,
+                                          const SpecialTokens& tokens = {});
 
 }  // namespace nibble

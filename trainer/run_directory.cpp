@@ -8,7 +8,7 @@
 #include "tensor/files.hpp"
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/directory.hpp"
-#include "trainer/huggingface.hpp"
+#include "trainer/huggingface_weights.hpp"
 
 namespace nibble {
 namespace {
@@ -43,18 +43,15 @@ std::unique_ptr<Tokenizer> checkpoint_tokenizer(const VerifiedCheckpoint& checkp
   return tokenizer;
 }
 
-LoadedModel load_checkpoint_model(ModelSource source, DType matrix, bool with_steps) {
+ModelDescription describe_checkpoint(ModelSource source) {
   const VerifiedCheckpoint& checkpoint = *source.checkpoint;
   const CheckpointHeader& header = checkpoint.header();
-  const ParameterLayout layout(header.model, with_steps);
-  LoadedModel model{.source = {},
-                    .config = header.model,
-                    .layout = layout,
-                    .weights = load_checkpoint_weights(checkpoint, layout, matrix),
-                    .tokenizer = checkpoint_tokenizer(checkpoint),
-                    .tokenizer_problem = {},
-                    .tokens = {},
-                    .step = header.step};
+  ModelDescription model{.source = {},
+                         .config = header.model,
+                         .tokenizer = checkpoint_tokenizer(checkpoint),
+                         .tokenizer_problem = {},
+                         .tokens = {},
+                         .step = header.step};
   if (!model.tokenizer)
     model.tokenizer_problem =
         fmt::format("the checkpoint holds no model of the tokenizer {}", header.tokenizer.identity);
@@ -70,16 +67,12 @@ bool has_steps(const ModelSource& source) {
          });
 }
 
-LoadedModel load_huggingface_model(ModelSource source, DType matrix) {
-  const ModelConfig config = read_huggingface_config(source.path);
-  const ParameterLayout layout(config);
-  LoadedModel model{.source = {},
-                    .config = config,
-                    .layout = layout,
-                    .weights = import_huggingface(source.path, layout, matrix),
-                    .tokenizer = nullptr,
-                    .tokenizer_problem = {},
-                    .tokens = read_huggingface_special_tokens(source.path)};
+ModelDescription describe_huggingface(ModelSource source) {
+  ModelDescription model{.source = {},
+                         .config = read_huggingface_config(source.path),
+                         .tokenizer = nullptr,
+                         .tokenizer_problem = {},
+                         .tokens = read_huggingface_special_tokens(source.path)};
   const fs::path path = source.path / tokenizer_file_name;
   if (exists(path, ErrorKind::checkpoint)) {
     // Llama 3 has a file of this name that is none of SentencePiece's; evaluation and export do without a tokenizer.
@@ -118,6 +111,15 @@ ModelSource find_model(const fs::path& given) {
   refuse(path, "the folder holds no model");
 }
 
+ModelDescription describe_model(ModelSource source) {
+  return source.checkpoint ? describe_checkpoint(std::move(source)) : describe_huggingface(std::move(source));
+}
+
+std::unique_ptr<WeightSource> open_weights(const ModelDescription& model) {
+  return model.source.checkpoint ? open_checkpoint_weights(*model.source.checkpoint)
+                                 : open_huggingface_weights(model.source.path, model.config);
+}
+
 LoadedModel load_model(const fs::path& path, DType matrix, bool with_steps) {
   ModelSource source = find_model(path);
   if (with_steps && !has_steps(source))
@@ -126,8 +128,12 @@ LoadedModel load_model(const fs::path& path, DType matrix, bool with_steps) {
                  .where = source.path.string(),
                  .allowed = "a run that was trained with a recipe of the families lsq and pact",
                  .next = "train with it first, from this model with model.from, or choose another recipe"});
-  return source.checkpoint ? load_checkpoint_model(std::move(source), matrix, with_steps)
-                           : load_huggingface_model(std::move(source), matrix);
+  ModelDescription description = describe_model(std::move(source));
+  const ParameterLayout layout(description.config, with_steps);
+  ParameterSet weights = description.source.checkpoint
+                             ? load_checkpoint_weights(*description.source.checkpoint, layout, matrix)
+                             : import_huggingface(description.source.path, layout, matrix);
+  return {std::move(description), layout, std::move(weights)};
 }
 
 }  // namespace nibble

@@ -8,10 +8,12 @@
 #include <bit>
 #include <cassert>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <optional>
 #include <utility>
 
+#include "tensor/half.hpp"
 #include "trainer/json_fields.hpp"
 
 namespace nibble {
@@ -25,6 +27,7 @@ using nlohmann::json;
 constexpr uint64_t longest_header = 100'000'000;
 constexpr size_t longest_name = 1024;
 constexpr uint64_t length_bytes = 8;
+constexpr const char* metadata_key = "__metadata__";
 constexpr const char* another_model = "the file is of another model: choose the right one";
 
 struct DTypeName {
@@ -68,10 +71,10 @@ std::string_view stored_name(DType type) {
   return "";
 }
 
-/// Of items: the element type, widest first, then the name.
-bool is_written_before(const SafetensorsItem& a, const SafetensorsItem& b) {
-  const auto rank = [](DType type) { return std::ranges::find(dtype_names, stored_name(type), &DTypeName::name); };
-  return a.stored != b.stored ? rank(a.stored) > rank(b.stored) : a.name < b.name;
+/// The element type, widest first, then the name.
+bool is_written_before(const OutputTensor& a, const OutputTensor& b) {
+  const auto rank = [](const std::string& dtype) { return std::ranges::find(dtype_names, dtype, &DTypeName::name); };
+  return a.dtype != b.dtype ? rank(a.dtype) > rank(b.dtype) : a.name < b.name;
 }
 
 [[noreturn]] void refuse(const std::filesystem::path& path, std::string what, std::string seen = {},
@@ -100,23 +103,6 @@ bool is_sane(const std::string& name) {
          std::ranges::none_of(name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
 }
 
-/// IEEE binary16 to binary32, exact.
-float half_to_float(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u,
-                 mantissa = bits & 0x3ffu;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
-}
-
-struct Half {
-  uint16_t bits;
-  explicit operator float() const { return half_to_float(bits); }
-};
-
 /// `bytes` hold packed rows of Source at any alignment.
 template <class Source, class Target>
 void convert(const std::byte* bytes, const Tensor& into) {
@@ -141,55 +127,49 @@ bool convert_from(std::string_view dtype, const std::byte* bytes, const Tensor& 
   return true;
 }
 
-/// Appends to a file in pieces of about a megabyte.
-class BufferedWriter {
- public:
-  explicit BufferedWriter(AtomicFile& file) : file_(file) { buffer_.reserve(capacity); }
-
-  void append(std::span<const std::byte> bytes) {
-    if (buffer_.size() + bytes.size() > capacity) flush();
-    if (bytes.size() > capacity) file_.write(bytes);
-    else buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
-  }
-  void flush() {
-    file_.write(buffer_);
-    buffer_.clear();
-  }
-
- private:
-  static constexpr size_t capacity = size_t{1} << 20;
-  AtomicFile& file_;
-  std::vector<std::byte> buffer_;
-};
-
 template <class Source, class Target>
-void append_converted(BufferedWriter& writer, const Tensor& tensor) {
+void give_converted(const Tensor& tensor, const ByteSink& sink) {
   std::vector<Target> row(static_cast<size_t>(tensor.cols));
   for (int64_t i = 0; i < tensor.rows; ++i) {
     const Source* source = tensor.row<Source>(i);
     for (int64_t j = 0; j < tensor.cols; ++j) row[static_cast<size_t>(j)] = Target(static_cast<float>(source[j]));
-    writer.append(std::as_bytes(std::span(row)));
+    sink(std::as_bytes(std::span(row)));
   }
 }
 
-void append_tensor(BufferedWriter& writer, const SafetensorsItem& item) {
-  const Tensor& tensor = item.tensor;
-  if (item.stored == tensor.dtype) {
+void give(const Tensor& tensor, DType stored, const ByteSink& sink) {
+  if (stored == tensor.dtype) {
     for (int64_t i = 0; i < tensor.rows; ++i) {
       const Tensor row = tensor.slice_rows(i, 1);
-      writer.append({static_cast<const std::byte*>(row.data), row.bytes()});
+      sink({static_cast<const std::byte*>(row.data), row.bytes()});
     }
-  } else if (tensor.dtype == DType::f32 && item.stored == DType::bf16) {
-    append_converted<float, bf16>(writer, tensor);
-  } else if (tensor.dtype == DType::bf16 && item.stored == DType::f32) {
-    append_converted<bf16, float>(writer, tensor);
+  } else if (tensor.dtype == DType::f32) {
+    give_converted<float, bf16>(tensor, sink);
   } else {
+    give_converted<bf16, float>(tensor, sink);
+  }
+}
+
+TensorGroup group_of(const SafetensorsItem& item) {
+  const Tensor& tensor = item.tensor;
+  const auto is_float = [](DType type) { return type == DType::f32 || type == DType::bf16; };
+  if (item.stored != tensor.dtype && !(is_float(item.stored) && is_float(tensor.dtype)))
     throw Error({.kind = ErrorKind::internal,
                  .what = "a tensor cannot be stored in this element type",
                  .where = item.name,
                  .seen = fmt::format("{} as {}", name(tensor.dtype), name(item.stored)),
                  .allowed = "its own type, f32 as bf16, bf16 as f32"});
-  }
+  return {.tensors = {{item.name, std::string(stored_name(item.stored)), item.shape, item.bytes()}},
+          .write = [tensor, stored = item.stored](std::span<const ByteSink> sinks) { give(tensor, stored, sinks[0]); }};
+}
+
+/// The header's length and text, padded so that the data starts 8-aligned.
+std::string header_bytes(const nlohmann::ordered_json& header) {
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = text.size();
+  text.insert(0, reinterpret_cast<const char*>(&length), sizeof length);
+  return text;
 }
 
 }  // namespace
@@ -223,9 +203,9 @@ void SafetensorsFile::parse_header() {
 
   const json header = parse_json(text, path.string(), ErrorKind::checkpoint);
   for (const auto& [name, value] : header.items()) {
-    if (name == "__metadata__") {
+    if (name == metadata_key) {
       const JsonFields fields(value, path.string() + ": __metadata__", ErrorKind::checkpoint);
-      for (const auto& item : value.items()) fields.text(item.key());  // the format allows nothing else
+      for (const auto& item : value.items()) metadata_[item.key()] = fields.text(item.key());
       continue;
     }
     if (!is_sane(name)) refuse(path, "a tensor's name cannot be", excerpt(name), "1 to 1024 printable characters");
@@ -337,31 +317,66 @@ void SafetensorsFile::read_rows(const std::string& name, int64_t first, const Te
                  .next = "quantized models must be converted to F32, BF16 or F16 first"});
 }
 
-void write_safetensors(const std::filesystem::path& path, std::vector<SafetensorsItem> items,
-                       const std::map<std::string, std::string>& metadata) {
-  std::ranges::sort(items, is_written_before);
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  uint64_t offset = 0;
-  for (const SafetensorsItem& item : items) {
-    assert(is_sane(item.name) && item.name != "__metadata__" && !header.contains(item.name));
-    nlohmann::ordered_json& entry = header[item.name];
-    entry["dtype"] = stored_name(item.stored);
-    entry["shape"] = item.shape;
-    entry["data_offsets"] = {offset, offset + item.bytes()};
-    offset += item.bytes();
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data starts 8-aligned
-  const uint64_t length = text.size();
+void write_safetensors(AtomicFile& file, std::span<const TensorGroup> groups,
+                       const std::map<std::string, std::string>& metadata, const BytesProgress& progress) {
+  struct Placed {
+    const OutputTensor* tensor;
+    size_t number;  // in the order of the groups
+  };
+  std::vector<Placed> tensors;
+  for (const TensorGroup& group : groups)
+    for (const OutputTensor& tensor : group.tensors) tensors.push_back({&tensor, tensors.size()});
+  std::ranges::sort(tensors, [](const Placed& a, const Placed& b) { return is_written_before(*a.tensor, *b.tensor); });
 
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header[metadata_key] = metadata;
+  std::vector<uint64_t> offsets(tensors.size());
+  uint64_t offset = 0;
+  for (const auto& [tensor, number] : tensors) {
+    assert(is_sane(tensor->name) && tensor->name != metadata_key && !header.contains(tensor->name));
+    assert(bits_of(tensor->dtype));
+    nlohmann::ordered_json& entry = header[tensor->name];
+    entry["dtype"] = tensor->dtype;
+    entry["shape"] = tensor->shape;
+    entry["data_offsets"] = {offset, offset + tensor->bytes};
+    offsets[number] = offset;
+    offset += tensor->bytes;
+  }
+  const std::string bytes = header_bytes(header);
+  file.write_at(0, bytes_of(bytes));
+  for (uint64_t& begin : offsets) begin += bytes.size();
+  write_groups(file, groups, offsets, progress);
+}
+
+void write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsItem>& items,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorGroup> groups;
+  for (const SafetensorsItem& item : items) groups.push_back(group_of(item));
   AtomicFile file(path);
-  BufferedWriter writer(file);
-  writer.append(std::as_bytes(std::span(&length, 1)));
-  writer.append(bytes_of(text));
-  for (const SafetensorsItem& item : items) append_tensor(writer, item);
-  writer.flush();
+  write_safetensors(file, groups, metadata);
   file.commit();
+}
+
+void replace_safetensors_metadata(const std::filesystem::path& path,
+                                  const std::map<std::string, std::string>& metadata) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  uint64_t length = 0;
+  file.read(reinterpret_cast<char*>(&length), sizeof length);
+  std::string text(file ? length : 0, ' ');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file) {
+    auto header = nlohmann::ordered_json::parse(text);
+    header[metadata_key] = metadata;
+    const std::string bytes = header_bytes(header);
+    if (bytes.size() != sizeof length + length)
+      throw Error({.kind = ErrorKind::internal, .what = "metadata of another length", .where = path.string()});
+    file.seekp(0);
+    file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    file.flush();
+  }
+  if (!file)
+    throw Error({.kind = ErrorKind::resource, .what = "cannot write the metadata of a file", .where = path.string()});
+  sync_file(path);
 }
 
 }  // namespace nibble

@@ -1,4 +1,4 @@
-// The safetensors container: named tensors in one file, read through a memory map, written in one pass.
+// The safetensors container: named tensors in one file, read through a memory map, written piece by piece.
 //
 // Format: huggingface/safetensors README; the checks are those of its reference reader (tensor.rs, validate).
 // Not for: what the names mean (huggingface.hpp). The format has no checksums: a flipped byte in the data is not seen.
@@ -14,6 +14,7 @@
 
 #include "tensor/files.hpp"
 #include "tensor/tensor.hpp"
+#include "trainer/tensor_group.hpp"
 
 namespace nibble {
 
@@ -39,6 +40,8 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path);
 
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
+  /// The file's "__metadata__"; empty where it has none.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_.path(); }
 
   bool contains(const std::string& name) const { return entries_.contains(name); }
@@ -53,6 +56,8 @@ class SafetensorsFile {
   void read(const std::string& name, const Tensor& into) const;
   /// The same for rows [first, first + into.rows).
   void read_rows(const std::string& name, int64_t first, const Tensor& into) const;
+  /// See MappedFile::release.
+  void release() const { file_.release(); }
 
  private:
   void parse_header();
@@ -62,6 +67,7 @@ class SafetensorsFile {
   MappedFile file_;
   std::span<const std::byte> data_;
   std::map<std::string, SafetensorsEntry> entries_;
+  std::map<std::string, std::string> metadata_;
 };
 
 /// A tensor to be written.
@@ -74,9 +80,22 @@ struct SafetensorsItem {
   uint64_t bytes() const { return static_cast<uint64_t>(tensor.size()) * size_of(stored); }
 };
 
-/// Writes a file, whole or not at all, with the bytes that the reference writer gives: tensors by element type, widest
-/// first, then by name. Throws Error{resource} when the disk is full or the directory is missing.
-void write_safetensors(const std::filesystem::path& path, std::vector<SafetensorsItem> items,
-                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+inline const std::map<std::string, std::string> safetensors_metadata = {{"format", "pt"}};
+
+/// Writes a whole file, with the bytes that the reference writer gives: tensors by element type, widest first, then by
+/// name, whatever the order in which they are made. The caller commits it. Throws Error{resource} when the disk is
+/// full.
+void write_safetensors(AtomicFile& file, std::span<const TensorGroup> groups,
+                       const std::map<std::string, std::string>& metadata = safetensors_metadata,
+                       const BytesProgress& progress = {});
+/// Tensors in memory to a file that is there whole or not at all. Throws Error{resource}, also when the directory is
+/// missing.
+void write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsItem>& items,
+                       const std::map<std::string, std::string>& metadata = safetensors_metadata);
+
+/// Overwrites the metadata of a file with one of equal length, in place: for what is known only when the data can be
+/// read, of a file that nobody else has seen yet. Throws Error{resource}.
+void replace_safetensors_metadata(const std::filesystem::path& path,
+                                  const std::map<std::string, std::string>& metadata);
 
 }  // namespace nibble

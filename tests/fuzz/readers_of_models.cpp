@@ -9,6 +9,7 @@
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/checkpoint_save.hpp"
 #include "trainer/huggingface.hpp"
+#include "trainer/huggingface_weights.hpp"
 #include "trainer/safetensors.hpp"
 
 namespace nibble::fuzz {

@@ -52,7 +52,7 @@ void read_config_json(Bytes bytes) {
   const nlohmann::json object = parse_json(text_of(bytes), "config.json", ErrorKind::checkpoint);
   const ModelConfig config = parse_huggingface_config(object, "config.json");
   const SpecialTokens tokens = parse_special_tokens(object, "config.json");
-  const nlohmann::json written = huggingface_config(config, DType::bf16, tokens);
+  const nlohmann::json written = huggingface_config(config, "bfloat16", tokens);
   if (parse_huggingface_config(written, "config.json") != config || parse_special_tokens(written, "c") != tokens)
     throw std::logic_error("config.json does not read back: " + written.dump());
 }

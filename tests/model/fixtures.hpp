@@ -8,7 +8,8 @@
 
 #include "model/llama.hpp"
 #include "tensor/convert.hpp"
-#include "trainer/huggingface.hpp"
+#include "trainer/huggingface_config.hpp"
+#include "trainer/huggingface_weights.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/safetensors.hpp"
 

@@ -9,6 +9,7 @@
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "trainer/huggingface.hpp"
+#include "trainer/huggingface_weights.hpp"
 
 namespace nibble {
 namespace {

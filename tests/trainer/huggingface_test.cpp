@@ -1,4 +1,5 @@
 #include "trainer/huggingface.hpp"
+#include "trainer/huggingface_weights.hpp"
 
 #include <cstring>
 #include <functional>
@@ -110,7 +111,7 @@ TEST(HuggingFaceConfig, WhatIsWrittenIsReadAgain) {
   ModelConfig config = tiny(true);
   const SpecialTokens tokens{.begin = 3, .ends = {4, 5}};
   for (int i = 0; i < 2; ++i) {
-    const json written = huggingface_config(config, DType::bf16, tokens);
+    const json written = huggingface_config(config, "bfloat16", tokens);
     EXPECT_EQ(parse_huggingface_config(written, "config.json"), config);
     EXPECT_EQ(parse_special_tokens(written, "config.json"), tokens);
     EXPECT_EQ(written["rope_theta"], written["rope_parameters"]["rope_theta"]);
@@ -120,18 +121,18 @@ TEST(HuggingFaceConfig, WhatIsWrittenIsReadAgain) {
         RopeScaling{.factor = 32, .low_frequency_factor = 1, .high_frequency_factor = 4, .original_context = 16};
     config.norm_epsilon = 0;  // what the configuration allows, a checkpoint must give back
   }
-  EXPECT_EQ(parse_special_tokens(huggingface_config(config, DType::f32), "config.json"), SpecialTokens{});
+  EXPECT_EQ(parse_special_tokens(huggingface_config(config, "float32"), "config.json"), SpecialTokens{});
 }
 
 TEST(HuggingFaceConfig, AModelWithQkNormIsAQwen3) {
   const ModelConfig config = read_huggingface_config(reference("qk-norm"));
   EXPECT_TRUE(config.qk_norm);
   EXPECT_EQ(config.head_dim, 12);
-  const json written = huggingface_config(config, DType::bf16);
+  const json written = huggingface_config(config, "bfloat16");
   EXPECT_EQ(written["model_type"], "qwen3");
   EXPECT_EQ(written["architectures"], json({"Qwen3ForCausalLM"}));
   EXPECT_EQ(parse_huggingface_config(written, "config.json"), config);
-  EXPECT_EQ(huggingface_config(tiny(false), DType::bf16)["model_type"], "llama");
+  EXPECT_EQ(huggingface_config(tiny(false), "bfloat16")["model_type"], "llama");
   // Qwen3Config's defaults are other ones than LlamaConfig's.
   for (const char* key : {"num_key_value_heads", "head_dim", "max_position_embeddings"}) {
     json without = written;
@@ -151,7 +152,7 @@ TEST(HuggingFaceConfig, AModelWithQkNormIsAQwen3) {
 TEST(HuggingFaceConfig, EitherGenerationOfKeysIsEnough) {
   ModelConfig config = tiny(false);
   config.rope_scaling = RopeScaling{};
-  const json both = huggingface_config(config, DType::f32);
+  const json both = huggingface_config(config, "float32");
   json old_keys = both, new_keys = both;
   old_keys.erase("rope_parameters");
   new_keys.erase("rope_theta");
