@@ -34,8 +34,8 @@ constexpr std::array element_types = {ElementType{"f32", "F32", "float32"}, Elem
                                       ElementType{"bf16", "BF16", "bfloat16"}};
 
 void print_tokenizer(const ModelDescription& model, const char* kept_as) {
-  if (!model.tokenizer) fmt::print("  tokenizer none: {}\n", model.tokenizer_problem);
-  else fmt::print("  tokenizer {}\n", kept_as);
+  if (model.tokenizer) fmt::print("  tokenizer {}\n", kept_as);
+  else fmt::print("  tokenizer none stored; {}\n", model.tokenizer_problem);
 }
 
 void print_summary(const Arguments& arguments, const ModelDescription& model, int64_t bytes, int64_t files,

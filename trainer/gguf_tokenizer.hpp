@@ -14,7 +14,8 @@ namespace nibble {
 ///
 /// SentencePiece's models of type BPE are llama.cpp's kind "llama". So are bytes: each is a byte token, which llama.cpp
 /// falls back to where no other token fits; but before it looks, it replaces spaces by U+2581, so that this character's
-/// name is that of the space's token. Every text has the ids that it has here, but one that holds U+2581 itself.
+/// name is that of the token of a space. Every UTF-8 text has the ids that it has here, but one that holds U+2581
+/// itself.
 ///
 /// Throws Error{configuration} for SentencePiece models that llama.cpp tokenizes otherwise: of another type, or with
 /// normalisation.

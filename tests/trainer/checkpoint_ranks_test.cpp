@@ -8,6 +8,7 @@
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/checkpoint_save.hpp"
 #include "trainer/tensor_elements.hpp"
+#include "trainer/weight_source.hpp"
 
 namespace nibble {
 namespace {
@@ -140,6 +141,33 @@ TEST_F(CheckpointRanks, WeightsAreReadAlone) {
                   0)
             << layout.parameters()[i].name;
   }
+}
+
+TEST_F(CheckpointRanks, RowsOfWeightsAreReadOneByOne) {
+  const VerifiedCheckpoint whole = open_checkpoint(save(1, false, 5));
+  const ParameterSet expected = load_checkpoint_weights(whole, ParameterLayout(model()), DType::f32);
+  const std::unique_ptr<WeightSource> source = open_checkpoint_weights(open_checkpoint(save(3, true, 6)));
+  EXPECT_EQ(source->config(), model());
+  for (size_t i = 0; i < source->parameters(); ++i)
+    for (const int64_t at_once : {int64_t{1}, int64_t{7}, source->info(i).rows}) {
+      const ParameterInfo& info = source->info(i);
+      for (int64_t first = 0; first < info.rows; first += at_once) {
+        const int64_t count = std::min(at_once, info.rows - first);
+        const OwnedTensor wide(DType::f32, count, info.cols + 3), narrow(DType::bf16, count, info.cols);
+        const Tensor rows = wide.view().slice_cols(0, info.cols);
+        source->read_rows(i, first, rows);
+        source->read_rows(i, first, narrow);
+        for (int64_t row = 0; row < count; ++row)
+          for (int64_t col = 0; col < info.cols; ++col) {
+            const float value = expected[i].row<float>(first + row)[col];
+            ASSERT_EQ(rows.row<float>(row)[col], value) << info.name;
+            ASSERT_EQ(narrow.view().row<bf16>(row)[col], bf16(value)) << info.name;
+          }
+      }
+    }
+  VerifiedCheckpoint other = open_checkpoint(save(2, true, 7));
+  other.manifest.header.model.ffn += 2;
+  EXPECT_EQ(error_of([&] { open_checkpoint_weights(other); }).what, "state of another element type or shape");
 }
 
 TEST_F(CheckpointRanks, ReplicatedTensorsAreWrittenOnceByAllRanksTogether) {

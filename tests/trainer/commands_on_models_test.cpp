@@ -8,8 +8,10 @@
 #include "run_program.hpp"
 #include "tensor/files.hpp"
 #include "tests/tensor/temporary_directory.hpp"
+#include "trainer/gguf_model.hpp"
 #include "trainer/huggingface.hpp"
 #include "trainer/huggingface_weights.hpp"
+#include "trainer/safetensors.hpp"
 
 namespace nibble {
 namespace {
@@ -96,6 +98,55 @@ TEST_F(CommandsOnModels, AnExportOfAFolderHoldsTheSameWeights) {
   const Ended again = nibble("export " + quoted(folder()) + " --output " + quoted(output));
   EXPECT_EQ(again.code, 2);
   expect_said(again, "--overwrite");
+}
+
+TEST_F(CommandsOnModels, AnExportSaysHowFarItIsFromTheModel) {
+  const fs::path output = directory_ / "model.gguf";
+  const auto run_export = [&](const std::string& options, const fs::path& to) {
+    const Ended ended = nibble("export " + quoted(folder()) + " --output " + quoted(to) + " " + options);
+    EXPECT_EQ(ended.code, 0) << ended.output;
+    return ended;
+  };
+  const auto divergence = [](const fs::path& file) {
+    return std::get<double>(GgufFile(file).metadata().at("nibble.logit_difference.kl"));
+  };
+  expect_said(run_export("--format gguf --dtype f32", output), "logits differ by at most 0, rms 0; KL divergence 0 ");
+  EXPECT_EQ(divergence(output), 0);
+  const std::unique_ptr<WeightSource> read = open_gguf_weights(output, config_);
+  EXPECT_EQ(std::get<std::vector<std::string>>(GgufFile(output).metadata().at("tokenizer.ggml.tokens")).size(), 900u);
+  run_export("--format gguf --dtype f16 --overwrite", output);
+  const double half = divergence(output);
+  run_export("--format gguf --dtype bf16 --overwrite", output);
+  EXPECT_GT(half, 0);
+  EXPECT_GT(divergence(output), 4 * half);  // three bits fewer: 64 times
+  const fs::path again = directory_ / "half";
+  run_export("--dtype f16", again);
+  const double stored =
+      std::stod(SafetensorsFile(again / "model.safetensors").metadata().at("nibble.logit_difference.kl"));
+  EXPECT_NEAR(stored, half, 1e-6 * half + 1e-15);
+}
+
+TEST_F(CommandsOnModels, WhatCannotBeExportedIsSaid) {
+  const auto expect_refused = [&](int code, const std::string& text) {
+    for (const char* format : {"safetensors", "gguf"}) {
+      const fs::path output = directory_ / "exported";
+      const Ended ended = nibble("export " + quoted(folder()) + " --format " + format + " --output " + quoted(output));
+      EXPECT_EQ(ended.code, code) << ended.output;
+      expect_said(ended, text);
+      EXPECT_FALSE(fs::exists(output));
+    }
+  };
+  const std::string config = read_file(folder() / "config.json", ErrorKind::data);
+  nlohmann::json other = nlohmann::json::parse(config);
+  other["architectures"] = {"MixtralForCausalLM"};
+  other["model_type"] = "mixtral";
+  write(folder() / "config.json", other.dump());
+  expect_refused(4, "mixtral");
+  write(folder() / "config.json", config);
+  write(folder() / "model.safetensors.index.json",
+        R"({"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}})");
+  fs::remove(folder() / "model.safetensors");
+  expect_refused(4, "shards of the weights are missing");
 }
 
 TEST_F(CommandsOnModels, EvaluationGivesTheModelsLoss) {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "tensor/files.hpp"
+#include "tensor/half.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "trainer/json_fields.hpp"
 #include "trainer/safetensors.hpp"
@@ -348,7 +349,7 @@ TEST_F(HuggingFaceTest, HostileIndexesAreRefused) {
   changed["weight_map"][embedding] = 3;
   EXPECT_EQ(refusal(changed).what, "a field is of another type");
   changed["weight_map"][embedding] = "model-00009-of-00009.safetensors";
-  EXPECT_EQ(refusal(changed).what, "cannot open the file");
+  EXPECT_EQ(refusal(changed).what, "shards of the weights are missing");
   changed["weight_map"][embedding] = index["weight_map"]["lm_head.weight"];
   EXPECT_EQ(refusal(changed).what, "the index and a shard disagree: the shard does not hold the tensor");
   changed["weight_map"].erase(embedding);
@@ -436,6 +437,57 @@ TEST_F(HuggingFaceTest, AFlippedBitInTheHeaderIsRefusedOrChangesNothing) {
     set_byte(path, i, original[i]);
   }
   EXPECT_GT(refused, static_cast<int>(header) * 9 / 10);
+}
+
+TEST_F(HuggingFaceTest, MissingShardsAreListed) {
+  export_tiny(false, {.dtype = DType::f32, .shard_bytes = 1500});
+  std::vector<std::string> shards = names_in(folder());
+  std::erase_if(shards, [](const std::string& name) { return !name.ends_with(".safetensors"); });
+  ASSERT_GE(shards.size(), 3u);
+  fs::remove(folder() / shards[0]);
+  fs::remove(folder() / shards[2]);
+  const ErrorDetail error = error_of([&] { import_tiny(false); });
+  EXPECT_EQ(error.kind, ErrorKind::checkpoint);
+  EXPECT_EQ(error.what, "shards of the weights are missing");
+  EXPECT_NE(error.seen.find("2 of"), std::string::npos) << error.seen;
+  EXPECT_NE(error.seen.find(shards[0]), std::string::npos) << error.seen;
+  EXPECT_NE(error.seen.find(shards[2]), std::string::npos) << error.seen;
+}
+
+TEST_F(HuggingFaceTest, WhatReadingBackFindsStandsInEveryFile) {
+  const ModelConfig config = tiny(false);
+  const ParameterLayout layout(config);
+  const ParameterSet weights = numbered_weights(layout);
+  const std::unique_ptr<WeightSource> source = held_weights(config, weights);
+  FolderOptions options{.dtype = "float16", .shard_bytes = 1500};
+  options.compare = [&](const fs::path& written) {
+    EXPECT_FALSE(fs::exists(folder()));
+    EXPECT_EQ(read_huggingface_config(written), config);
+    open_huggingface_weights(written, config);
+    return LogitDifference{.largest = 0.5, .rms = 1.0 / 3, .divergence = 1e-12};
+  };
+  options.quantization = {{"quant_method", "none"}};
+  const ExportResult result = write_huggingface(folder(), config, huggingface_groups(*source, row_type("F32")),
+                                                {.shard_bytes = 1500, .compare = options.compare});
+  EXPECT_EQ(result.difference.rms, 1.0 / 3);
+  for (const std::string& name : names_in(folder())) {
+    if (!name.ends_with(".safetensors")) continue;
+    const std::map<std::string, std::string> metadata = SafetensorsFile(folder() / name).metadata();
+    EXPECT_EQ(metadata.at("format"), "pt");
+    EXPECT_EQ(metadata.at("nibble.logit_difference.max"), "5.000000e-01");
+    EXPECT_EQ(metadata.at("nibble.logit_difference.rms"), "3.333333e-01");
+    EXPECT_EQ(metadata.at("nibble.logit_difference.kl"), "1.000000e-12");
+  }
+  EXPECT_TRUE(same_weights(import_tiny(false), weights));
+
+  options.compare = {};
+  options.overwrite = true;
+  write_huggingface(folder(), config, huggingface_groups(*source, row_type("F16")), options);
+  const json described = json::parse(read_file(folder() / "config.json", ErrorKind::data));
+  EXPECT_EQ(described["dtype"], "float16");
+  EXPECT_EQ(described["quantization_config"]["quant_method"], "none");
+  EXPECT_EQ(import_huggingface(folder(), layout, DType::f32)[0].row<float>(2)[3],
+            half_to_float(float_to_half(weights[0].row<float>(2)[3])));
 }
 
 // The target folder --------------------------------------------------------------------------------------------------
