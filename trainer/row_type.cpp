@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "tensor/half.hpp"
+#include "trainer/ggml_blocks.hpp"
 
 namespace nibble {
 namespace {
@@ -46,7 +47,10 @@ constexpr RowType elements(std::string_view name, uint32_t gguf_type, uint32_t f
 constexpr float any = std::numeric_limits<float>::max();
 constexpr std::array table = {elements<float>("F32", 0, 0, any),
                               elements<Half>("F16", 1, 1, 65519.0f),  // above, the nearest half is infinite
-                              elements<bf16>("BF16", 30, 32, 0x1.fep127f)};
+                              elements<bf16>("BF16", 30, 32, 0x1.fep127f),
+                              RowType{"Q8_0", ggml_block, q8_0_bytes, 8, 7, largest_q8_0, encode_q8_0, decode_q8_0},
+                              RowType{"Q4_0", ggml_block, q4_0_bytes, 2, 2, largest_q4_0, encode_q4_0, decode_q4_0},
+                              RowType{"MXFP4", ggml_block, mxfp4_bytes, 39, 38, any, encode_mxfp4, decode_mxfp4}};
 
 /// Row `row` of interleaved order, in rotate-half order.
 int64_t rotate_half_row(int64_t row, int64_t head_dim) {
