@@ -1,8 +1,10 @@
 #include "trainer/huggingface_config.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 
 #include "tensor/files.hpp"
 #include "trainer/json_fields.hpp"
@@ -40,6 +42,22 @@ const Architecture& architecture_of(const JsonFields& fields) {
                 next);
 }
 
+/// The tensors themselves say how codes and scales lie (packed_matrix.hpp); activations are not quantized.
+void check_quantization(const JsonFields& fields) {
+  if (!fields.has("quantization_config")) return;
+  const JsonFields config(fields.object("quantization_config"), "config.json: quantization_config",
+                          ErrorKind::checkpoint);
+  static constexpr std::array formats = {"nvfp4-pack-quantized", "mxfp4-pack-quantized", "float-quantized",
+                                         "int-quantized"};
+  constexpr const char* next = "fetch the model's unquantized version (F32, BF16 or F16)";
+  if (!config.has("quant_method") || config.text("quant_method") != "compressed-tensors")
+    fields.refuse("quantization_config", "quantized weights of this kind are not read",
+                  "\"quant_method\": \"compressed-tensors\"", next);
+  if (!config.has("format") || std::ranges::find(formats, config.text("format")) == formats.end())
+    config.refuse("format", "quantized weights of this format are not read",
+                  fmt::format("{}", fmt::join(formats, ", ")), next);
+}
+
 /// What other Llamas have and Nibble does not compute.
 void check_options(const JsonFields& fields) {
   for (const char* key : {"attention_bias", "mlp_bias"})
@@ -53,9 +71,7 @@ void check_options(const JsonFields& fields) {
     for (const json& type : fields.array("layer_types"))
       if (type != "full_attention")
         fields.refuse("layer_types", "attention within a window is not computed", "\"full_attention\"", other_model);
-  if (fields.has("quantization_config"))
-    fields.refuse("quantization_config", "quantized weights are not read", "null",
-                  "fetch the model's unquantized version (F32, BF16 or F16)");
+  check_quantization(fields);
   if (fields.has("attention_dropout") && fields.at("attention_dropout") != 0)
     fields.refuse("attention_dropout", "dropout is not computed", "0.0", "set it to 0.0 in config.json");
   if (fields.has("partial_rotary_factor") && fields.at("partial_rotary_factor") != 1)

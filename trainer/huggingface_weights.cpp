@@ -14,6 +14,7 @@
 #include "trainer/huggingface_config.hpp"
 #include "trainer/json_fields.hpp"
 #include "trainer/memory.hpp"
+#include "trainer/packed_matrix.hpp"
 #include "trainer/safetensors.hpp"
 
 namespace nibble {
@@ -121,10 +122,29 @@ bool has_head(const ParameterLayout& layout) {
   return std::ranges::any_of(layout.parameters(), [](const ParameterInfo& info) { return info.name == head_name; });
 }
 
-void check_names_and_shapes(const WeightFiles& files, const ParameterLayout& layout) {
+/// Those matrices that are stored as codes and scales, by the parameter's name.
+using PackedMatrices = std::map<std::string, PackedMatrix>;
+
+PackedMatrices packed_matrices(const WeightFiles& files, const ParameterLayout& layout) {
+  const auto file_of = [&](const std::string& tensor) {
+    return files.contains(tensor) ? &files.file_of(tensor) : nullptr;
+  };
+  PackedMatrices packed;
+  for (const ParameterInfo& info : layout.parameters())
+    if (info.kind == ParameterKind::projection)
+      if (auto matrix = PackedMatrix::find(file_of, info.name, info.rows, info.cols))
+        packed.emplace(info.name, *matrix);
+  return packed;
+}
+
+void check_names_and_shapes(const WeightFiles& files, const PackedMatrices& packed, const ParameterLayout& layout) {
   std::vector<std::string> missing, unexpected, misshaped;
   std::set<std::string> known;
   for (const ParameterInfo& info : layout.parameters()) {
+    if (const auto matrix = packed.find(info.name); matrix != packed.end()) {
+      known.insert(matrix->second.tensors().begin(), matrix->second.tensors().end());
+      continue;
+    }
     known.insert(info.name);
     if (!files.contains(info.name)) {
       missing.push_back(info.name);
@@ -185,14 +205,17 @@ bool all_finite(const Tensor& tensor) {
 class CheckedWeights {
  public:
   CheckedWeights(const fs::path& directory, const ParameterLayout& layout) : files_(directory) {
-    check_names_and_shapes(files_, layout);
+    packed_ = packed_matrices(files_, layout);
+    check_names_and_shapes(files_, packed_, layout);
     if (!has_head(layout) && files_.contains(head_name)) check_tied_head(files_);
     files_.release();
   }
 
   void read_rows(const std::string& name, int64_t first, const Tensor& into) const {
-    const SafetensorsFile& file = files_.file_of(name);
-    file.read_rows(name, first, into);
+    const auto packed = packed_.find(name);
+    const SafetensorsFile& file = files_.file_of(packed == packed_.end() ? name : packed->second.tensors().front());
+    if (packed == packed_.end()) file.read_rows(name, first, into);
+    else packed->second.read_rows(first, into);
     file.release();
     if (!(into.dtype == DType::bf16 ? all_finite<bf16>(into) : all_finite<float>(into)))
       throw Error({.kind = ErrorKind::checkpoint,
@@ -203,6 +226,7 @@ class CheckedWeights {
 
  private:
   WeightFiles files_;
+  PackedMatrices packed_;
 };
 
 class HuggingFaceWeights final : public WeightSource {
