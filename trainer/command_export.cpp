@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,6 +16,7 @@
 #include "trainer/gguf_tokenizer.hpp"
 #include "trainer/huggingface.hpp"
 #include "trainer/huggingface_weights.hpp"
+#include "trainer/packed_export.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/run_parts.hpp"
 
@@ -21,9 +24,10 @@ namespace nibble {
 namespace {
 
 struct Arguments {
-  std::string model, output, format = "safetensors", dtype = "bf16";
+  std::string model, output, format = "safetensors", dtype = "bf16", quantize, data;
   uint64_t shard_bytes = FolderOptions{}.shard_bytes;
-  bool overwrite = false;
+  int64_t tokens = 16384;
+  bool overwrite = false, weights_only = false;
 };
 
 /// The element types of `--dtype`, and what config.json calls them.
@@ -38,11 +42,19 @@ void print_tokenizer(const ModelDescription& model, const char* kept_as) {
   else fmt::print("  tokenizer none stored; {}\n", model.tokenizer_problem);
 }
 
-void print_summary(const Arguments& arguments, const ModelDescription& model, int64_t bytes, int64_t files,
-                   const LogitDifference& difference) {
+void print_summary(const Arguments& arguments, const ModelDescription& model, const PackedExport* packed, int64_t bytes,
+                   int64_t files, const LogitDifference& difference,
+                   const std::optional<PerplexityChange>& perplexity) {
   fmt::print("{}\n  from      {}\n  weights   {} parameters as {}, {:.1f} MB in {} file{}\n", arguments.output,
              model.source.path.string(), model.config.parameters(), arguments.dtype, static_cast<double>(bytes) / 1e6,
              files, files == 1 ? "" : "s");
+  if (packed) {
+    for (const std::string& note : packed->notes()) fmt::print("            {}\n", note);
+    if (perplexity)
+      fmt::print("  perplexity {:.6g} before, {:.6g} after ({} tokens, fp32)\n", perplexity->before, perplexity->after,
+                 perplexity->tokens);
+    else fmt::print("  perplexity not measured: name tokens with --data FILE\n");
+  }
   fmt::print("  read back logits differ by at most {:.3g}, rms {:.3g}; KL divergence {:.3g} nats ({} tokens, fp32)\n",
              difference.largest, difference.rms, difference.divergence,
              std::min(compared_tokens, model.config.context));
@@ -59,45 +71,76 @@ auto comparison(WeightSource& source, Open open) {
   };
 }
 
+/// Perplexity of what was written.
+template <class Open>
+std::function<PerplexityChange(const std::filesystem::path&)> measurement(PackedExport* packed, Open open) {
+  if (!packed || !packed->measures()) return {};
+  return [packed, open](const std::filesystem::path& written) {
+    const std::unique_ptr<WeightSource> exported = open(written);
+    return packed->measure(*exported);
+  };
+}
+
 void run_export(const Arguments& arguments) {
   const ElementType& element = *std::ranges::find(element_types, arguments.dtype, &ElementType::option);
   const RowType& type = row_type(element.row_type);
   const ModelDescription model = describe_model(find_model(arguments.model));
   warn_of_refused(model.source);
-  const std::unique_ptr<WeightSource> source = open_weights(model);
+  const std::unique_ptr<WeightSource> masters = open_weights(model);
+  Stream stream;
+  std::optional<PackedExport> packed;
+  if (!arguments.quantize.empty())
+    packed.emplace(stream, model, *masters,
+                   PackedExportOptions{.quantize = arguments.quantize,
+                                       .gguf = arguments.format == "gguf",
+                                       .data = arguments.data,
+                                       .tokens = arguments.tokens,
+                                       .weights_only = arguments.weights_only});
+  PackedExport* const quantized = packed ? &*packed : nullptr;
+  WeightSource& source = packed ? packed->source() : *masters;
   WorkProgress work("exported", "MB", 1e6);
   const BytesProgress progress = [&](uint64_t done, uint64_t of) {
     work.update(static_cast<int64_t>(done), static_cast<int64_t>(of));
   };
 
   if (arguments.format == "gguf") {
-    GgufMetadata metadata =
-        gguf_model_metadata(model.config, std::filesystem::path(arguments.output).stem().string(), type);
+    GgufMetadata metadata = gguf_model_metadata(model.config, std::filesystem::path(arguments.output).stem().string(),
+                                                packed ? packed->main_type() : type);
+    if (packed) std::ranges::move(packed->facts(), std::back_inserter(metadata));
     std::ranges::move(gguf_tokenizer(model.tokenizer.get(), model.config.vocabulary, model.tokens),
                       std::back_inserter(metadata));
     const auto open = [&](const std::filesystem::path& file) { return open_gguf_weights(file, model.config); };
-    const GgufResult result = write_gguf_model(
-        arguments.output, std::move(metadata),
-        gguf_groups(*source, [&](const ParameterInfo&) -> const RowType& { return type; }),
-        {.overwrite = arguments.overwrite, .compare = comparison(*source, open), .progress = progress});
-    print_summary(arguments, model, result.bytes, 1, result.difference);
+    const GgufResult result = write_gguf_model(arguments.output, std::move(metadata),
+                                               gguf_groups(source,
+                                                           [&](const ParameterInfo& info) -> const RowType& {
+                                                             return packed ? packed->matrix_type(info, type) : type;
+                                                           }),
+                                               {.overwrite = arguments.overwrite,
+                                                .compare = comparison(source, open),
+                                                .perplexity = measurement(quantized, open),
+                                                .progress = progress});
+    print_summary(arguments, model, quantized, result.bytes, 1, result.difference, result.perplexity);
     print_tokenizer(model, "in the file");
     fmt::print("load it: llama-cli -m {}\n", arguments.output);
     return;
   }
 
-  FolderOptions options{
-      .dtype = element.torch,
-      .shard_bytes = static_cast<int64_t>(arguments.shard_bytes),
-      .overwrite = arguments.overwrite,
-      .tokens = model.tokens,
-      .compare = comparison(
-          *source, [&](const std::filesystem::path& folder) { return open_huggingface_weights(folder, model.config); }),
-      .progress = progress};
+  const auto open = [&](const std::filesystem::path& folder) { return open_huggingface_weights(folder, model.config); };
+  FolderOptions options{.dtype = element.torch,
+                        .shard_bytes = static_cast<int64_t>(arguments.shard_bytes),
+                        .overwrite = arguments.overwrite,
+                        .tokens = model.tokens,
+                        .compare = comparison(source, open),
+                        .perplexity = measurement(quantized, open),
+                        .progress = progress};
   if (model.tokenizer) options.tokenizer_model = model.tokenizer->model();
-  const ExportResult result =
-      write_huggingface(arguments.output, model.config, huggingface_groups(*source, type), options);
-  print_summary(arguments, model, result.bytes, result.files, result.difference);
+  if (packed) {
+    options.quantization = packed->config();
+    options.facts = packed->facts();
+  }
+  const ExportResult result = write_huggingface(
+      arguments.output, model.config, packed ? packed->folder_groups(type) : huggingface_groups(source, type), options);
+  print_summary(arguments, model, quantized, result.bytes, result.files, result.difference, result.perplexity);
   print_tokenizer(model, options.tokenizer_model.empty() ? "none stored; ids 0 to 255 are the bytes of the text"
                                                          : tokenizer_file_name);
   fmt::print(
@@ -129,6 +172,25 @@ void add_export_command(CLI::App& app) {
       ->check(CLI::Range(uint64_t{1'000'000}, uint64_t{1} << 62))
       ->type_name("SIZE")
       ->default_str("5GB");
+  command
+      ->add_option(
+          "--quantize", arguments->quantize,
+          "projections as codes: nvfp4, mxfp4, fp8, int8 (compressed-tensors), of gguf q8_0, q4_0, mxfp4; "
+          "trained: the codes that training multiplied, or nothing. A format that training multiplied is packed "
+          "as it did, others are rounded to nearest")
+      ->type_name("FORMAT");
+  CLI::Option* const data =
+      command->add_option("--data", arguments->data, "token file: measure the perplexity before and after --quantize")
+          ->type_name("FILE")
+          ->needs(command->get_option("--quantize"));
+  command->add_option("--tokens", arguments->tokens, "so many of them")
+      ->needs(data)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag(
+      "--weights-only", arguments->weights_only,
+      "say nothing of activations, which otherwise are quantized as in training, where the format can say "
+      "it (nvfp4 with --data only)");
   command->add_flag("--overwrite", arguments->overwrite, "replace what an earlier export wrote");
   command->callback([arguments] { run_export(*arguments); });
 }

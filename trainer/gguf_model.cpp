@@ -164,18 +164,19 @@ GgufResult write_gguf_model(const fs::path& path, GgufMetadata metadata, const s
   check_target(path, options.overwrite);
   GgufResult result;
   for (const TensorGroup& group : groups) result.bytes += static_cast<int64_t>(group.bytes());
-  if (options.compare)
-    for (const auto& [key, value] : result.difference.values())
-      metadata.emplace_back(key, std::numeric_limits<double>::quiet_NaN());
+  const auto reserve = [&](const auto& values) {
+    for (const auto& [key, value] : values) metadata.emplace_back(key, std::numeric_limits<double>::quiet_NaN());
+  };
+  if (options.compare) reserve(result.difference.values());
+  if (options.perplexity) reserve(PerplexityChange().values());
   create_folder_of(path);
   AtomicFile file(path);
   write_gguf(file, metadata, groups, options.progress);
-  if (options.compare) {
-    result.difference = options.compare(file.path());
-    std::map<std::string, double> values;
-    for (const auto& [key, value] : result.difference.values()) values[key] = value;
-    replace_gguf_values(file.path(), values);
-  }
+  std::map<std::string, double> values;
+  const auto note = [&](const auto& measured) { values.insert(measured.begin(), measured.end()); };
+  if (options.compare) note((result.difference = options.compare(file.path())).values());
+  if (options.perplexity) note((result.perplexity = options.perplexity(file.path()))->values());
+  if (!values.empty()) replace_gguf_values(file.path(), values);
   file.commit();
   return result;
 }

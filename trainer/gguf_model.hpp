@@ -9,11 +9,13 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "trainer/gguf.hpp"
 #include "trainer/logit_difference.hpp"
+#include "trainer/perplexity_change.hpp"
 #include "trainer/weight_source.hpp"
 
 namespace nibble {
@@ -32,12 +34,15 @@ struct GgufOptions {
   /// Reads the complete file, before it has its name, and compares it with what it was made of; the result goes into
   /// its metadata. Empty: nobody asks.
   std::function<LogitDifference(const std::filesystem::path& file)> compare{};
+  /// Likewise for the perplexity.
+  std::function<PerplexityChange(const std::filesystem::path& file)> perplexity{};
   BytesProgress progress{};
 };
 
 struct GgufResult {
   int64_t bytes = 0;  ///< of tensors
   LogitDifference difference{};
+  std::optional<PerplexityChange> perplexity{};
 };
 
 /// Writes a file, all or nothing. Throws Error{configuration} for a target that exists, unless `overwrite` and it is

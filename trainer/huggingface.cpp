@@ -64,11 +64,15 @@ void write_json(const fs::path& path, const nlohmann::ordered_json& object) {
   write_file_atomically(path, object.dump(2) + "\n");
 }
 
-/// Of each file of weights; with a difference, in a text whose length does not depend on it.
-std::map<std::string, std::string> metadata_of(const LogitDifference* difference) {
+/// Of each file of weights; what is measured, in texts whose length does not depend on it.
+std::map<std::string, std::string> metadata_of(const FolderOptions& options, const ExportResult& result) {
   std::map<std::string, std::string> metadata = safetensors_metadata;
-  if (difference)
-    for (const auto& [key, value] : difference->values()) metadata[key] = fmt::format("{:.6e}", value);
+  metadata.insert(options.facts.begin(), options.facts.end());
+  const auto add = [&](const auto& values) {
+    for (const auto& [key, value] : values) metadata[key] = fmt::format("{:.6e}", value);
+  };
+  if (options.compare) add(result.difference.values());
+  if (options.perplexity) add(result.perplexity.value_or(PerplexityChange()).values());
   return metadata;
 }
 
@@ -89,7 +93,7 @@ ExportResult write_huggingface(const fs::path& directory, const ModelConfig& con
   for (const TensorGroup& group : groups) result.bytes += static_cast<int64_t>(group.bytes());
   const auto shards = split(std::move(groups), options.shard_bytes);
   result.files = static_cast<int64_t>(shards.size());
-  const std::map<std::string, std::string> metadata = metadata_of(options.compare ? &result.difference : nullptr);
+  const std::map<std::string, std::string> metadata = metadata_of(options, result);
   std::vector<fs::path> files;
   nlohmann::ordered_json weight_map = nlohmann::ordered_json::object();
   uint64_t written = 0;
@@ -123,10 +127,10 @@ ExportResult write_huggingface(const fs::path& directory, const ModelConfig& con
     write_json(folder.path() / "tokenizer_config.json",
                {{"tokenizer_class", "LlamaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false}});
   }
-  if (options.compare) {
-    result.difference = options.compare(folder.path());
-    for (const fs::path& file : files) replace_safetensors_metadata(file, metadata_of(&result.difference));
-  }
+  if (options.compare) result.difference = options.compare(folder.path());
+  if (options.perplexity) result.perplexity = options.perplexity(folder.path());
+  if (options.compare || options.perplexity)
+    for (const fs::path& file : files) replace_safetensors_metadata(file, metadata_of(options, result));
   folder.commit();
   return result;
 }

@@ -8,13 +8,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/parameters.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/logit_difference.hpp"
+#include "trainer/perplexity_change.hpp"
 #include "trainer/row_type.hpp"
 #include "trainer/tensor_group.hpp"
 #include "trainer/weight_source.hpp"
@@ -32,6 +35,9 @@ struct FolderOptions {
   /// Reads the complete folder, before it has its name, and compares it with what it was made of; the result goes into
   /// the metadata of each file. Empty: nobody asks.
   std::function<LogitDifference(const std::filesystem::path& folder)> compare{};
+  /// Likewise for the perplexity.
+  std::function<PerplexityChange(const std::filesystem::path& folder)> perplexity{};
+  std::map<std::string, std::string> facts{};  ///< more of the files' metadata
   BytesProgress progress{};
 };
 
@@ -39,6 +45,7 @@ struct ExportResult {
   int64_t files = 0;  ///< of weights
   int64_t bytes = 0;  ///< of tensors
   LogitDifference difference{};
+  std::optional<PerplexityChange> perplexity{};
 };
 
 /// All parameters as they are, elements of the type.

@@ -138,7 +138,7 @@ void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& f
 
 nlohmann::json identity_of(const TokenData& data) { return {{"hash", hex(data.hash())}, {"tokens", data.tokens()}}; }
 
-void require_tokenizer(const LoadedModel& model, const TokenData& data) {
+void require_tokenizer(const ModelDescription& model, const TokenData& data) {
   if (!model.tokenizer || model.tokenizer->info().hash == data.tokenizer().hash) return;
   throw Error({.kind = ErrorKind::data,
                .what = "the tokens were not made with the model's tokenizer",
@@ -153,7 +153,7 @@ std::optional<Settings> settings_of(const ModelSource& source) {
   return parse_settings(source.checkpoint->header().config_text, source.path.string() + "/manifest.json");
 }
 
-LoaderOptions window_options(const LoadedModel& model, int64_t sequence, uint64_t seed) {
+LoaderOptions window_options(const ModelDescription& model, int64_t sequence, uint64_t seed) {
   constexpr int64_t longest_default = 512;  // a Hugging Face model may be meant for far longer ones than are needed
   const std::optional<Settings> settings = settings_of(model.source);
   LoaderOptions options = settings ? loader_options(*settings) : LoaderOptions{};

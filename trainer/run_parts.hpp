@@ -65,13 +65,13 @@ void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& f
 nlohmann::json identity_of(const TokenData& data);
 
 /// Throws Error{data} when the model's tokenizer is known and is not the one that made the tokens.
-void require_tokenizer(const LoadedModel& model, const TokenData& data);
+void require_tokenizer(const ModelDescription& model, const TokenData& data);
 
 /// The settings of the run that a checkpoint is of; empty for a Hugging Face folder.
 std::optional<Settings> settings_of(const ModelSource& source);
 
 /// Windows as in the model's own run; of a Hugging Face model, and with `sequence` above 0, of so many tokens.
-LoaderOptions window_options(const LoadedModel& model, int64_t sequence, uint64_t seed);
+LoaderOptions window_options(const ModelDescription& model, int64_t sequence, uint64_t seed);
 
 /// The recipe named `wish` if that is not empty (a row, a family's member, or one that the run brought itself), else
 /// what the model's last step was trained with, bf16 for a Hugging Face folder. Throws Error{configuration} for an
