@@ -126,11 +126,19 @@ TEST_F(PackedExportTest, HasOneScaleForMatricesThatAreMultipliedAsOne) {
   EXPECT_EQ(scale("self_attn.q_proj"), scale("self_attn.v_proj"));
   EXPECT_EQ(scale("mlp.gate_proj"), scale("mlp.up_proj"));
   EXPECT_NE(scale("self_attn.q_proj"), scale("mlp.gate_proj"));
-  float largest = 0;  // a divisor: 448 * 6 over the largest of gate and up
-  for (size_t i = 0; i < source_->parameters(); ++i)
-    if (source_->info(i).name.starts_with("model.layers.1.mlp.") && !source_->info(i).to_residual)
-      for (const float value : values_of(*source_, i)) largest = std::max(largest, std::fabs(float(bf16(value))));
-  EXPECT_FLOAT_EQ(scale("mlp.gate_proj"), 448 * 6 / largest);
+  // A divisor: 448 * 6 over the largest of what is multiplied as one.
+  const auto expected = [&](const std::vector<std::string>& modules) {
+    float largest = 0;
+    for (size_t i = 0; i < source_->parameters(); ++i)
+      for (const std::string& module : modules)
+        if (source_->info(i).name == fmt::format("model.layers.1.{}.weight", module))
+          for (const float value : values_of(*source_, i)) largest = std::max(largest, std::fabs(value));
+    return 448 * 6 / largest;
+  };
+  EXPECT_FLOAT_EQ(scale("self_attn.q_proj"), expected({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}));
+  EXPECT_FLOAT_EQ(scale("mlp.gate_proj"), expected({"mlp.gate_proj", "mlp.up_proj"}));
+  // Else the test would not see a scale of one matrix alone.
+  EXPECT_NE(scale("self_attn.q_proj"), expected({"self_attn.v_proj"}));
 }
 
 TEST_F(PackedExportTest, OfOtherWeightsSaysWhatItCosts) {
