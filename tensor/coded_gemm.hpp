@@ -2,8 +2,8 @@
 //
 // Codes take a half or a quarter of the memory of bf16, and tensor cores multiply them twice or four times as fast. The
 // products are the same numbers as those of the bf16 values that codes stand for, but for the order of additions and
-// their precision: Hopper's tensor cores keep some 14 bits of a sum of FP8 products until it is added to an f32, every
-// 128 of them (DeepSeek-V3, arXiv 2412.19437, section 3.3.2). Not for: who makes codes (quant/), integers (gemm.hpp).
+// their precision: Hopper's tensor cores keep some 14 bits of a sum of FP8 products (DeepSeek-V3, arXiv 2412.19437,
+// section 3.3.2) until the library adds it to an f32. Not for: who makes codes (quant/), integers (gemm.hpp).
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ constexpr int64_t coded_multiple(const CodePair& pair) {
 }
 
 /// NIBBLE_GEMM=emulated in the environment, for comparisons: no codes are multiplied, but the bf16 values that they
-/// stand for. Throws as gemm().
+/// stand for. Throws Error{configuration} for an unknown NIBBLE_GEMM.
 bool widens_codes(const Stream& stream);
 /// Whether c[?, cols] of that depth is multiplied as codes on this stream: never on the host.
 bool multiplies_codes(const Stream& stream, const CodePair& pair, int64_t cols, int64_t depth);
