@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -164,6 +165,21 @@ TEST_P(CodedLinear, MultipliesNoBlocksThatRunAlongAnotherAxis) {
   EXPECT_EQ(products({"turned squares", {{}, square(nvfp4), square(nvfp4)}, {turned, straight}}), 3 * forward);
   const GradientRecipe turned_blocks{.left = {128}, .error = nvfp4};
   EXPECT_EQ(products({"turned blocks", {{}, square(nvfp4), square(nvfp4)}, {turned_blocks, straight}}), 2 * forward);
+}
+
+TEST_P(CodedLinear, HidesNothingThatIsNoNumber) {
+  constexpr int64_t width = 128, row = 3, col = 5;
+  for (const char* name : {"fp8", "fp8-row", "mxfp8", "mxfp4-rtn", "quartet2", "nvfp4-nvidia"})
+    for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      LinearOperands operands(width, width, width);
+      operands.x.values[row * width + col] = value;
+      const LinearResults seen =
+          run_linear(find_recipe(name), operands, {.step = 5, .pass = Pass::training}, DType::f32, Place::device);
+      for (size_t i = 0; i < width; ++i) {
+        EXPECT_FALSE(std::isfinite(seen.y.values[row * width + i])) << name << " " << value;
+        EXPECT_FALSE(std::isfinite(seen.dw.values[i * width + col])) << name << " " << value;
+      }
+    }
 }
 
 TEST_P(CodedLinear, TakesWeightsAsCodes) {
