@@ -14,7 +14,9 @@ class MpiWorld final : public World {
  public:
   explicit MpiWorld(const std::vector<int>& members) : World(static_cast<int>(members.size())), members_(members) {}
   ~MpiWorld() override {
-    if (world_ != MPI_COMM_NULL && sent_.empty()) MPI_Comm_free(&world_);
+    int finalized = 0;
+    MPI_Finalized(&finalized);  // the double may outlive MPI
+    if (world_ != MPI_COMM_NULL && sent_.empty() && !finalized) MPI_Comm_free(&world_);
   }
 
   /// Waits for the others.
