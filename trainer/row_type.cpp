@@ -86,21 +86,15 @@ void encode(WeightSource& source, size_t parameter, const RowType& type, int64_t
 
 }  // namespace
 
-std::span<const RowType> row_types() { return table; }
-
-const RowType* find_row_type(std::string_view name) {
-  const auto found = std::ranges::find(table, name, &RowType::name);
-  return found == table.end() ? nullptr : &*found;
-}
-
 const RowType* find_row_type(uint32_t gguf_type) {
   const auto found = std::ranges::find(table, gguf_type, &RowType::gguf_type);
   return found == table.end() ? nullptr : &*found;
 }
 
 const RowType& row_type(std::string_view name) {
-  const RowType* const found = find_row_type(name);
-  if (!found) throw Error({.kind = ErrorKind::internal, .what = "an unknown row type", .seen = std::string(name)});
+  const auto found = std::ranges::find(table, name, &RowType::name);
+  if (found == table.end())
+    throw Error({.kind = ErrorKind::internal, .what = "an unknown row type", .seen = std::string(name)});
   return *found;
 }
 

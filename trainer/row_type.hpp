@@ -29,10 +29,7 @@ struct RowType {
   uint64_t bytes_of(int64_t elements) const { return static_cast<uint64_t>(elements / block) * block_bytes; }
 };
 
-/// All of them.
-std::span<const RowType> row_types();
-/// Null for an unknown name.
-const RowType* find_row_type(std::string_view name);
+/// Null for an unknown number.
 const RowType* find_row_type(uint32_t gguf_type);
 /// One that is in the table.
 const RowType& row_type(std::string_view name);
