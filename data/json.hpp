@@ -1,6 +1,6 @@
 // Parses JSON that may be damaged or hostile, with typed errors.
 //
-// Not for: typed access to fields (trainer/json_fields.hpp) and not for writing JSON (nlohmann-json does that itself).
+// Not for: typed access to fields (json_fields.hpp) and not for writing JSON (nlohmann-json does that itself).
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "data/json.hpp"
+#include "data/json_fields.hpp"
 #include "tensor/error.hpp"
 #include "trainer/checkpoint.hpp"
 #include "trainer/checkpoint_save.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 namespace {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "data/json_fields.hpp"
 #include "tensor/error.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "data/json_fields.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/huggingface_weights.hpp"

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <array>
 
+#include "data/json_fields.hpp"
 #include "tensor/files.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 namespace {

@@ -9,10 +9,10 @@
 #include <set>
 #include <vector>
 
+#include "data/json_fields.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/huggingface_config.hpp"
-#include "trainer/json_fields.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/packed_matrix.hpp"
 #include "trainer/safetensors.hpp"

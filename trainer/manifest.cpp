@@ -7,11 +7,11 @@
 #include <limits>
 #include <set>
 
+#include "data/json_fields.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/huggingface_config.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 namespace {

@@ -15,9 +15,9 @@
 #include <sstream>
 
 #include "data/json.hpp"
+#include "data/json_fields.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 namespace {

@@ -13,8 +13,8 @@
 #include <optional>
 #include <utility>
 
+#include "data/json_fields.hpp"
 #include "tensor/half.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 namespace {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "data/json.hpp"
+#include "data/json_fields.hpp"
 #include "tensor/error.hpp"
-#include "trainer/json_fields.hpp"
 #include "trainer/settings_table.hpp"
 
 namespace nibble {

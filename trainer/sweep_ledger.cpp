@@ -15,11 +15,11 @@
 #include <utility>
 
 #include "data/json.hpp"
+#include "data/json_fields.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/exclusive_file.hpp"
-#include "trainer/json_fields.hpp"
 
 namespace nibble {
 namespace {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "comm/local_world.hpp"
+#include "data/json_fields.hpp"
 #include "quant/self_test.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
@@ -19,7 +20,6 @@
 #include "trainer/directory.hpp"
 #include "trainer/exchange_comparison.hpp"
 #include "trainer/gradient_exchange.hpp"
-#include "trainer/json_fields.hpp"
 #include "trainer/link_measurement.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/metric_columns.hpp"

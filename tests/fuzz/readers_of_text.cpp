@@ -3,11 +3,11 @@
 #include <vector>
 
 #include "data/documents.hpp"
+#include "data/json_fields.hpp"
 #include "data/tokenizer.hpp"
 #include "tests/fuzz/readers.hpp"
 #include "tests/fuzz/scratch.hpp"
 #include "trainer/huggingface_config.hpp"
-#include "trainer/json_fields.hpp"
 #include "trainer/metrics.hpp"
 #include "trainer/report_page.hpp"
 #include "trainer/resolve.hpp"

@@ -5,10 +5,10 @@
 #include <functional>
 #include <limits>
 
+#include "data/json_fields.hpp"
 #include "tensor/files.hpp"
 #include "tensor/half.hpp"
 #include "tests/tensor/temporary_directory.hpp"
-#include "trainer/json_fields.hpp"
 #include "trainer/safetensors.hpp"
 
 namespace nibble {

@@ -1,6 +1,6 @@
 // Typed access to the fields of JSON from files that may be damaged or hostile, with typed errors.
 //
-// Not for: parsing (data/json.hpp), writing JSON (nlohmann-json does that itself) and not for YAML (the settings
+// Not for: parsing (json.hpp), writing JSON (nlohmann-json does that itself) and not for YAML (the settings
 // table).
 #pragma once
 

@@ -1,4 +1,4 @@
-#include "trainer/json_fields.hpp"
+#include "data/json_fields.hpp"
 
 #include <fmt/format.h>
 
