@@ -131,7 +131,7 @@ void inject_outliers(const Arguments& arguments) {
                  .next = "choose a factor nearer to 1"});
 
   ExportOptions options{.dtype = DType::f32, .overwrite = arguments.overwrite, .tokens = model.tokens};
-  if (model.tokenizer) options.tokenizer_model = model.tokenizer->model();
+  if (model.tokenizer) options.tokenizer_files = model.tokenizer->files();
   export_huggingface(arguments.output, model.config, model.layout, model.weights, options);
   fmt::print("{}\n  from      {}\n  channels ", arguments.output, model.source.path.string());
   for (const int64_t channel : channels) fmt::print(" {}", channel);

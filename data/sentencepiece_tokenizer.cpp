@@ -24,15 +24,17 @@ constexpr std::string_view space_mark = "\xE2\x96\x81";  // U+2581 stands for a 
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::string model, const std::string& name) : model_(std::move(model)) {
+  SentencePieceTokenizer(std::string contents, const std::string& name) {
+    files_.push_back({sentencepiece_file_name, std::move(contents)});
+    const std::string& model = files_.front().contents;
     // A model is a protocol buffer whose first field is the list of pieces; other files do not reach the parser.
-    if (model_.empty() || model_[0] != '\x0A') refuse(name, identify(bytes_of(model_)), "a SentencePiece model file");
-    const sentencepiece::util::Status status = processor_.LoadFromSerializedProto(model_);
+    if (model.empty() || model[0] != '\x0A') refuse(name, identify(bytes_of(model)), "a SentencePiece model file");
+    const sentencepiece::util::Status status = processor_.LoadFromSerializedProto(model);
     if (!status.ok()) refuse(name, status.ToString(), "an undamaged SentencePiece model file");
     if (processor_.bos_id() < 0 || processor_.eos_id() < 0)
       refuse(name, fmt::format("bos {}, eos {}", processor_.bos_id(), processor_.eos_id()), "a model with BOS and EOS");
     info_ = {.identity = fmt::format("{}{}", TokenizerInfo::sentencepiece_prefix, name),
-             .hash = checksum(bytes_of(model_)),
+             .hash = checksum(bytes_of(model)),
              .vocabulary = processor_.GetPieceSize(),
              .bos = processor_.bos_id(),
              .eos = processor_.eos_id(),
@@ -63,8 +65,6 @@ class SentencePieceTokenizer final : public Tokenizer {
     ids.insert(ids.end(), behind_newline.begin() + static_cast<std::ptrdiff_t>(newline_.size()), behind_newline.end());
   }
 
-  std::string_view model() const override { return model_; }
-
  private:
   std::string text_of_piece(int id, const std::string& name) const {
     if (processor_.IsControl(id)) return {};
@@ -85,7 +85,6 @@ class SentencePieceTokenizer final : public Tokenizer {
     return text;
   }
 
-  std::string model_;
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<int32_t> newline_;
 };

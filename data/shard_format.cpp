@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "data/byte_source.hpp"
+#include "data/tokenizer.hpp"
 #include "fmt/format.h"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
@@ -88,6 +89,11 @@ ShardHeader ShardHeader::verify(std::span<const std::byte> file, const std::stri
   if (seen != header.checksum)
     refuse("the token shard is damaged", "checksum " + hex(seen), "checksum " + hex(header.checksum), again);
   return header;
+}
+
+std::string shard_dataset_of(std::string_view tokenizer_file) {
+  if (tokenizer_file == sentencepiece_file_name || tokenizer_file == tokenizer_json_file_name) return "tokenizer_model";
+  return std::string(tokenizer_file.substr(0, tokenizer_file.find('.')));
 }
 
 std::string identify(std::span<const std::byte> file) {

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace nibble {
 
@@ -38,6 +39,9 @@ struct ShardHeader {
   /// Verifies header, length and checksum of a whole file. Throws Error{data} with `path`.
   static ShardHeader verify(std::span<const std::byte> file, const std::string& path);
 };
+
+/// The dataset of a token shard that holds the tokenizer's file of that name (TokenizerInfo::file_names).
+std::string shard_dataset_of(std::string_view tokenizer_file);
 
 /// What a file is, by its first bytes: "an xz-compressed file", "a safetensors file", "text", ...
 std::string identify(std::span<const std::byte> file);

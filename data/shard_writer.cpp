@@ -116,8 +116,8 @@ void ShardWriter::finish() {
   offset_spool_->copy_to(file, "document_offsets", DType::i64, documents_ + 1);
   bytes_spool_->copy_to(file, "document_bytes", DType::i64, documents_);
   if (mask_spool_) mask_spool_->copy_to(file, "loss_mask", DType::u8, tokens_);
-  const std::string_view model = tokenizer_.model();
-  if (!model.empty()) file.write("tokenizer_model", std::vector<uint8_t>(model.begin(), model.end()));
+  for (const TokenizerFile& part : tokenizer_.files())
+    file.write(shard_dataset_of(part.name), std::vector<uint8_t>(part.contents.begin(), part.contents.end()));
   const TokenizerInfo& info = tokenizer_.info();
   file.set_attribute("/", "schema", int64_t{ShardHeader::newest_schema});
   file.set_attribute("/", "tokenizer", std::string_view(info.identity));

@@ -4,7 +4,8 @@
 //   document_offsets  [d + 1] i64: document k is tokens [offsets[k], offsets[k + 1])
 //   document_bytes    [d]     i64: bytes of each document that are learned: its text without the prompt
 //   loss_mask         [n]     u8, 1 where predicting the token counts; only when some documents have prompts
-//   tokenizer_model   [m]     u8, the SentencePiece model; not for bytes
+//   tokenizer_model   [m]     u8, the SentencePiece model or tokenizer.json; not for bytes
+//   tokenizer_config, special_tokens_map  u8, the files of these names that lay beside tokenizer.json
 //   attributes of /: schema, tokenizer, tokenizer_hash, vocabulary, bos, eos, pad, text_bytes
 //
 // behind the header of shard_format.hpp. Equal documents give equal files, byte for byte.

@@ -106,9 +106,12 @@ void TokenData::open_shard() {
     refuse_contents(path_, "a document of the token shard has a negative number of bytes", fmt::format("{}", *negative),
                     "0 or more");
   if (file.contains("loss_mask")) loss_mask_ = map_vector<uint8_t>(file, bytes, "loss_mask", tokens_, path_);
-  if (file.contains("tokenizer_model"))
-    model_ = std::as_bytes(map_vector<uint8_t>(file, bytes, "tokenizer_model", -1, path_));
   tokenizer_.identity = file.string_attribute("/", "tokenizer");
+  for (const std::string_view name : tokenizer_.file_names()) {
+    const std::string dataset = shard_dataset_of(name);
+    if (file.contains(dataset))
+      tokenizer_files_.emplace_back(name, map_vector<uint8_t>(file, bytes, dataset, -1, path_));
+  }
   const std::string hash = file.string_attribute("/", "tokenizer_hash");
   const std::optional<uint64_t> parsed_hash = parse_hex(hash);
   if (!parsed_hash)
@@ -204,9 +207,15 @@ void TokenData::require_vocabulary(int64_t model_vocabulary) const {
                             tokenizer_.identity, tokenizer_.vocabulary));
 }
 
+std::vector<TokenizerFile> TokenData::tokenizer_files() const {
+  std::vector<TokenizerFile> files;
+  for (const auto& [name, contents] : tokenizer_files_)
+    files.push_back({std::string(name), std::string(contents.begin(), contents.end())});
+  return files;
+}
+
 std::unique_ptr<Tokenizer> TokenData::make_tokenizer() const {
-  std::unique_ptr<Tokenizer> tokenizer =
-      make_recorded_tokenizer(tokenizer_, std::string(reinterpret_cast<const char*>(model_.data()), model_.size()));
+  std::unique_ptr<Tokenizer> tokenizer = make_recorded_tokenizer(tokenizer_, tokenizer_files());
   if (!tokenizer)
     refuse_tokens(path_, "the token file does not hold its tokenizer", tokenizer_.identity,
                   "a shard made by nibble tokenize");

@@ -9,6 +9,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "data/tokenizer.hpp"
@@ -42,6 +44,9 @@ class TokenData {
   std::span<const int64_t> document_bytes() const { return document_bytes_; }
 
   const TokenizerInfo& tokenizer() const { return tokenizer_; }
+  /// The files that make the tokenizer, as the shard carries them; none where the identity says all, or the shard
+  /// does not tell (llm.c).
+  std::vector<TokenizerFile> tokenizer_files() const;
   /// The tokenizer itself, from what the shard embeds. Throws Error{data} for llm.c files, which embed nothing, and
   /// when it is not the one that the shard names.
   std::unique_ptr<Tokenizer> make_tokenizer() const;
@@ -66,7 +71,7 @@ class TokenData {
   std::vector<int64_t> found_offsets_;  ///< of llm.c files; shards map theirs
   std::span<const int64_t> offsets_, document_bytes_;
   std::span<const uint8_t> loss_mask_;
-  std::span<const std::byte> model_;
+  std::vector<std::pair<std::string_view, std::span<const uint8_t>>> tokenizer_files_;  ///< by name
   std::optional<int64_t> text_bytes_;
   TokenizerInfo tokenizer_;
   uint64_t hash_ = 0;

@@ -56,7 +56,15 @@ Encoded encode(const Document& document, const Tokenizer& tokenizer, bool append
   } else {
     tokenizer.encode(document.text, result.ids);
   }
-  if ((append_eos || document.prompt) && tokenizer.eos() >= 0) result.ids.push_back(tokenizer.eos());
+  if (append_eos || document.prompt) {
+    if (tokenizer.eos() < 0)
+      throw Error({.kind = ErrorKind::data,
+                   .what = "documents are to end with EOS, and the tokenizer names none",
+                   .seen = tokenizer.info().identity,
+                   .allowed = "\"eos_token\" in the tokenizer_config.json beside tokenizer.json",
+                   .next = "put that file there, or leave --append-eos and prompts out"});
+    result.ids.push_back(tokenizer.eos());
+  }
   return result;
 }
 

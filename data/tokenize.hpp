@@ -47,8 +47,9 @@ struct TokenizeSummary {
 bool in_validation(const Document& document, double fraction);
 
 /// BOS, then the document; EOS after pairs of prompt and completion. Throws Error{data} as readers and tokenizers do,
-/// and when either shard would be empty; Error{resource} when the disk is full. Without an exception the output files
-/// are complete; with one neither of them was touched, unless only the second failed while it got its name.
+/// when the tokenizer names no EOS that is needed, and when either shard would be empty; Error{resource} when the disk
+/// is full. Without an exception the output files are complete; with one neither of them was touched, unless only the
+/// second failed while it got its name.
 ///
 /// Memory does not grow with the number of documents (deduplication's does) but with the largest one: about 8 bytes for
 /// each of its bytes with the byte tokenizer, and about 115 inside SentencePiece (measured); `split_bytes` bounds that.

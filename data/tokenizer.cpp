@@ -1,10 +1,15 @@
 #include "data/tokenizer.hpp"
 
+#include "data/byte_level_tokenizer.hpp"
 #include "fmt/format.h"
 #include "tensor/files.hpp"
 
 namespace nibble {
 namespace {
+
+constexpr const char* sentencepiece_files[] = {sentencepiece_file_name};
+constexpr const char* huggingface_files[] = {tokenizer_json_file_name, "tokenizer_config.json",
+                                             "special_tokens_map.json"};
 
 class ByteTokenizer final : public Tokenizer {
  public:
@@ -29,6 +34,12 @@ class ByteTokenizer final : public Tokenizer {
 
 }  // namespace
 
+std::span<const char* const> TokenizerInfo::file_names() const {
+  if (is_sentencepiece()) return sentencepiece_files;
+  if (is_huggingface()) return huggingface_files;
+  return {};
+}
+
 const std::string& Tokenizer::token_text(int32_t id) const {
   if (id < 0 || id >= info_.vocabulary)
     throw Error({.kind = ErrorKind::data,
@@ -49,24 +60,85 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
 
 std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteTokenizer>(); }
 
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The folder's name, which tells more than tokenizer.json.
+std::string name_of_folder(const fs::path& folder) {
+  std::error_code error;
+  const fs::path whole = fs::canonical(folder, error);
+  return (error ? folder : whole).filename().string();
+}
+
+std::unique_ptr<Tokenizer> make_json_tokenizer(const fs::path& path) {
+  std::vector<TokenizerFile> files = {{tokenizer_json_file_name, read_file(path, ErrorKind::data)}};
+  for (const char* name : std::span(huggingface_files).subspan(1)) {
+    const fs::path beside = path.parent_path() / name;
+    std::error_code error;
+    if (fs::exists(beside, error)) files.push_back({name, read_file(beside, ErrorKind::data)});
+  }
+  const std::string name = path.filename() == tokenizer_json_file_name
+                               ? name_of_folder(fs::absolute(path).parent_path())
+                               : path.stem().string();
+  return std::make_unique<ByteLevelTokenizer>(std::move(files), name);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_folder_tokenizer(const fs::path& folder) {
+  std::error_code error;
+  std::string problems;
+  const fs::path model = folder / sentencepiece_file_name, json = folder / tokenizer_json_file_name;
+  if (fs::exists(model, error)) {
+    try {
+      return make_sentencepiece_tokenizer(read_file(model, ErrorKind::data), name_of_folder(folder));
+    } catch (const Error& problem) {  // Llama 3 has a file of this name that is none of SentencePiece's
+      problems = fmt::format("{}: {}", sentencepiece_file_name, problem.detail().what);
+    }
+  }
+  if (fs::exists(json, error)) {
+    if (problems.empty()) return make_json_tokenizer(json);
+    try {
+      return make_json_tokenizer(json);
+    } catch (const Error& problem) {
+      problems += fmt::format("; {}: {}", problem.detail().where, problem.detail().what);
+    }
+  }
+  throw Error({.kind = ErrorKind::data,
+               .what = problems.empty() ? "the folder holds no tokenizer" : "the folder's tokenizers cannot be used",
+               .where = folder.string(),
+               .seen = problems,
+               .allowed = fmt::format("a SentencePiece {}, or a {} with a byte-level BPE", sentencepiece_file_name,
+                                      tokenizer_json_file_name),
+               .next = "put the model's tokenizer there"});
+}
+
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path) {
   if (name_or_path == "byte") return make_byte_tokenizer();
-  const std::filesystem::path path(name_or_path);
+  const fs::path path(name_or_path);
   std::error_code error;
-  if (std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found)
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::not_found)
     throw Error({.kind = ErrorKind::data,
                  .what = "the tokenizer does not exist",
                  .seen = name_or_path,
-                 .allowed = "byte, or the path of a SentencePiece model",
+                 .allowed = "byte, or the path of a SentencePiece model, a tokenizer.json, or a folder with one",
                  .next = "train one with nibble tokenize --train-sentencepiece 8000 --tokenizer-output FILE"});
+  if (type == fs::file_type::directory) return make_folder_tokenizer(path);
+  if (path.extension() == ".json") return make_json_tokenizer(path);
   return make_sentencepiece_tokenizer(read_file(path, ErrorKind::data), path.stem().string());
 }
 
-std::unique_ptr<Tokenizer> make_recorded_tokenizer(const TokenizerInfo& info, std::string model) {
+std::unique_ptr<Tokenizer> make_recorded_tokenizer(const TokenizerInfo& info, std::vector<TokenizerFile> files) {
   if (info.identity == "byte") return make_byte_tokenizer();
-  if (!info.is_sentencepiece() || model.empty()) return nullptr;
-  return make_sentencepiece_tokenizer(std::move(model),
-                                      info.identity.substr(TokenizerInfo::sentencepiece_prefix.size()));
+  if (files.empty()) return nullptr;
+  const auto name = [&](std::string_view prefix) { return info.identity.substr(prefix.size()); };
+  if (info.is_sentencepiece())
+    return make_sentencepiece_tokenizer(std::move(files.front().contents), name(TokenizerInfo::sentencepiece_prefix));
+  if (info.is_huggingface())
+    return std::make_unique<ByteLevelTokenizer>(std::move(files), name(TokenizerInfo::huggingface_prefix));
+  return nullptr;
 }
 
 void require_utf8(std::string_view text, const std::string& where) {
@@ -76,7 +148,7 @@ void require_utf8(std::string_view text, const std::string& where) {
                .what = "the text is not UTF-8",
                .where = fmt::format("{}{}byte {} of the text", where, where.empty() ? "" : ", ", position),
                .seen = fmt::format("0x{:02x}", static_cast<unsigned char>(text[position])),
-               .allowed = "UTF-8, which SentencePiece needs",
+               .allowed = "UTF-8, which all tokenizers but the bytes need",
                .next = "convert the text with iconv, or use --tokenizer byte"});
 }
 

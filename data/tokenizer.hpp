@@ -1,9 +1,11 @@
-// From text to token ids and back: raw bytes, and SentencePiece models such as Llama 2's.
+// From text to token ids and back: raw bytes, SentencePiece models such as Llama 2's, and Hugging Face's tokenizer.json
+// such as Llama 3's.
 //
 // Not for: training a SentencePiece model (sentencepiece_training.hpp) and not for files of ids (shard_writer.hpp).
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,9 +16,19 @@
 
 namespace nibble {
 
+/// A file that a tokenizer is made of, by its name in Hugging Face folders.
+struct TokenizerFile {
+  std::string name;
+  std::string contents;
+
+  bool operator==(const TokenizerFile&) const = default;
+};
+inline constexpr const char* sentencepiece_file_name = "tokenizer.model";
+inline constexpr const char* tokenizer_json_file_name = "tokenizer.json";
+
 /// What a token shard and a checkpoint record about a tokenizer.
 struct TokenizerInfo {
-  std::string identity{};  ///< "byte", "sentencepiece:NAME", or "llm.c:gpt2"
+  std::string identity{};  ///< "byte", "sentencepiece:NAME", "huggingface:NAME", or "llm.c:gpt2"
   uint64_t hash = 0;       ///< equal hashes: equal ids for equal text
   int32_t vocabulary = 0;  ///< ids are 0 .. vocabulary - 1
   int32_t bos = -1;        ///< stands once before each document; -1: the tokenizer has none
@@ -24,10 +36,13 @@ struct TokenizerInfo {
   int32_t pad = -1;  ///< -1: EOS pads
 
   bool is_sentencepiece() const { return identity.starts_with(sentencepiece_prefix); }
+  bool is_huggingface() const { return identity.starts_with(huggingface_prefix); }
+  /// Of the files that may make such a tokenizer: the first must be there. None where the identity says all.
+  std::span<const char* const> file_names() const;
   /// What stands where a window holds no token.
   int32_t padding() const { return pad >= 0 ? pad : eos >= 0 ? eos : 0; }
 
-  static constexpr std::string_view sentencepiece_prefix = "sentencepiece:";
+  static constexpr std::string_view sentencepiece_prefix = "sentencepiece:", huggingface_prefix = "huggingface:";
   bool operator==(const TokenizerInfo&) const = default;
 };
 
@@ -42,7 +57,7 @@ class Tokenizer {
   int32_t eos() const { return info_.eos; }
 
   /// Appends the ids of `text`, without BOS and EOS.
-  /// SentencePiece needs UTF-8: throws Error{data} with the position of the first invalid byte.
+  /// All but the bytes need UTF-8: throws Error{data} with the position of the first invalid byte.
   virtual void encode(std::string_view text, std::vector<int32_t>& ids) const = 0;
   std::vector<int32_t> encode(std::string_view text) const {
     std::vector<int32_t> ids;
@@ -62,11 +77,12 @@ class Tokenizer {
   /// `ids`, so a generator can print what each new token adds.
   std::string decode(std::span<const int32_t> ids) const;
 
-  /// The model file, which token shards embed; empty where the identity says all.
-  virtual std::string_view model() const { return {}; }
+  /// The files that make this tokenizer, which token shards and checkpoints carry; none where the identity says all.
+  const std::vector<TokenizerFile>& files() const { return files_; }
 
  protected:
   TokenizerInfo info_;
+  std::vector<TokenizerFile> files_;
   std::vector<std::string> token_texts_;  ///< one for each id
   bool leading_space_ = false;            ///< the encoder puts a space before the text, the decoder takes it away
 };
@@ -78,12 +94,17 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer();
 /// Throws Error{data} when it is not one or has no BOS or EOS.
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string model, const std::string& name);
 
-/// "byte", or the path of a SentencePiece model. Throws Error{data} for a missing or foreign file.
+/// "byte", the path of a SentencePiece model or of a tokenizer.json (a name that ends in .json; what lies beside it
+/// names EOS and PAD), or a folder with one of them. Throws Error{data} for a missing or foreign file.
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_path);
 
-/// The tokenizer that a file records and embeds: `model` is the contents of its SentencePiece model, else empty. Null
-/// where the identity and the model do not tell it (llm.c data). The caller compares `info()` with the record.
-std::unique_ptr<Tokenizer> make_recorded_tokenizer(const TokenizerInfo& info, std::string model);
+/// The tokenizer of a folder: tokenizer.model if it is one of SentencePiece's, else tokenizer.json. Throws Error{data},
+/// with what is wrong with each, where neither can be used.
+std::unique_ptr<Tokenizer> make_folder_tokenizer(const std::filesystem::path& folder);
+
+/// The tokenizer that a file records and carries the files of. Null where the identity and they do not tell it (llm.c
+/// data). The caller compares `info()` with the record.
+std::unique_ptr<Tokenizer> make_recorded_tokenizer(const TokenizerInfo& info, std::vector<TokenizerFile> files);
 
 /// Throws Error{data} with `where`, if there is one, and the position of the first byte that is not valid UTF-8.
 void require_utf8(std::string_view text, const std::string& where = {});

@@ -39,8 +39,8 @@ std::optional<int64_t> parse_step_name(std::string_view name) {
 VerifiedCheckpoint open_checkpoint(const fs::path& path, Verification verification) {
   VerifiedCheckpoint checkpoint{path, read_manifest(path)};
   if (verification == Verification::here) verify_files(path, checkpoint.manifest);
-  if (checkpoint.manifest.files.back().name == tokenizer_file_name)
-    checkpoint.manifest.header.tokenizer_model = read_file(path / tokenizer_file_name, ErrorKind::checkpoint);
+  for (TokenizerFile& file : checkpoint.manifest.header.tokenizer_files)
+    file.contents = read_file(path / file.name, ErrorKind::checkpoint);
   return checkpoint;
 }
 

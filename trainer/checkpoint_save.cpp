@@ -178,9 +178,9 @@ fs::path commit_checkpoint(const fs::path& run_directory, const CheckpointHeader
     require_as_written(folder, file.file);
     manifest.files.push_back(file.file);
   }
-  if (!header.tokenizer_model.empty()) {
-    write_file_atomically(folder / tokenizer_file_name, header.tokenizer_model);
-    manifest.files.push_back(describe(folder, tokenizer_file_name));
+  for (const TokenizerFile& file : header.tokenizer_files) {
+    write_file_atomically(folder / file.name, file.contents);
+    manifest.files.push_back(describe(folder, file.name));
   }
   write_manifest(folder, manifest);
   const fs::path path = checkpoint_path(run_directory, header.step);

@@ -133,7 +133,7 @@ void run_export(const Arguments& arguments) {
                         .compare = comparison(source, open),
                         .perplexity = measurement(quantized, open),
                         .progress = progress};
-  if (model.tokenizer) options.tokenizer_model = model.tokenizer->model();
+  if (model.tokenizer) options.tokenizer_files = model.tokenizer->files();
   if (packed) {
     options.quantization = packed->config();
     options.facts = packed->facts();
@@ -141,8 +141,8 @@ void run_export(const Arguments& arguments) {
   const ExportResult result = write_huggingface(
       arguments.output, model.config, packed ? packed->folder_groups(type) : huggingface_groups(source, type), options);
   print_summary(arguments, model, quantized, result.bytes, result.files, result.difference, result.perplexity);
-  print_tokenizer(model, options.tokenizer_model.empty() ? "none stored; ids 0 to 255 are the bytes of the text"
-                                                         : tokenizer_file_name);
+  print_tokenizer(model, options.tokenizer_files.empty() ? "none stored; ids 0 to 255 are the bytes of the text"
+                                                         : options.tokenizer_files.front().name.c_str());
   fmt::print(
       "load it: python3 -c 'from transformers import AutoModelForCausalLM as M; print(M.from_pretrained(\"{}\"))'\n",
       arguments.output);

@@ -38,7 +38,8 @@ void print_generated(const LoadedModel& loaded, const Precision& precision, int 
                  .what = "the model comes with no tokenizer that Nibble reads",
                  .where = loaded.source.path.string(),
                  .seen = loaded.tokenizer_problem,
-                 .allowed = fmt::format("a SentencePiece {} in the folder", tokenizer_file_name),
+                 .allowed = fmt::format("a SentencePiece {}, or a {} with a byte-level BPE, in the folder",
+                                        sentencepiece_file_name, tokenizer_json_file_name),
                  .next = "put the model's tokenizer there"});
   const auto prompt_tokens = static_cast<int64_t>(loaded.tokenizer->encode(prompt).size()) + 1;  // and BOS
   if (prompt_tokens >= loaded.config.context)

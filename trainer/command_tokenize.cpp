@@ -174,7 +174,9 @@ void add_tokenize_command(CLI::App& app) {
   command->add_option("inputs", options.inputs, "Text files, folders, JSON lines; each also .gz, .xz or .zst")
       ->required();
   command->add_option("--output", options.output, "Token shard to write (HDF5)")->required();
-  command->add_option("--tokenizer", arguments->tokenizer, "byte (the default), or a SentencePiece model file");
+  command->add_option(
+      "--tokenizer", arguments->tokenizer,
+      "byte (the default), a SentencePiece model, a tokenizer.json, or a folder that holds one of these");
   command->add_option("--train-sentencepiece", arguments->sentencepiece_vocabulary,
                       "Train a SentencePiece model with this vocabulary on the training documents, and use it");
   command->add_option("--tokenizer-output", arguments->tokenizer_output, "Where to write the trained model");

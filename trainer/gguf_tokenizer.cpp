@@ -22,7 +22,7 @@ std::vector<Piece> byte_pieces(const Tokenizer& tokenizer) {
 }
 
 std::vector<Piece> sentencepiece_pieces(const Tokenizer& tokenizer, bool& leading_space) {
-  SentencePieceModel model = parse_sentencepiece_model(tokenizer.model());
+  SentencePieceModel model = parse_sentencepiece_model(tokenizer.files().front().contents);
   std::string seen;
   if (!model.is_bpe) seen = "a model of another type than BPE";
   else if (model.normalizes) seen = "a model that normalises characters";

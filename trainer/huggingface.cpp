@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -48,8 +49,13 @@ void check_target(const fs::path& directory, bool overwrite) {
                  .what = "the output folder exists and is not empty",
                  .where = directory.string(),
                  .next = "choose another --output, or replace it with --overwrite"});
-  static const std::set<std::string> written = {"config.json", "generation_config.json", tokenizer_file_name,
-                                                "tokenizer_config.json", weights_index_name};
+  static const std::set<std::string> written = {"config.json",
+                                                "generation_config.json",
+                                                weights_index_name,
+                                                sentencepiece_file_name,
+                                                tokenizer_json_file_name,
+                                                "tokenizer_config.json",
+                                                "special_tokens_map.json"};
   for (const fs::path& entry : entries) {
     const std::string name = entry.filename().string();
     const bool weights = name.starts_with("model") && name.ends_with(".safetensors");
@@ -63,6 +69,20 @@ void check_target(const fs::path& directory, bool overwrite) {
 
 void write_json(const fs::path& path, const nlohmann::ordered_json& object) {
   write_file_atomically(path, object.dump(2) + "\n");
+}
+
+/// The files as they were given, and a tokenizer_config.json where none was.
+void write_tokenizer(const fs::path& folder, const std::vector<TokenizerFile>& files) {
+  constexpr const char* config_name = "tokenizer_config.json";
+  for (const TokenizerFile& file : files) write_file_atomically(folder / file.name, file.contents);
+  if (files.empty() || std::ranges::find(files, config_name, &TokenizerFile::name) != files.end()) return;
+  // Without the class, transformers takes a Llama's for one with SentencePiece's rules, and transformers 5 such a model
+  // for one that puts no space before the text.
+  if (files.front().name == tokenizer_json_file_name)
+    write_json(folder / config_name, {{"tokenizer_class", "PreTrainedTokenizerFast"}});
+  else
+    write_json(folder / config_name,
+               {{"tokenizer_class", "LlamaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false}});
 }
 
 /// Of each file of weights; what is measured, in texts whose length does not depend on it.
@@ -122,12 +142,7 @@ ExportResult write_huggingface(const fs::path& directory, const ModelConfig& con
              {{"bos_token_id", described["bos_token_id"]}, {"eos_token_id", described["eos_token_id"]}});
   if (!options.quantization.is_null()) described["quantization_config"] = options.quantization;
   write_json(folder.path() / "config.json", described);
-  if (!options.tokenizer_model.empty()) {
-    write_file_atomically(folder.path() / tokenizer_file_name, options.tokenizer_model);
-    // Without the class, transformers 5 reads the model as one that puts no space before the text.
-    write_json(folder.path() / "tokenizer_config.json",
-               {{"tokenizer_class", "LlamaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false}});
-  }
+  write_tokenizer(folder.path(), options.tokenizer_files);
   if (options.compare) result.difference = options.compare(folder.path());
   if (options.perplexity) result.perplexity = options.perplexity(folder.path());
   if (options.compare || options.perplexity)
@@ -145,7 +160,7 @@ ExportResult export_huggingface(const fs::path& directory, const ModelConfig& co
                             .shard_bytes = options.shard_bytes,
                             .overwrite = options.overwrite,
                             .tokens = options.tokens,
-                            .tokenizer_model = options.tokenizer_model});
+                            .tokenizer_files = options.tokenizer_files});
 }
 
 }  // namespace nibble

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "data/tokenizer.hpp"
 #include "model/parameters.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/logit_difference.hpp"
@@ -30,8 +31,8 @@ struct FolderOptions {
   int64_t shard_bytes = 5'000'000'000;  ///< a file holds at most this much, or a single group that is larger
   bool overwrite = false;               ///< replace a folder that an earlier export wrote
   SpecialTokens tokens{};
-  std::string tokenizer_model{};          ///< bytes of a SentencePiece model, empty if there is none
-  nlohmann::ordered_json quantization{};  ///< config.json's "quantization_config", null if there is none
+  std::vector<TokenizerFile> tokenizer_files{};  ///< that make the tokenizer; none if the folder gets none
+  nlohmann::ordered_json quantization{};         ///< config.json's "quantization_config", null if there is none
   /// Reads the complete folder, before it has its name, and compares it with what it was made of; the result goes into
   /// the metadata of each file. Empty: nobody asks.
   std::function<LogitDifference(const std::filesystem::path& folder)> compare{};
@@ -62,7 +63,7 @@ struct ExportOptions {
   int64_t shard_bytes = FolderOptions{}.shard_bytes;
   bool overwrite = false;
   SpecialTokens tokens{};
-  std::string tokenizer_model{};
+  std::vector<TokenizerFile> tokenizer_files{};
 };
 
 /// The same for weights in memory.

@@ -17,9 +17,6 @@
 
 namespace nibble {
 
-/// A SentencePiece model, in Hugging Face folders and in checkpoints.
-inline constexpr const char* tokenizer_file_name = "tokenizer.model";
-
 /// Token ids that generation needs; a model may have several ends.
 struct SpecialTokens {
   std::optional<int64_t> begin;

@@ -1,6 +1,7 @@
 #include "trainer/manifest.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -83,6 +84,19 @@ ManifestFile parse_file(const JsonFields& fields, const std::string& name) {
   return {name, fields.unsigned_integer("bytes"), parse_checksum(fields, "xxh3")};
 }
 
+/// The next of the files that make the tokenizer; all but the first may be missing.
+std::string parse_tokenizer_file_name(const JsonFields& fields, const CheckpointHeader& header) {
+  const std::span<const char* const> names = header.tokenizer.file_names();
+  const std::vector<TokenizerFile>& before = header.tokenizer_files;
+  const auto seen = std::ranges::find(names, fields.text("name"));
+  const auto last = before.empty() ? names.begin() : std::ranges::find(names, before.back().name) + 1;
+  if (seen == names.end() || seen < last || (before.empty() && seen != names.begin()))
+    fields.refuse("name", "a file's name cannot be",
+                  fmt::format("a file of the tokenizer {} ({}), in this order", header.tokenizer.identity,
+                              fmt::join(names, ", ")));
+  return *seen;
+}
+
 json to_json(const ManifestTensor& tensor) {
   json pieces = json::array();
   for (const ManifestPiece& piece : tensor.pieces)
@@ -158,13 +172,15 @@ Manifest parse(const json& object, const std::string& where) {
   manifest.ranks = fields.integer("ranks", 1, schema == 1 ? 1 : most_ranks);
   const auto ranks = static_cast<size_t>(manifest.ranks);
   for (const json& item : fields.array("files")) {
+    const JsonFields file(item, where + ": files", ErrorKind::checkpoint);
     const size_t index = manifest.files.size();
-    manifest.files.push_back(parse_file(JsonFields(item, where + ": files", ErrorKind::checkpoint),
-                                        index < ranks ? rank_file_name(static_cast<int>(index)) : tokenizer_file_name));
+    const std::string name =
+        index < ranks ? rank_file_name(static_cast<int>(index)) : parse_tokenizer_file_name(file, header);
+    manifest.files.push_back(parse_file(file, name));
+    if (index >= ranks) header.tokenizer_files.push_back({name, {}});
   }
-  if (manifest.files.size() < ranks || manifest.files.size() > ranks + 1)
-    fields.refuse("files", "the number of files is not that of the ranks",
-                  fmt::format("one file each rank, and {}", tokenizer_file_name));
+  if (manifest.files.size() < ranks)
+    fields.refuse("files", "the number of files is not that of the ranks", "one file each rank, and the tokenizer's");
   manifest.tensors = parse_state(fields, schema, manifest.ranks, where);
   return manifest;
 }

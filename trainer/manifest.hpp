@@ -28,15 +28,15 @@ struct CheckpointHeader {
   uint64_t seed = 0;
   ModelConfig model;
   TokenizerInfo tokenizer;
-  std::string tokenizer_model{};                     ///< bytes of a SentencePiece model, a file of its own; or empty
-  nlohmann::json data = nlohmann::json::object();    ///< what identifies the token files that the run learns from
+  std::vector<TokenizerFile> tokenizer_files{};    ///< that make the tokenizer, each a file of the checkpoint; or none
+  nlohmann::json data = nlohmann::json::object();  ///< what identifies the token files that the run learns from
   nlohmann::json tuning = nlohmann::json::object();  ///< instruction set, threads, library versions ...
   bool retuned = false;                              ///< the run once went on with another tuning (--retune)
   std::string config_text;                           ///< the complete configuration with defaults, YAML
 };
 
 struct ManifestFile {
-  std::string name;  ///< "rank_0000.h5", "tokenizer.model"
+  std::string name;  ///< "rank_0000.h5", "tokenizer.json"
   uint64_t bytes = 0;
   uint64_t checksum = 0;  ///< XXH3
 };
@@ -65,7 +65,7 @@ struct ManifestTensor {
 struct Manifest {
   CheckpointHeader header;
   int64_t ranks = 1;
-  std::vector<ManifestFile> files;  ///< one each rank, then the tokenizer's model if there is one
+  std::vector<ManifestFile> files;  ///< one each rank, then the tokenizer's
   std::vector<ManifestTensor> tensors;
 };
 
@@ -90,7 +90,7 @@ std::string rank_file_name(int rank);
 /// Whole or not at all. Throws Error{resource}.
 void write_manifest(const std::filesystem::path& checkpoint, const Manifest& manifest);
 
-/// All but header.tokenizer_model, which lies beside the manifest.
+/// All but the contents of header.tokenizer_files, which lie beside the manifest.
 /// Throws Error{checkpoint} when there is no manifest, it is damaged or contradicts itself, or its schema is newer or
 /// too old.
 Manifest read_manifest(const std::filesystem::path& checkpoint);

@@ -26,13 +26,8 @@ namespace fs = std::filesystem;
 
 /// The tokenizer that a checkpoint names; null where it holds nothing of it (llm.c data).
 std::unique_ptr<Tokenizer> checkpoint_tokenizer(const VerifiedCheckpoint& checkpoint) {
-  constexpr std::string_view sentencepiece = "sentencepiece:";
   const TokenizerInfo& info = checkpoint.header().tokenizer;
-  const std::string& model = checkpoint.header().tokenizer_model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  if (info.identity == "byte") tokenizer = make_byte_tokenizer();
-  else if (info.identity.starts_with(sentencepiece) && !model.empty())
-    tokenizer = make_sentencepiece_tokenizer(model, info.identity.substr(sentencepiece.size()));
+  std::unique_ptr<Tokenizer> tokenizer = make_recorded_tokenizer(info, checkpoint.header().tokenizer_files);
   if (tokenizer && tokenizer->info().hash != info.hash)
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "the tokenizer is not the one that the model was trained with",
@@ -73,16 +68,11 @@ ModelDescription describe_huggingface(ModelSource source) {
                          .tokenizer = nullptr,
                          .tokenizer_problem = {},
                          .tokens = read_huggingface_special_tokens(source.path)};
-  const fs::path path = source.path / tokenizer_file_name;
-  if (exists(path, ErrorKind::checkpoint)) {
-    // Llama 3 has a file of this name that is none of SentencePiece's; evaluation and export do without a tokenizer.
-    try {
-      model.tokenizer = make_sentencepiece_tokenizer(read_file(path, ErrorKind::data), source.path.filename().string());
-    } catch (const Error& problem) {
-      model.tokenizer_problem = fmt::format("{}: {}", path.string(), problem.detail().what);
-    }
-  } else {
-    model.tokenizer_problem = fmt::format("the folder holds no {}", tokenizer_file_name);
+  try {  // evaluation and export do without one
+    model.tokenizer = make_folder_tokenizer(source.path);
+  } catch (const Error& problem) {
+    const ErrorDetail& detail = problem.detail();
+    model.tokenizer_problem = detail.seen.empty() ? detail.what : fmt::format("{} ({})", detail.what, detail.seen);
   }
   model.source = std::move(source);
   return model;

@@ -60,9 +60,7 @@ void TrainingRun::save() {
                                 .seed = static_cast<uint64_t>(settings_.run.seed),
                                 .model = parts_.model->config(),
                                 .tokenizer = tokenizer,
-                                .tokenizer_model = tokenizer.is_sentencepiece()
-                                                       ? std::string(train_data_->make_tokenizer()->model())
-                                                       : std::string(),
+                                .tokenizer_files = train_data_->tokenizer_files(),
                                 .data = data_identity(),
                                 .tuning = tuning_,
                                 .retuned = retuned_,

@@ -26,7 +26,7 @@ TEST(ByteTokenizer, IdsAreTheBytesAndSpecialsFollow) {
   EXPECT_EQ(tokenizer->info().pad, 258);
   EXPECT_EQ(tokenizer->info().identity, "byte");
   EXPECT_EQ(tokenizer->decode(Ids{256, 'a', 258, 'b', 257}), "ab");
-  EXPECT_TRUE(tokenizer->model().empty());
+  EXPECT_TRUE(tokenizer->files().empty());
 }
 
 TEST(ByteTokenizer, IdsOutsideTheVocabularyAreRefused) {

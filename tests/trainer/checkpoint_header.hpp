@@ -2,12 +2,20 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "trainer/manifest.hpp"
 
 namespace nibble::test {
 
+/// With a tokenizer's file where `tokenizer_model` is not empty.
 inline CheckpointHeader checkpoint_header(int64_t step, const std::string& tokenizer_model = {}) {
+  TokenizerInfo tokenizer = make_byte_tokenizer()->info();
+  std::vector<TokenizerFile> files;
+  if (!tokenizer_model.empty()) {
+    tokenizer.identity = "sentencepiece:test";
+    files.push_back({sentencepiece_file_name, tokenizer_model});
+  }
   return {.step = step,
           .model = {.vocabulary = 11,
                     .width = 8,
@@ -17,8 +25,8 @@ inline CheckpointHeader checkpoint_header(int64_t step, const std::string& token
                     .head_dim = 4,
                     .ffn = 12,
                     .context = 32},
-          .tokenizer = make_byte_tokenizer()->info(),
-          .tokenizer_model = tokenizer_model,
+          .tokenizer = tokenizer,
+          .tokenizer_files = files,
           .config_text = "steps: 1\n"};
 }
 

@@ -139,7 +139,7 @@ TEST_F(CheckpointTest, TheHeaderComesBack) {
   EXPECT_EQ(loaded.seed, ~uint64_t{0});
   EXPECT_EQ(loaded.model, tiny());
   EXPECT_EQ(loaded.tokenizer, saved.tokenizer);
-  EXPECT_EQ(loaded.tokenizer_model, "");
+  EXPECT_TRUE(loaded.tokenizer_files.empty());
   EXPECT_EQ(loaded.data, saved.data);
   EXPECT_EQ(loaded.tuning, saved.tuning);
   EXPECT_TRUE(loaded.retuned);
@@ -148,10 +148,11 @@ TEST_F(CheckpointTest, TheHeaderComesBack) {
 
 TEST_F(CheckpointTest, TheTokenizersModelIsAVerifiedFileOfTheCheckpoint) {
   CheckpointHeader header = header_of(500);
-  header.tokenizer_model = std::string("model\0bytes", 11);
+  header.tokenizer.identity = "sentencepiece:test";
+  header.tokenizer_files = {{sentencepiece_file_name, std::string("model\0bytes", 11)}};
   const fs::path path = save_checkpoint(run_, header, state_.list);
   EXPECT_EQ(names_in(path), (std::vector<std::string>{"manifest.json", "rank_0000.h5", "tokenizer.model"}));
-  EXPECT_EQ(open_checkpoint(path).header().tokenizer_model, header.tokenizer_model);
+  EXPECT_EQ(open_checkpoint(path).header().tokenizer_files, header.tokenizer_files);
   load_checkpoint(open_checkpoint(path), state_.list);
   set_byte(path / "tokenizer.model", 3, 'x');
   const ErrorDetail error = error_of([&] { open_checkpoint(path); });
@@ -486,7 +487,7 @@ TEST_F(CheckpointTest, ARunACheckpointAndAFolderAreModels) {
   EXPECT_FALSE(reference.source.checkpoint);
   EXPECT_EQ(reference.config.kv_heads, 2);
   EXPECT_EQ(reference.tokenizer, nullptr);
-  EXPECT_EQ(reference.tokenizer_problem, "the folder holds no tokenizer.model");
+  EXPECT_EQ(reference.tokenizer_problem, "the folder holds no tokenizer");
   EXPECT_EQ(reference.tokens.ends, std::vector<int64_t>{2});
 }
 
@@ -527,14 +528,32 @@ TEST_F(CheckpointTest, WithoutAUsableTokenizerTheModelIsStillLoaded) {
 
 TEST_F(CheckpointTest, ACopiedCheckpointBringsItsTokenizer) {
   CheckpointHeader header = header_of(500);
-  header.tokenizer_model = read_file(fs::path(NIBBLE_TEST_DATA) / "data/data/small.model", ErrorKind::data);
-  header.tokenizer = make_sentencepiece_tokenizer(header.tokenizer_model, "small.model")->info();
+  const auto tokenizer = make_tokenizer(std::string(NIBBLE_TEST_DATA) + "/data/data/small.model");
+  header.tokenizer_files = tokenizer->files();
+  header.tokenizer = tokenizer->info();
   fs::copy(save_checkpoint(run_, header, state_.list), directory_ / "copied");
   const LoadedModel copied = load_model(directory_ / "copied", DType::f32);
   ASSERT_TRUE(copied.tokenizer);
   EXPECT_EQ(copied.tokenizer->info(), header.tokenizer);
-  EXPECT_EQ(copied.tokenizer->model(), header.tokenizer_model);
+  EXPECT_EQ(copied.tokenizer->files(), header.tokenizer_files);
   EXPECT_EQ(copied.tokenizer_problem, "");
+}
+
+TEST_F(CheckpointTest, ATokenizerMayBeSeveralFilesInTheirOrder) {
+  CheckpointHeader header = header_of(500);
+  header.tokenizer.identity = "huggingface:test";
+  header.tokenizer_files = {{"tokenizer.json", "{}"}, {"special_tokens_map.json", "{ }"}};
+  const fs::path path = save_checkpoint(run_, header, state_.list);
+  EXPECT_EQ(open_checkpoint(path).header().tokenizer_files, header.tokenizer_files);
+  const auto refused = [&](std::vector<TokenizerFile> files) {
+    header.tokenizer_files = std::move(files);
+    return error_of([&] { open_checkpoint(save_checkpoint(run_, header, state_.list)); }).what;
+  };
+  const std::string what = "a file's name cannot be";
+  EXPECT_EQ(refused({{"special_tokens_map.json", "{}"}}), what);
+  EXPECT_EQ(refused({{"tokenizer.json", "{}"}, {"special_tokens_map.json", ""}, {"tokenizer_config.json", ""}}), what);
+  EXPECT_EQ(refused({{"tokenizer.json", "{}"}, {"tokenizer.json", "{}"}}), what);
+  EXPECT_EQ(refused({{"tokenizer.model", "{}"}}), what);
 }
 
 // Tuning

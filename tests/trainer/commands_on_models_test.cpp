@@ -26,7 +26,7 @@ class CommandsOnModels : public TemporaryDirectoryTest {
     ExportOptions options;
     options.dtype = DType::f32;
     options.tokens = {.begin = 1, .ends = {2}};
-    options.tokenizer_model = read_file(tokenizer_path_, ErrorKind::data);
+    options.tokenizer_files = make_tokenizer(tokenizer_path_.string())->files();
     export_huggingface(folder(), config_, layout_, weights_, options);
   }
   fs::path folder() const { return directory_ / "model"; }

@@ -58,6 +58,8 @@ class FullDisk : public TemporaryDirectoryTest {
   ~FullDisk() override { signal(SIGXFSZ, handler_); }
 
   fs::path save(const fs::path& run, int64_t step) const {
+    TokenizerInfo tokenizer = make_byte_tokenizer()->info();
+    tokenizer.identity = "sentencepiece:test";
     return save_checkpoint(run,
                            {.step = step,
                             .model = {.vocabulary = 11,
@@ -68,8 +70,8 @@ class FullDisk : public TemporaryDirectoryTest {
                                       .head_dim = 4,
                                       .ffn = 12,
                                       .context = 32},
-                            .tokenizer = make_byte_tokenizer()->info(),
-                            .tokenizer_model = std::string(5000, 'm'),
+                            .tokenizer = tokenizer,
+                            .tokenizer_files = {{sentencepiece_file_name, std::string(5000, 'm')}},
                             .config_text = std::string(5000, '#')},
                            state_);
   }

@@ -269,17 +269,16 @@ TEST(GgufTokenizer, PiecesScoresAndTypesAreTheModels) {
 /// A SentencePiece model that tokenizes as `change` says.
 class ChangedModel final : public Tokenizer {
  public:
-  ChangedModel(const Tokenizer& like, std::string model) : model_(std::move(model)) { info_ = like.info(); }
+  ChangedModel(const Tokenizer& like, std::string model) {
+    info_ = like.info();
+    files_ = {{sentencepiece_file_name, std::move(model)}};
+  }
   void encode(std::string_view, std::vector<int32_t>&) const override {}
-  std::string_view model() const override { return model_; }
-
- private:
-  std::string model_;
 };
 
 TEST(GgufTokenizer, ModelsThatLlamaCppTokenizesOtherwiseAreRefused) {
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(data("data/data/small.model").string());
-  const std::string model(tokenizer->model());
+  const std::string model = tokenizer->files().front().contents;
   // Fields that come again replace those before: trainer_spec.model_type = UNIGRAM, normalizer_spec's character map,
   // and remove_extra_whitespaces.
   const std::string changes[] = {std::string("\x12\x02\x18\x01", 4), std::string("\x1a\x03\x12\x01x", 5),

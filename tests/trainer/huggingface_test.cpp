@@ -494,7 +494,9 @@ TEST_F(HuggingFaceTest, WhatReadingBackFindsStandsInEveryFile) {
 
 TEST_F(HuggingFaceTest, AFilledTargetIsReplacedOnlyWhenAskedAndOnlyIfItIsAnExport) {
   fs::create_directories(folder());
-  export_tiny(false, {.dtype = DType::f32, .shard_bytes = 1500, .tokenizer_model = "model bytes"});  // empty: used
+  export_tiny(false, {.dtype = DType::f32,
+                      .shard_bytes = 1500,
+                      .tokenizer_files = {{sentencepiece_file_name, "model bytes"}}});  // empty: used
   EXPECT_EQ(read_file(folder() / "tokenizer.model", ErrorKind::data), "model bytes");
   EXPECT_TRUE(fs::exists(folder() / "tokenizer_config.json"));
   const ErrorDetail refused = error_of([&] { export_tiny(true); });
