@@ -411,6 +411,11 @@ double Llama::loss(const ParameterSet& weights, const MicroBatch& given, int64_t
   return loss_sums(stream_, loss_scratch_, std::ssize(batch.targets)).cross_entropy;
 }
 
+void Llama::losses(const ParameterSet& weights, const MicroBatch& given, std::span<float> losses, int64_t step) {
+  loss(weights, given, step);
+  token_losses(stream_, loss_scratch_, losses);
+}
+
 void Llama::logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits,
                    const ResidualStream& stream) {
   run_blocks(weights, on_stream(batch), {.step = last_step});

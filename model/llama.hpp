@@ -83,6 +83,9 @@ class Llama {
   /// The sum of the losses in nats, with the recipes of `step`.
   double loss(const ParameterSet& weights, const MicroBatch& batch, int64_t step = last_step);
 
+  /// Each token's loss in nats, 0 where its target is -1, with the recipes of `step`. `losses` has tokens() elements.
+  void losses(const ParameterSet& weights, const MicroBatch& batch, std::span<float> losses, int64_t step = last_step);
+
   /// The sums of the losses, and the gradients of loss_scale (cross-entropy + z_loss lse^2), which overwrite
   /// `gradients`.
   LossSums loss_and_gradients(const ParameterSet& weights, const MicroBatch& batch, const BackwardOptions& options,

@@ -57,15 +57,25 @@ void head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<co
   }
 }
 
-LossSums loss_sums(Stream& stream, const LossScratch& scratch, int64_t tokens) {
+/// The first tokens' losses on the host; `copied` holds them where they lie on a device.
+static Tensor losses_on_host(Stream& stream, const LossScratch& scratch, int64_t tokens, OwnedTensor& copied) {
   const Tensor losses = scratch.losses.slice_cols(0, tokens);
+  if (!stream.on_device()) return losses;
+  copied = OwnedTensor(DType::f32, losses.rows, losses.cols, "losses of tokens");
+  copy(stream, losses, copied);
+  stream.wait();
+  return copied;
+}
+
+void token_losses(Stream& stream, const LossScratch& scratch, std::span<float> losses) {
   OwnedTensor copied;
-  if (stream.on_device()) {
-    copied = OwnedTensor(DType::f32, losses.rows, losses.cols, "losses of tokens");
-    copy(stream, losses, copied);
-    stream.wait();
-  }
-  const Tensor seen = stream.on_device() ? copied.view() : losses;
+  const Tensor seen = losses_on_host(stream, scratch, std::ssize(losses), copied);
+  std::copy_n(seen.row<float>(0), losses.size(), losses.begin());
+}
+
+LossSums loss_sums(Stream& stream, const LossScratch& scratch, int64_t tokens) {
+  OwnedTensor copied;
+  const Tensor seen = losses_on_host(stream, scratch, tokens, copied);
   LossSums sums;
   for (int64_t t = 0; t < tokens; ++t) {
     sums.cross_entropy += seen.row<float>(0)[t];

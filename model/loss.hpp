@@ -50,6 +50,9 @@ struct LossGradients {
 void head_loss(Stream& stream, const Tensor& x, const Tensor& head, std::span<const int32_t> targets,
                const LossScratch& scratch, const LossGradients* gradients);
 
+/// The cross-entropies (nats) that head_loss left for the first losses.size() tokens; waits for the stream.
+void token_losses(Stream& stream, const LossScratch& scratch, std::span<float> losses);
+
 /// Over the tokens that count, in double, in token order.
 struct LossSums {
   double cross_entropy = 0;        ///< nats

@@ -7,18 +7,23 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "data/byte_source.hpp"
+#include "data/choice_tasks.hpp"
 #include "quant/precision.hpp"
 #include "trainer/evaluation.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/progress.hpp"
 #include "trainer/run_parts.hpp"
+#include "trainer/task_evaluation.hpp"
 
 namespace nibble {
 namespace {
 
 struct Arguments {
   std::string model, data, recipe, packing;
+  std::vector<std::string> tasks;
   int64_t sequence = 0, micro = 4, tokens = 0;
   int threads = 0;
   bool mask_documents = false, json = false;
@@ -39,55 +44,108 @@ LoaderOptions window_options(const Arguments& arguments, const LoadedModel& mode
   return options;
 }
 
-void run_eval(const Arguments& arguments) {
-  const TokenData data = TokenData::open(arguments.data);
-  const ModelSource source = find_model(arguments.model);
-  warn_of_refused(source);
-  const Precision precision = precision_for(source, arguments.recipe);
-  const LoadedModel loaded = load_model(source.path, precision.operands(), precision.learns());
+using Answer = nlohmann::ordered_json;
+
+/// The loss on a file of tokens, as text too where no JSON was asked for.
+void evaluate_data(const Arguments& arguments, const TokenData& data, const LoadedModel& loaded,
+                   const Precision& precision, Stream& stream, Answer& answer) {
   data.require_vocabulary(loaded.config.vocabulary);
   require_tokenizer(loaded, data);
-
-  Stream stream(arguments.threads);
   const Loader loader(data, window_options(arguments, loaded));
   const int64_t sequence = loader.sequence();
   Llama model(stream, loaded.config, precision, {.sequences = arguments.micro, .length = sequence, .training = false});
   require_held_memory();
-  WorkProgress progress("evaluated", "windows");
-  const Evaluation result = evaluate(model, loaded.weights, loader, arguments.tokens, *make_local_world(),
-                                     [&](int64_t done, int64_t of) { progress.update(done, of); });
-
-  const std::optional<double> bits = result.bits_per_byte();
-  if (arguments.json) {
-    nlohmann::ordered_json answer = {{"model", loaded.source.path.string()},
-                                     {"step", loaded.step},
-                                     {"data", arguments.data},
-                                     {"sequence", sequence},
-                                     {"recipe", precision.recipe().name},
-                                     {"tokens", result.tokens},
-                                     {"loss", result.loss()},
-                                     {"perplexity", result.perplexity()}};
-    answer["bits_per_byte"] = bits ? nlohmann::ordered_json(*bits) : nlohmann::ordered_json(nullptr);
-    fmt::print("{}\n", answer.dump());
-    return;
+  Evaluation result;
+  {
+    WorkProgress progress("evaluated", "windows");
+    result = evaluate(model, loaded.weights, loader, arguments.tokens, *make_local_world(),
+                      [&](int64_t done, int64_t of) { progress.update(done, of); });
   }
-  fmt::print("model          {}\ndata           {}, {} tokens in windows of {}\n", loaded.source.path.string(),
-             arguments.data, result.tokens, sequence);
+  const std::optional<double> bits = result.bits_per_byte();
+  answer["data"] = arguments.data;
+  answer["sequence"] = sequence;
+  answer["tokens"] = result.tokens;
+  answer["loss"] = result.loss();
+  answer["perplexity"] = result.perplexity();
+  answer["bits_per_byte"] = bits ? Answer(*bits) : Answer(nullptr);
+  if (arguments.json) return;
+  fmt::print("data           {}, {} tokens in windows of {}\n", arguments.data, result.tokens, sequence);
   fmt::print("loss           {:.6f} nats per token\nperplexity     {:.4f}\n", result.loss(), result.perplexity());
   if (bits) fmt::print("bits per byte  {:.6f}\n", *bits);
   else fmt::print("bits per byte  unknown: the file does not tell the bytes of its text\n");
 }
 
+void evaluate_tasks(const Arguments& arguments, const LoadedModel& loaded, const Precision& precision, Stream& stream,
+                    Answer& answer) {
+  answer["tasks"] = Answer::array();
+  for (const std::string& path : arguments.tasks) {
+    const ChoiceTask task = read_choice_task(path, loaded.tokenizer.get(), loaded.config.vocabulary);
+    TaskScores scores;
+    {
+      WorkProgress progress("answered", "choices");
+      scores = score_task(
+          stream, loaded.config, precision, loaded.weights, task,
+          {.sequences = arguments.micro, .progress = [&](int64_t done, int64_t of) { progress.update(done, of); }});
+    }
+    answer["tasks"].push_back({{"file", path},
+                               {"questions", scores.by_sum.questions},
+                               {"acc", scores.by_sum.value()},
+                               {"acc_stderr", scores.by_sum.error()},
+                               {"acc_norm", scores.by_normalized.value()},
+                               {"acc_norm_stderr", scores.by_normalized.error()},
+                               {"normalized_by", task.normalized_by},
+                               {"shortened", scores.shortened}});
+    if (arguments.json) continue;
+    fmt::print(
+        "task           {}, {} questions\nacc            {:.4f} +- {:.4f}\nacc_norm       {:.4f} +- {:.4f}, by {}\n",
+        path, scores.by_sum.questions, scores.by_sum.value(), scores.by_sum.error(), scores.by_normalized.value(),
+        scores.by_normalized.error(), task.normalized_by);
+    if (scores.shortened > 0)
+      fmt::print("               {} choices lost the beginning of their context: the model has {} tokens\n",
+                 scores.shortened, loaded.config.context);
+  }
+}
+
+void run_eval(const Arguments& arguments) {
+  if (arguments.data.empty() && arguments.tasks.empty())
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "there is nothing to evaluate the model on",
+                 .where = "command line",
+                 .seen = "neither --data nor --tasks",
+                 .allowed = "one of them, or both",
+                 .next = "see nibble eval --help"});
+  // Files that are not there are told before a large model is read.
+  std::optional<TokenData> data;
+  if (!arguments.data.empty()) data = TokenData::open(arguments.data);
+  for (const std::string& path : arguments.tasks) size_of_file(path);
+  const ModelSource source = find_model(arguments.model);
+  warn_of_refused(source);
+  const Precision precision = precision_for(source, arguments.recipe);
+  const LoadedModel loaded = load_model(source.path, precision.operands(), precision.learns());
+  Answer answer = {{"model", loaded.source.path.string()}, {"step", loaded.step}, {"recipe", precision.recipe().name}};
+  if (!arguments.json) fmt::print("model          {}\n", loaded.source.path.string());
+  Stream stream(arguments.threads);
+  if (data) evaluate_data(arguments, *data, loaded, precision, stream, answer);
+  if (!arguments.tasks.empty()) evaluate_tasks(arguments, loaded, precision, stream, answer);
+  if (arguments.json) fmt::print("{}\n", answer.dump());
+}
+
 }  // namespace
 
 void add_eval_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "Loss, perplexity and bits per byte of a model on a file of tokens");
+  CLI::App* command = app.add_subcommand(
+      "eval", "Loss, perplexity and bits per byte of a model on a file of tokens; its answers to multiple choice");
   const auto arguments = std::make_shared<Arguments>();
   command
       ->add_option("--model", arguments->model, "a run's directory, one of its checkpoints, or a Hugging Face folder")
       ->required()
       ->type_name("DIR|CHECKPOINT");
-  command->add_option("--data", arguments->data, "token file")->required()->type_name("FILE");
+  command->add_option("--data", arguments->data, "token file: its loss")->type_name("FILE");
+  command
+      ->add_option("--tasks", arguments->tasks,
+                   "multiple choice: llm.c's evaluation files, or JSON lines with context (query, ctx), choices "
+                   "(endings) and answer (label, gold: a number from 0, or a letter)")
+      ->type_name("FILE ...");
   command
       ->add_option("--sequence", arguments->sequence,
                    "tokens in a window; 0: as in its run, else its context, at most 4096")
