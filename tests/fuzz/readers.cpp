@@ -16,6 +16,8 @@ constexpr Reader all_readers[] = {
     {"json_lines", ErrorKind::data, read_json_lines},
     {"text", ErrorKind::data, read_text},
     {"sentencepiece", ErrorKind::data, read_sentencepiece},
+    {"tokenizer_json", ErrorKind::data, read_tokenizer_json},
+    {"choice_task", ErrorKind::data, read_choice_task},
     {"safetensors", ErrorKind::checkpoint, read_safetensors},
     {"weights_index", ErrorKind::checkpoint, read_weights_index},
     {"manifest_text", ErrorKind::checkpoint, read_manifest_text},

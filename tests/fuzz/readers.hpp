@@ -33,10 +33,12 @@ void read_overrides(Bytes bytes);    // one on each line, as after --set
 void read_config_json(Bytes bytes);  // Hugging Face
 void read_metrics(Bytes bytes);      // as a report and a resume do
 void read_json_lines(Bytes bytes);
-void read_text(Bytes bytes);           // plain or compressed
-void read_sentencepiece(Bytes bytes);  // a model, which then encodes
-void read_safetensors(Bytes bytes);    // readers_of_models.cpp
-void read_weights_index(Bytes bytes);  // model.safetensors.index.json
+void read_text(Bytes bytes);            // plain or compressed
+void read_sentencepiece(Bytes bytes);   // a model, which then encodes
+void read_tokenizer_json(Bytes bytes);  // a tokenizer, which then encodes
+void read_choice_task(Bytes bytes);     // JSON lines, or an evaluation file of llm.c
+void read_safetensors(Bytes bytes);     // readers_of_models.cpp
+void read_weights_index(Bytes bytes);   // model.safetensors.index.json
 void read_manifest_text(Bytes bytes);
 void read_manifest_fields(Bytes bytes);   // a manifest whose checksum is made right
 void read_checkpoint_state(Bytes bytes);  // a script (hdf5_script.hpp) of rank_0000.h5, whose checksum is right

@@ -2,6 +2,8 @@
 #include <string>
 #include <vector>
 
+#include "data/byte_level_tokenizer.hpp"
+#include "data/choice_tasks.hpp"
 #include "data/documents.hpp"
 #include "data/json_fields.hpp"
 #include "data/tokenizer.hpp"
@@ -71,6 +73,17 @@ void read_text(Bytes bytes) {
   const std::filesystem::path path = scratch().write("text", bytes);
   read_documents(path, {});
   read_documents(path, {.split_bytes = 16});
+}
+
+void read_tokenizer_json(Bytes bytes) {
+  const ByteLevelTokenizer tokenizer({{tokenizer_json_file_name, std::string(text_of(bytes))}}, "fuzz");
+  const std::vector<int32_t> ids = tokenizer.encode("some text's 123 <|end|>, \xC3\xA4\xE5\xB0\x8A and \n\tmore  ");
+  tokenizer.decode(ids);
+}
+
+void read_choice_task(Bytes bytes) {
+  const std::string file = scratch().write("task", bytes).string();
+  nibble::read_choice_task(file, make_byte_tokenizer().get(), 259);
 }
 
 void read_sentencepiece(Bytes bytes) {
