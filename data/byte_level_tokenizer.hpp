@@ -27,15 +27,8 @@ class ByteLevelTokenizer final : public Tokenizer {
   /// Added tokens are found in the text, special ones too, as the package does it.
   void encode(std::string_view text, std::vector<int32_t>& ids) const override;
 
-  // What other formats write of a tokenizer.
-
-  /// By id, in GPT-2's alphabet for bytes (added tokens as they read); empty: no token has the id.
-  const std::vector<std::string>& tokens() const { return json_.tokens; }
-  /// By rank.
-  const std::vector<BytePairMerges::Merge>& merges() const { return json_.merges; }
-  const std::vector<AddedToken>& added_tokens() const { return json_.added; }
-  /// The regular expressions that cut text, as in the file: they tell Llama 3's from GPT-2's.
-  const std::vector<TokenizerSplit>& splits() const { return json_.splits; }
+  /// As the file has it, for other formats to write.
+  const TokenizerJson& definition() const { return json_; }
 
  private:
   struct ViewHash {

@@ -17,8 +17,12 @@ namespace nibble {
 /// name is that of the token of a space. Every UTF-8 text has the ids that it has here, but one that holds U+2581
 /// itself.
 ///
-/// Throws Error{configuration} for SentencePiece models that llama.cpp tokenizes otherwise: of another type, or with
-/// normalisation.
+/// Byte-level BPE is llama.cpp's kind "gpt2", which cuts text as its name for the expression says: "llama-bpe",
+/// "qwen2", "gpt-2" (src/llama-vocab.cpp). It does not normalise: where tokenizer.json asks for NFC, texts in NFC have
+/// the ids that they have here.
+///
+/// Throws Error{configuration} for what llama.cpp tokenizes otherwise: SentencePiece models of another type, or with
+/// normalisation; byte-level BPE with other expressions.
 GgufMetadata gguf_tokenizer(const Tokenizer* tokenizer, int64_t vocabulary, const SpecialTokens& tokens);
 
 }  // namespace nibble

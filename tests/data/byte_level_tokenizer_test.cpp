@@ -71,10 +71,10 @@ TEST(ByteLevelTokenizer, SaysWhatItIs) {
   EXPECT_EQ(tokenizer->vocabulary(), 3264);
   EXPECT_EQ(tokenizer->bos(), 3256);
   EXPECT_EQ(tokenizer->eos(), -1);
-  EXPECT_EQ(tokenizer->tokens()[3256], "<|begin_of_text|>");
-  EXPECT_EQ(tokenizer->tokens().size(), 3264u);
-  EXPECT_EQ(tokenizer->merges().size(), 3000u);
-  EXPECT_EQ(tokenizer->added_tokens().size(), 8u);
+  EXPECT_EQ(tokenizer->definition().tokens[3256], "<|begin_of_text|>");
+  EXPECT_EQ(tokenizer->definition().tokens.size(), 3264u);
+  EXPECT_EQ(tokenizer->definition().merges.size(), 3000u);
+  EXPECT_EQ(tokenizer->definition().added.size(), 8u);
   EXPECT_EQ(make_byte_level(byte_level_variant("qwen2"))->bos(), -1);
 }
 
@@ -103,7 +103,7 @@ TEST(ByteLevelTokenizer, TheQueueMergesAsTheSlowRuleDoes) {
   ASSERT_EQ(bytes.size(), text.size());
   const Ids ids = tokenizer->encode(text);
   EXPECT_LT(ids.size(), 6500u);
-  EXPECT_EQ(ids, slow_merges(tokenizer->merges(), bytes));
+  EXPECT_EQ(ids, slow_merges(tokenizer->definition().merges, bytes));
 }
 
 TEST(ByteLevelTokenizer, MergesAreIgnoredOnlyWhereTheFileSaysSo) {

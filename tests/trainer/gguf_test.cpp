@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tensor/half.hpp"
+#include "tests/data/byte_level_file.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "trainer/gguf_tokenizer.hpp"
 #include "trainer/huggingface_weights.hpp"
@@ -264,6 +265,32 @@ TEST(GgufTokenizer, PiecesScoresAndTypesAreTheModels) {
   EXPECT_EQ(std::get<uint32_t>(value_of(metadata, "tokenizer.ggml.unknown_token_id")), 0u);
   EXPECT_EQ(std::get<uint32_t>(value_of(metadata, "tokenizer.ggml.bos_token_id")), 1u);
   EXPECT_TRUE(std::get<bool>(value_of(metadata, "tokenizer.ggml.add_space_prefix")));
+}
+
+TEST(GgufTokenizer, ByteLevelTokensMergesAndKindsAreTheFiles) {
+  const auto metadata_of = [](const std::string& variant) {
+    const auto tokenizer = test::make_byte_level(test::byte_level_variant(variant));
+    return gguf_tokenizer(tokenizer.get(), tokenizer->vocabulary() + 2, {});
+  };
+  const nlohmann::json file = test::byte_level_json();
+  const GgufMetadata metadata = metadata_of("llama3");
+  EXPECT_EQ(std::get<std::string>(value_of(metadata, "tokenizer.ggml.model")), "gpt2");
+  EXPECT_EQ(std::get<std::string>(value_of(metadata, "tokenizer.ggml.pre")), "llama-bpe");
+  const auto& tokens = std::get<std::vector<std::string>>(value_of(metadata, "tokenizer.ggml.tokens"));
+  const auto& types = std::get<std::vector<int32_t>>(value_of(metadata, "tokenizer.ggml.token_type"));
+  for (const auto& [token, id] : file["model"]["vocab"].items()) EXPECT_EQ(tokens[id.get<size_t>()], token);
+  for (const auto& added : file["added_tokens"])
+    EXPECT_EQ(types[added["id"].get<size_t>()], added["special"].get<bool>() ? 3 : 4);
+  EXPECT_EQ(types[0], 1);
+  EXPECT_EQ(types.back(), 5);
+  const auto& merges = std::get<std::vector<std::string>>(value_of(metadata, "tokenizer.ggml.merges"));
+  ASSERT_EQ(merges.size(), file["model"]["merges"].size());
+  const nlohmann::json& last = file["model"]["merges"].back();
+  EXPECT_EQ(merges.back(), last[0].get<std::string>() + " " + last[1].get<std::string>());
+  EXPECT_EQ(std::get<std::string>(value_of(metadata_of("gpt2"), "tokenizer.ggml.pre")), "gpt-2");
+  EXPECT_EQ(std::get<std::string>(value_of(metadata_of("qwen2"), "tokenizer.ggml.pre")), "qwen2");
+  for (const char* other : {"smollm", "o200k"})
+    EXPECT_EQ(error_of([&] { metadata_of(other); }).kind, ErrorKind::configuration);
 }
 
 /// A SentencePiece model that tokenizes as `change` says.
