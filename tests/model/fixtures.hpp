@@ -10,7 +10,6 @@
 #include "tensor/convert.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/huggingface_weights.hpp"
-#include "trainer/huggingface_config.hpp"
 #include "trainer/safetensors.hpp"
 
 namespace nibble::test {

@@ -13,7 +13,6 @@
 #include "trainer/checkpoint_save.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/huggingface_weights.hpp"
-#include "trainer/huggingface_config.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/safetensors.hpp"
 #include "trainer/yaml_settings.hpp"
