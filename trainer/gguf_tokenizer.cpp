@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string_view>
 
 #include "data/byte_level_tokenizer.hpp"
 #include "data/sentencepiece_model.hpp"
@@ -108,9 +107,16 @@ GgufMetadata gguf_tokenizer(const Tokenizer* tokenizer, int64_t vocabulary, cons
   else return no_tokenizer();
   // llama.cpp takes the embedding's rows from the number of tokens, and wants each to have a name of its own.
   std::vector<Piece>& pieces = described.pieces;
+  if (std::ssize(pieces) > vocabulary)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "the tokenizer has more tokens than the embedding rows, which llama.cpp does not load",
+                 .where = tokenizer->info().identity,
+                 .seen = fmt::format("{} tokens", pieces.size()),
+                 .allowed = fmt::format("at most {}", vocabulary),
+                 .next = "export with --format safetensors"});
   for (int64_t id = std::ssize(pieces); id < vocabulary; ++id) pieces.push_back({{}, 0, SentencePieceModel::unused});
   for (size_t id = 0; id < pieces.size(); ++id)
-    if (pieces[id].type == SentencePieceModel::unused) pieces[id].text = fmt::format("[PAD{}]", id);
+    if (pieces[id].text.empty()) pieces[id].text = fmt::format("[PAD{}]", id);
 
   std::vector<std::string> texts;
   std::vector<float> scores;

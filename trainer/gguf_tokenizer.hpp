@@ -22,7 +22,7 @@ namespace nibble {
 /// the ids that they have here.
 ///
 /// Throws Error{configuration} for what llama.cpp tokenizes otherwise: SentencePiece models of another type, or with
-/// normalisation; byte-level BPE with other expressions.
+/// normalisation; byte-level BPE with other expressions; and for tokenizers with more tokens than rows.
 GgufMetadata gguf_tokenizer(const Tokenizer* tokenizer, int64_t vocabulary, const SpecialTokens& tokens);
 
 }  // namespace nibble

@@ -243,6 +243,7 @@ TEST(GgufTokenizer, BytesAreByteTokensButTheSpace) {
   EXPECT_EQ(std::get<uint32_t>(value_of(metadata, "tokenizer.ggml.eos_token_id")), 257u);
   EXPECT_FALSE(std::get<bool>(value_of(metadata, "tokenizer.ggml.add_space_prefix")));
   EXPECT_EQ(std::get<std::string>(value_of(metadata, "tokenizer.ggml.model")), "llama");
+  EXPECT_EQ(error_of([&] { gguf_tokenizer(tokenizer.get(), 258, {}); }).kind, ErrorKind::configuration);
 }
 
 TEST(GgufTokenizer, PiecesScoresAndTypesAreTheModels) {
