@@ -7,7 +7,6 @@
 #include <set>
 #include <utility>
 
-#include "data/json_fields.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/huggingface_weights.hpp"
@@ -90,7 +89,7 @@ std::map<std::string, std::string> metadata_of(const FolderOptions& options, con
   std::map<std::string, std::string> metadata = safetensors_metadata;
   metadata.insert(options.facts.begin(), options.facts.end());
   const auto add = [&](const auto& values) {
-    for (const auto& [key, value] : values) metadata[key] = fmt::format("{:.6e}", value);
+    for (const auto& [key, value] : values) metadata[key] = fmt::format("{:<12.6e}", value);
   };
   if (options.compare) add(result.difference.values());
   if (options.perplexity) add(result.perplexity.value_or(PerplexityChange()).values());

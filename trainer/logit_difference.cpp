@@ -110,7 +110,7 @@ LogitDifference difference_of(const Tensor& first, const Tensor& second) {
     double divergence = 0;
     for (int64_t i = 0; i < first.cols; ++i) {
       const double difference = double{a[i]} - b[i], log_p = a[i] - lse_a;
-      result.largest = std::max(result.largest, std::abs(difference));
+      result.largest = std::isnan(difference) ? difference : std::max(result.largest, std::abs(difference));
       squares += difference * difference;
       divergence += std::exp(log_p) * (log_p - (b[i] - lse_b));
     }
