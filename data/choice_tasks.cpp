@@ -107,7 +107,7 @@ ChoiceTask read_llmc(const std::string& path, std::span<const std::byte> file, i
   std::memcpy(header.data(), file.data(), sizeof header);
   if (header[1] != version)
     refuse(path, "the evaluation file has another version", fmt::format("{}", header[1]), fmt::format("{}", version));
-  ChoiceTask task{.path = path, .normalized_by = "tokens", .questions = {}};
+  ChoiceTask task{.normalized_by = "tokens", .questions = {}};
   std::span<const std::byte> rest = file.subspan(header_bytes);
   while (!rest.empty()) {
     const size_t index = task.questions.size();
@@ -181,7 +181,7 @@ ChoiceTask read_json_lines(const std::string& path, const Tokenizer* tokenizer, 
   if (!tokenizer)
     refuse(path, "questions in text need the model's tokenizer, and it comes with none that Nibble reads", "JSON lines",
            "a model with its tokenizer", "put tokenizer.json or tokenizer.model into the model's folder");
-  ChoiceTask task{.path = path, .normalized_by = "bytes", .questions = {}};
+  ChoiceTask task{.normalized_by = "bytes", .questions = {}};
   LineReader lines(path);
   for (std::string line; lines.next(line);) {
     if (line.find_first_not_of(blank) == std::string::npos) continue;
@@ -192,25 +192,19 @@ ChoiceTask read_json_lines(const std::string& path, const Tokenizer* tokenizer, 
   return task;
 }
 
-bool is_llmc(const std::string& path) {
+bool is_llmc(std::span<const std::byte> bytes) {
   uint32_t first = 0;
-  char bytes[sizeof first];
-  const std::unique_ptr<ByteSource> source = open_source(path);
-  size_t filled = 0;
-  while (filled < sizeof bytes) {
-    const size_t count = source->read(bytes + filled, sizeof bytes - filled);
-    if (count == 0) return false;
-    filled += count;
-  }
-  std::memcpy(&first, bytes, sizeof first);
+  if (bytes.size() < sizeof first) return false;
+  std::memcpy(&first, bytes.data(), sizeof first);
   return first == magic;
 }
 
 }  // namespace
 
 ChoiceTask read_choice_task(const std::string& path, const Tokenizer* tokenizer, int64_t vocabulary) {
-  ChoiceTask task = is_llmc(path) ? read_llmc(path, MappedFile(path, ErrorKind::data).bytes(), vocabulary)
-                                  : read_json_lines(path, tokenizer, vocabulary);
+  const MappedFile file(path, ErrorKind::data);
+  ChoiceTask task =
+      is_llmc(file.bytes()) ? read_llmc(path, file.bytes(), vocabulary) : read_json_lines(path, tokenizer, vocabulary);
   if (task.questions.empty()) refuse(path, "the file holds no question", "0 questions", "at least 1");
   return task;
 }

@@ -23,7 +23,6 @@ struct ChoiceQuestion {
 };
 
 struct ChoiceTask {
-  std::string path;
   std::string normalized_by;  ///< "bytes" or "tokens": what Choice::length counts
   std::vector<ChoiceQuestion> questions;
 };
@@ -34,7 +33,7 @@ struct ChoiceTask {
 ///   {"context": "The sky is", "choices": ["blue.", "made of cheese."], "answer": 0}
 ///
 /// with "query" or "ctx" for "context", "endings" for "choices", "label" or "gold" for "answer", which is a number from
-/// 0, also as a text, or a letter from "A". A space goes between a context and a choice, unless one of them has white
+/// 0, of one digit also as a text, or a letter from "A". A space goes between a context and a choice, unless one of them has white
 /// space there or the context is empty. Both are encoded together; the choice's tokens are those behind as many as the
 /// context alone has (the rule of lm-evaluation-harness), and lengths are bytes of the choice.
 ///
