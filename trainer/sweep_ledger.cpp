@@ -305,7 +305,8 @@ bool SweepClaim::lost() const {
 void SweepClaim::progress(const LedgerProgress& progress) {
   const double now = ledger_.options_.system.now();
   last_ = progress;
-  longest_ = std::max(longest_, now - std::exchange(last_beat_, now));
+  const double since = now - std::exchange(last_beat_, now);
+  if (beats_ > 0) longest_ = std::max(longest_, since);  // before the first beat the run was starting
   if (beats_ > 0 && now - last_written_ < ledger_.options_.between) return;
   last_written_ = now;
   ++beats_;

@@ -104,7 +104,6 @@ class SweepClaim {
 
 class SweepLedger {
  public:
-  /// Makes the folder. Throws Error{resource}.
   explicit SweepLedger(std::filesystem::path directory, LedgerOptions options = {});
 
   /// What the ledger's first process has said that the sweep is: `text`, if this is the first.

@@ -339,6 +339,7 @@ void TrainingRun::begin_directory(bool resumed) {
                  .seen = failure.message(),
                  .next = "choose another run.directory"});
   hold_directory();
+  if (options_.require_ownership) options_.require_ownership();
   // Step 0 has a row of its own, written again when not even the first step was saved.
   const int64_t next_step = resumed && counters_.step > 0 ? counters_.step + 1 : 0;
   const std::vector<std::string> columns = columns_of(settings_, *parts_.model);
