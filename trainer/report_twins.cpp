@@ -7,6 +7,7 @@
 #include <iterator>
 #include <map>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "trainer/precision.hpp"
@@ -62,6 +63,7 @@ struct Group {
   TwinGap gap;
   Settings settings;
   double twin_sum = 0;
+  std::set<int64_t> seeds{};
 };
 
 void conclude(Group& group) {
@@ -122,8 +124,10 @@ std::vector<TwinGap> twin_gaps(std::span<const ReportRun> runs) {
     if (added)
       groups.push_back(
           {.gap = {.precision = precision_name(*own->settings), .others = {}, .gaps = {}}, .settings = shared});
-    groups[group->second].gap.gaps.push_back(own->loss - twin->second.loss);
-    groups[group->second].twin_sum += twin->second.loss;
+    Group& of = groups[group->second];
+    if (!of.seeds.insert(own->settings->run.seed).second) continue;  // the same run, from another folder
+    of.gap.gaps.push_back(own->loss - twin->second.loss);
+    of.twin_sum += twin->second.loss;
   }
   std::vector<TwinGap> gaps;
   if (!groups.empty()) name_others(groups);
