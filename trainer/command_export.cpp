@@ -151,7 +151,8 @@ void run_export(const Arguments& arguments) {
 }  // namespace
 
 void add_export_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("export", "Write a trained model as a folder that other programs load");
+  CLI::App* command =
+      app.add_subcommand("export", "Write a trained model as a folder or a file that other programs load");
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("model", arguments->model, "a run's directory, one of its checkpoints, or a Hugging Face folder")
       ->required()

@@ -73,7 +73,8 @@ std::string fit_text(const LawFit& fit) {
   text += fmt::format("         {}\n", residuals_text(fit.residuals));
   if (fit.noise)
     text +=
-        fmt::format("noise    of ln L between seeds: {:.3e} ({} degrees of freedom)\n", *fit.noise, fit.noise_degrees);
+        fmt::format("noise    of ln L between runs alike in size, tokens and recipes: {:.3e} ({} degrees of freedom)\n",
+                    *fit.noise, fit.noise_degrees);
   text += "\n" + constants_text(fit) + efficiencies_text(fit);
   if (fit.held_out) text += fmt::format("\nheld out: {}\n", residuals_text(*fit.held_out));
   if (fit.resamples > 0) text += fmt::format("\nintervals: {} resamples of the runs of each recipe\n", fit.resamples);

@@ -18,8 +18,8 @@ void require_equal_gpus(World& world);
 class GpuRanks {
  public:
   /// From now on jobs of the world's thread send the memory of the stream's GPU, behind what the stream had to do when
-  /// they were submitted. `wish` as run.gpu_exchange; `before`: what the run used until now, or empty, for `auto`. Both
-  /// must outlive the object. All ranks call it.
+  /// they were submitted. `wish` as run.gpu_exchange; `before`: what the run used until now, or empty, for `auto`. World
+  /// and stream must outlive the object. All ranks call it.
   /// Throws Error: configuration (ranks that cannot do so), communication (NCCL does not start).
   GpuRanks(World& world, const Stream& stream, const std::string& wish, const std::string& before);
   /// Jobs have been waited for. All ranks come here, unless the world has failed.

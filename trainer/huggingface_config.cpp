@@ -43,10 +43,9 @@ const Architecture& architecture_of(const JsonFields& fields) {
 }
 
 /// The tensors themselves say how codes and scales lie (packed_matrix.hpp); activations are not quantized.
-void check_quantization(const JsonFields& fields) {
+void check_quantization(const JsonFields& fields, const std::string& where) {
   if (!fields.has("quantization_config")) return;
-  const JsonFields config(fields.object("quantization_config"), "config.json: quantization_config",
-                          ErrorKind::checkpoint);
+  const JsonFields config(fields.object("quantization_config"), where + ": quantization_config", ErrorKind::checkpoint);
   static constexpr std::array formats = {"nvfp4-pack-quantized", "mxfp4-pack-quantized", "float-quantized",
                                          "int-quantized"};
   constexpr const char* next = "fetch the model's unquantized version (F32, BF16 or F16)";
@@ -59,7 +58,7 @@ void check_quantization(const JsonFields& fields) {
 }
 
 /// What other Llamas have and Nibble does not compute.
-void check_options(const JsonFields& fields) {
+void check_options(const JsonFields& fields, const std::string& where) {
   for (const char* key : {"attention_bias", "mlp_bias"})
     if (fields.flag_or(key, false))
       fields.refuse(key, "projections with biases are not computed", "false", other_model);
@@ -71,7 +70,7 @@ void check_options(const JsonFields& fields) {
     for (const json& type : fields.array("layer_types"))
       if (type != "full_attention")
         fields.refuse("layer_types", "attention within a window is not computed", "\"full_attention\"", other_model);
-  check_quantization(fields);
+  check_quantization(fields, where);
   if (fields.has("attention_dropout") && fields.at("attention_dropout") != 0)
     fields.refuse("attention_dropout", "dropout is not computed", "0.0", "set it to 0.0 in config.json");
   if (fields.has("partial_rotary_factor") && fields.at("partial_rotary_factor") != 1)
@@ -130,7 +129,7 @@ json read_json(const std::filesystem::path& path) {
 ModelConfig parse_huggingface_config(const json& object, const std::string& where) {
   const JsonFields fields(object, where, ErrorKind::checkpoint);
   const Architecture& architecture = architecture_of(fields);
-  check_options(fields);
+  check_options(fields, where);
 
   ModelConfig config;
   config.vocabulary = fields.integer("vocab_size", 1, INT32_MAX);

@@ -27,7 +27,7 @@ struct SpecialTokens {
 
 /// The shape that the object describes. Keys that do not change what is computed are ignored. Throws Error{checkpoint}
 /// with the key for another architecture, for what Nibble does not compute (biases, other activations or kinds of RoPE,
-/// windows, quantized weights ...), for old and new keys that contradict each other, and for impossible dimensions.
+/// windows, weights quantized otherwise than in compressed-tensors' formats ...), for old and new keys that contradict each other, and for impossible dimensions.
 ModelConfig parse_huggingface_config(const nlohmann::json& config, const std::string& where);
 
 /// bos_token_id and eos_token_id. Throws Error{checkpoint} for ids outside the vocabulary.

@@ -74,7 +74,8 @@ struct LawFit {
   std::vector<FittedPoint> points{};
   ResidualSize residuals{};  ///< of the runs behind the constants
   std::optional<ResidualSize> held_out{};
-  /// Of ln L between runs that differ in nothing but the seed: pooled standard deviation, and its degrees of freedom.
+  /// Of ln L between runs that are alike in size, tokens and recipes, of several seeds say: pooled standard deviation,
+  /// and its degrees of freedom.
   std::optional<double> noise{};
   size_t noise_degrees = 0;
   std::vector<LeftOut> left_out{};

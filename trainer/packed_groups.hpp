@@ -1,7 +1,7 @@
 // A model's weights on their way into a file as codes and scales.
 //
 // What lies in one buffer of the layout is quantized under one tensor scale and makes one group of tensors: its rows
-// are read twice where that scale must be known first. Not for: containers (safetensors.hpp, gguf.hpp), formats
+// are read twice, first for their largest magnitude, which also finds what is not finite. Not for: containers (safetensors.hpp, gguf.hpp), formats
 // (packed_format.hpp).
 #pragma once
 

@@ -1,4 +1,4 @@
-// What the runs of a sweep have come to: runs.jsonl for fits, sweep.csv for people, and timing.csv.
+// What the runs of a sweep have come to: runs.jsonl with all that is known of each, sweep.csv for people, and timing.csv.
 //
 // The first two depend on the runs' numbers alone: not on who did them when, or how often they were interrupted.
 // Not for how far a sweep is (sweep_output.hpp).

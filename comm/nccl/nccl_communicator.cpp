@@ -1,4 +1,4 @@
-// The only file that calls NCCL. Part of programs that find it when they run (nccl_library.cpp), and of tests, which
+// The only file that uses NCCL's functions. Part of programs that find it when they run (nccl_library.cpp), and of tests, which
 // are linked with a double of it.
 //
 // NCCL is told not to block: whatever it does may still be in progress when it returns, and one asks until it is not.

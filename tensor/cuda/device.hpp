@@ -1,6 +1,6 @@
 // A CUDA device as host code sees it: which there are, their memory, and queues of work.
 //
-// Two implementations: the CUDA runtime (runtime.cu), and the emulation (emulation/device.cpp), which has one device in
+// Two implementations: the CUDA runtime (runtime.cu), and the emulation (emulation/device.cpp), which has devices in
 // host memory and runs the same kernels on host threads, for machines without a GPU. A program is linked with one of
 // them or with neither: what is declared weak is then not available(). Not for: kernels (kernel.hpp).
 #pragma once
