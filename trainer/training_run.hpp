@@ -37,7 +37,8 @@ struct TrainingRunOptions {
   /// Steps whose checkpoints are kept, whatever run.checkpoint says.
   std::vector<int64_t> kept_steps{};
   /// Who owns the run's directory otherwise than by its lock, which is then not taken: called on the first rank before
-  /// a checkpoint is begun and before it is committed, also by another thread. Throws when another has taken over.
+  /// the run's files are opened, before a checkpoint is begun and before it is committed, also by another thread.
+  /// Throws when another has taken over.
   std::function<void()> require_ownership{};
   /// Told on the first rank, after each step and in the course of validations, how far the run is.
   std::function<void(const ProgressState&)> on_progress{};

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "model/llama.hpp"
@@ -85,6 +86,18 @@ TEST(LogitDifference, IsThatOfTheWholeModels) {
     EXPECT_NEAR(found.divergence, expected.divergence, 1e-4 * expected.divergence) << name;
     EXPECT_GE(done, of) << name;
   }
+}
+
+TEST(LogitDifference, IsNoNumberWhereALogitIsNone) {
+  Stream stream(1);
+  const std::string directory = std::string(NIBBLE_TEST_DATA) + "/model/data/llama/mha";
+  const ModelConfig config = read_huggingface_config(directory);
+  const ParameterSet sound = import_huggingface(directory, ParameterLayout(config), DType::f32),
+                     broken = import_huggingface(directory, ParameterLayout(config), DType::f32);
+  broken[1].row<float>(0)[0] = std::numeric_limits<float>::quiet_NaN();
+  const LogitDifference found = compare_logits(stream, *held_weights(config, sound), *held_weights(config, broken));
+  EXPECT_TRUE(std::isnan(found.largest));
+  EXPECT_TRUE(std::isnan(found.rms));
 }
 
 }  // namespace

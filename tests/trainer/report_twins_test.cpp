@@ -59,6 +59,15 @@ TEST_F(ReportTwinsTest, GapsArePairedBySeedAndGroupedOverSeeds) {
   EXPECT_FALSE(gaps[1].half_interval);
 }
 
+TEST_F(ReportTwinsTest, ARunThatIsNamedTwiceCountsOnce) {
+  const std::vector<ReportRun> runs = {run("bf16", 1, 2.0), run("quartet2", 1, 2.1), run("quartet2", 1, 2.1)};
+  const std::vector<TwinGap> gaps = twin_gaps(runs);
+  ASSERT_EQ(gaps.size(), 1u);
+  EXPECT_EQ(gaps[0].gaps.size(), 1u);
+  EXPECT_NEAR(gaps[0].twin_loss, 2.0, 1e-12);
+  EXPECT_FALSE(gaps[0].half_interval);
+}
+
 TEST_F(ReportTwinsTest, RunsThatDifferInMoreAreNoPairs) {
   const std::vector<ReportRun> runs = {run("bf16", 1, 2.0, 32), run("quartet2", 1, 2.1, 64),
                                        run("bf16", 1, 2.0, 32, 20), run("quartet2", 1, 2.2, 32),

@@ -245,6 +245,16 @@ TEST_F(TrainingRunTest, OneProcessAtATime) {
   expect_error(ErrorKind::configuration, {path("a")}, [&] { TrainingRun(settings("a"), {.resume = true}); });
 }
 
+TEST_F(TrainingRunTest, AnotherOwnersRowsAreNotTouchedAtTheStart) {
+  TrainingRun(settings("a"), {}).run();
+  std::filesystem::remove_all(directory_ / "a/checkpoints/step_00000012");  // rows behind it would be cut off
+  const std::string before = read_file(directory_ / "a/metrics.jsonl", ErrorKind::data);
+  const auto lost = [] { throw Error({.kind = ErrorKind::resource, .what = "another process has taken over"}); };
+  expect_error(ErrorKind::resource, {"another process has taken over"},
+               [&] { TrainingRun(settings("a"), {.resume = true, .require_ownership = lost}); });
+  EXPECT_EQ(read_file(directory_ / "a/metrics.jsonl", ErrorKind::data), before);
+}
+
 TEST_F(TrainingRunTest, ARetunedRunStaysMarked) {
   TrainingRun(settings("a", {"steps=4"}), {}).run();
   TrainingRun(settings("a", {"steps=8", "run.threads=1"}), {.resume = true, .retune = true}).run();
