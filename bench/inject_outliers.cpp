@@ -132,7 +132,7 @@ void inject_outliers(const Arguments& arguments) {
 
   ExportOptions options{.dtype = DType::f32, .overwrite = arguments.overwrite, .tokens = model.tokens};
   if (model.tokenizer) options.tokenizer_files = model.tokenizer->files();
-  export_huggingface(arguments.output, model.config, model.layout, model.weights, options);
+  export_huggingface(arguments.output, model.config, model.weights, options);
   fmt::print("{}\n  from      {}\n  channels ", arguments.output, model.source.path.string());
   for (const int64_t channel : channels) fmt::print(" {}", channel);
   fmt::print(", times {}\n  logits    differ by {:.2g} (relative, {} random tokens, fp32)\n", arguments.factor,

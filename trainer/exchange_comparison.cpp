@@ -11,8 +11,8 @@
 #include "comm/partition.hpp"
 #include "comm/stream_exchange.hpp"
 #include "tensor/error.hpp"
-#include "trainer/median.hpp"
 #include "trainer/processor_time.hpp"
+#include "trainer/quantile.hpp"
 #include "trainer/stopwatch.hpp"
 #include "trainer/units.hpp"
 

@@ -150,8 +150,8 @@ ExportResult write_huggingface(const fs::path& directory, const ModelConfig& con
   return result;
 }
 
-ExportResult export_huggingface(const fs::path& directory, const ModelConfig& config, const ParameterLayout&,
-                                const ParameterSet& weights, const ExportOptions& options) {
+ExportResult export_huggingface(const fs::path& directory, const ModelConfig& config, const ParameterSet& weights,
+                                const ExportOptions& options) {
   const std::unique_ptr<WeightSource> source = held_weights(config, weights);
   const bool narrow = options.dtype == DType::bf16;
   return write_huggingface(directory, config, huggingface_groups(*source, row_type(narrow ? "BF16" : "F32")),

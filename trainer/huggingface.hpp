@@ -68,7 +68,6 @@ struct ExportOptions {
 
 /// The same for weights in memory.
 ExportResult export_huggingface(const std::filesystem::path& directory, const ModelConfig& config,
-                                const ParameterLayout& layout, const ParameterSet& weights,
-                                const ExportOptions& options);
+                                const ParameterSet& weights, const ExportOptions& options);
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 
 #include "tensor/error.hpp"
 #include "trainer/law_stages.hpp"
+#include "trainer/quantile.hpp"
 
 namespace nibble {
 namespace {
@@ -48,17 +49,7 @@ ResidualSize size_of(const std::vector<double>& residuals) {
   return size;
 }
 
-/// Linear between order statistics.
-Interval interval_of(std::vector<double> values) {
-  std::ranges::sort(values);
-  const auto quantile = [&](double share) {
-    const double place = share * static_cast<double>(values.size() - 1);
-    const auto below = static_cast<size_t>(place);
-    const size_t above = std::min(below + 1, values.size() - 1);
-    return values[below] + (place - static_cast<double>(below)) * (values[above] - values[below]);
-  };
-  return {quantile(0.025), quantile(0.975)};
-}
+Interval interval_of(const std::vector<double>& values) { return {quantile(values, 0.025), quantile(values, 0.975)}; }
 
 void add_noise(const std::vector<FitPoint>& runs, LawFit& fit) {
   std::map<std::tuple<double, double, std::string, std::string>, std::vector<double>> cells;
@@ -255,7 +246,8 @@ class Study {
 LawFit fit_law(Stream& stream, const FitPoints& points, const LawFitOptions& options,
                const std::function<void(int64_t, int64_t)>& progress) {
   const ScalingLaw& law = find_law(options.law);
-  const std::vector<FormatFacts> formats = formats_of(stream, law, points.points, options.error_parts);
+  constexpr int64_t error_parts = 16;
+  const std::vector<FormatFacts> formats = formats_of(stream, law, points.points, error_parts);
   const LawRuns runs = divide_runs(law, points, formats, options.hold_out_above);
   LawFit fit = Study(stream, law, runs, options, progress).study();
   if (!points.other_columns.empty())

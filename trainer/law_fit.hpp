@@ -27,7 +27,6 @@ struct LawFitOptions {
   int bootstrap = 200;                     ///< resamples behind the intervals; 0: none
   std::map<std::string, double> fixed{};   ///< constants by name that are known
   std::optional<double> hold_out_above{};  ///< runs with more parameters are predicted, not fitted
-  int64_t error_parts = 16;                ///< of the sample on which errors of formats are measured
 };
 
 struct Interval {

@@ -49,8 +49,6 @@ Json activation_arguments(PackedFormat format, const Quantizer& input) {
   return arguments(format, input, "token", format == PackedFormat::nvfp4 ? Json("local") : Json(true));
 }
 
-std::string module_of(const ParameterInfo& info) { return info.name.substr(0, info.name.rfind(".weight")); }
-
 }  // namespace
 
 Json packed_config(const ParameterLayout& layout, const PackingPlan& plan, bool activations) {
@@ -60,7 +58,7 @@ Json packed_config(const ParameterLayout& layout, const PackingPlan& plan, bool 
     if (info.kind != ParameterKind::projection) continue;
     const auto& projection = plan.buffers[static_cast<size_t>(info.buffer)];
     if (!projection) {
-      ignored.push_back(module_of(info));
+      ignored.push_back(module_of(info.name));
       continue;
     }
     const Json scheme = {
@@ -70,7 +68,7 @@ Json packed_config(const ParameterLayout& layout, const PackingPlan& plan, bool 
         {"format", format_string(plan.format)}};
     auto group = std::ranges::find(groups, scheme, &std::pair<Json, Json>::first);
     if (group == groups.end()) group = groups.emplace(groups.end(), scheme, Json::array());
-    group->second.push_back(module_of(info));
+    group->second.push_back(module_of(info.name));
   }
   Json described = Json::object();
   for (size_t i = 0; i < groups.size(); ++i) {

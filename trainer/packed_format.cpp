@@ -54,6 +54,8 @@ Quantizer default_quantizer(PackedFormat format) {
   return {};
 }
 
+std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind(".weight")); }
+
 std::vector<PackedTensor> packed_tensors(const Quantizer& quantizer, int64_t rows, int64_t cols) {
   const std::vector<int64_t> f32_scale =
       quantizer.extent == Extent::row ? std::vector<int64_t>{rows, 1} : std::vector<int64_t>{1};

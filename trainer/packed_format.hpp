@@ -37,6 +37,9 @@ std::optional<PackedFormat> format_of(const Quantizer& quantizer);
 /// on the largest of the format. FP8 and INT8 have a scale for each row.
 Quantizer default_quantizer(PackedFormat format);
 
+/// "X" of a parameter "X.weight".
+std::string module_of(const std::string& parameter);
+
 /// A tensor of a file.
 struct PackedTensor {
   std::string suffix;  ///< of the module's name: "weight_packed"

@@ -14,8 +14,6 @@ namespace {
 
 constexpr int64_t square = 16;  ///< rows that may share scales
 
-std::string module_of(const ParameterInfo& info) { return info.name.substr(0, info.name.rfind("weight")); }
-
 std::span<const std::byte> bytes_of(const Tensor& tensor) {
   return {static_cast<const std::byte*>(tensor.data), tensor.bytes()};
 }
@@ -76,7 +74,7 @@ TensorGroup packed_group(Stream& stream, WeightSource& source, const PackingPlan
   TensorGroup group;
   for (const size_t parameter : parts) {
     const ParameterInfo& info = source.info(parameter);
-    const std::string module = module_of(info);
+    const std::string module = module_of(info.name) + ".";
     for (const PackedTensor& tensor : packed_tensors(projection.quantizer, info.rows, info.cols)) {
       uint64_t bytes = bytes_of_type(tensor.dtype);
       for (const int64_t dimension : tensor.shape) bytes *= static_cast<uint64_t>(dimension);

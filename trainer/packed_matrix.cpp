@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 
 #include "quant/quantizers.hpp"
@@ -27,11 +27,17 @@ std::string listed(const std::vector<PackedTensor>& parts) {
   return text;
 }
 
+/// Whether `stored` is the tensor `wanted`, or holds its f32 scales in 16 bits.
+bool stands_for(const PackedTensor& stored, const PackedTensor& wanted) {
+  const bool narrow = wanted.dtype == "F32" && (stored.dtype == "BF16" || stored.dtype == "F16");
+  return stored.suffix == wanted.suffix && stored.shape == wanted.shape && (narrow || stored.dtype == wanted.dtype);
+}
+
 }  // namespace
 
 std::optional<PackedMatrix> PackedMatrix::find(const Find& file_of, const std::string& parameter, int64_t rows,
                                                int64_t cols) {
-  const std::string module = parameter.substr(0, parameter.rfind("weight"));
+  const std::string module = module_of(parameter) + ".";
   std::vector<PackedTensor> seen;
   for (const char* suffix : {"weight", "weight_packed", "weight_scale", "weight_global_scale"})
     if (const SafetensorsFile* const file = file_of(module + suffix)) {
@@ -42,11 +48,18 @@ std::optional<PackedMatrix> PackedMatrix::find(const Find& file_of, const std::s
   for (const Quantizer& quantizer : layouts) {
     if (quantizer.blocks() && cols % quantizer.group != 0) continue;
     const std::vector<PackedTensor> parts = packed_tensors(quantizer, rows, cols);
-    if (parts != seen) continue;
+    if (!std::ranges::equal(seen, parts, stands_for)) continue;
     PackedMatrix matrix;
     matrix.format_ = *format_of(quantizer);
-    const auto bytes = [&](const PackedTensor& part) {
-      return file_of(module + part.suffix)->bytes(module + part.suffix);
+    const auto bytes = [&](const PackedTensor& part) -> std::span<const std::byte> {
+      const std::string tensor = module + part.suffix;
+      const SafetensorsFile& file = *file_of(tensor);
+      const SafetensorsEntry& entry = file.entry(tensor);
+      if (entry.dtype == part.dtype) return file.bytes(tensor);
+      const auto wide = std::make_shared<OwnedTensor>(DType::f32, entry.rows(), entry.cols());
+      file.read(tensor, *wide);
+      matrix.f32_scales_ = wide;
+      return std::as_bytes(std::span(wide->view().as<float>(), static_cast<size_t>(wide->view().size())));
     };
     for (const PackedTensor& part : parts) matrix.tensors_.push_back(module + part.suffix);
     const auto of_rows = static_cast<size_t>(rows);

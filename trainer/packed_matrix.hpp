@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,11 +20,11 @@ class PackedMatrix {
   using Find = std::function<const SafetensorsFile*(const std::string& tensor)>;
 
   /// The matrix [rows, cols] of a parameter ("....weight"); nothing where it is stored as plain numbers, or not at all.
+  /// Scales that are F32 in the table of packed_format.hpp may be BF16 or F16, as llm-compressor writes them.
   /// Throws Error{checkpoint} for tensors that lack a part, or have other shapes or element types.
   static std::optional<PackedMatrix> find(const Find& file_of, const std::string& parameter, int64_t rows,
                                           int64_t cols);
 
-  PackedFormat format() const { return format_; }
   /// Names of the tensors that it is made of.
   const std::vector<std::string>& tensors() const { return tensors_; }
   /// Rows [first, first + into.rows) into f32, or bf16 rounded to nearest even.
@@ -32,8 +33,9 @@ class PackedMatrix {
  private:
   PackedFormat format_ = PackedFormat::nvfp4;
   std::vector<std::string> tensors_;
-  std::span<const std::byte> codes_, scales_;  ///< of all rows; scales empty where the tensor has one
-  size_t code_bytes_ = 0, scale_bytes_ = 0;    ///< of a row
+  std::span<const std::byte> codes_, scales_;      ///< of all rows; scales empty where the tensor has one
+  std::shared_ptr<const OwnedTensor> f32_scales_;  ///< those that are stored in 16 bits
+  size_t code_bytes_ = 0, scale_bytes_ = 0;        ///< of a row
   float tensor_scale_ = 1;
 };
 

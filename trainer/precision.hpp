@@ -12,6 +12,9 @@
 
 namespace nibble {
 
+/// Whether a setting is one of those that recipes are made of.
+inline bool is_precision(const std::string& key) { return key.starts_with("precision."); }
+
 /// `steps` of the whole run and `layers` of the model: what shares of the run and "last 4" are counted from. Later
 /// overrides go over earlier ones, keep_bf16 over all.
 /// Throws Error{configuration} for an unknown name (with the nearest one), blocks that the model does not have, and

@@ -7,8 +7,8 @@
 #include <map>
 #include <string>
 
-#include "trainer/median.hpp"
 #include "trainer/metrics_reader.hpp"
+#include "trainer/quantile.hpp"
 #include "trainer/report_axis.hpp"
 
 namespace nibble {

@@ -8,11 +8,11 @@
 #include <ctime>
 #include <functional>
 
-#include "trainer/median.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/metric_columns.hpp"
 #include "trainer/page_frame.hpp"
 #include "trainer/progress.hpp"
+#include "trainer/quantile.hpp"
 #include "trainer/report_axis.hpp"
 #include "trainer/report_differences.hpp"
 #include "trainer/report_figure.hpp"

@@ -30,8 +30,6 @@ std::string values_of(const Settings& settings, const auto& wanted) {
   return text;
 }
 
-bool is_precision(const std::string& key) { return key.starts_with("precision."); }
-
 /// "quartet2", or every setting of precision that is not the default.
 std::string precision_name(const Settings& settings) {
   std::string text;

@@ -14,6 +14,7 @@
 #include <random>
 #include <sstream>
 
+#include "comm/host_name.hpp"
 #include "data/json.hpp"
 #include "data/json_fields.hpp"
 #include "tensor/error.hpp"
@@ -38,12 +39,6 @@ std::string first_line(const std::string& path) {
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value ? std::string(value).substr(0, longest_name) : std::string();
-}
-
-std::string host_name() {
-  std::array<char, longest_name> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  return host.data();
 }
 
 std::string pid_namespace() {
@@ -80,7 +75,7 @@ Life life_of_process(int64_t process, uint64_t process_start) {
 RunLockHolder this_run_lock_holder() {
   std::random_device random;
   const std::string cluster = environment("SLURM_CLUSTER_NAME"), job = environment("SLURM_JOB_ID");
-  return {.host = host_name(),
+  return {.host = host_name().substr(0, longest_name),
           .boot = first_line("/proc/sys/kernel/random/boot_id"),
           .pid_namespace = pid_namespace(),
           .process = ::getpid(),

@@ -50,9 +50,11 @@ ComputeTime scaled(const std::vector<Burst>& bursts, double operations, double p
           .update = nearest.time.update * parameters / nearest.parameters};
 }
 
+constexpr double seconds_to_measure = 8;  // after which what was measured is scaled
+
 class Estimate {
  public:
-  explicit Estimate(const SweepPlan& plan, double seconds_to_measure) : plan_(plan), budget_(seconds_to_measure) {}
+  explicit Estimate(const SweepPlan& plan) : plan_(plan) {}
 
   SweepCost cost() {
     cost_.runs.resize(plan_.runs.size());
@@ -79,7 +81,7 @@ class Estimate {
       return found->second;
     }
     const double operations = micro_operations(run), parameters = static_cast<double>(shapes_[run].parameters());
-    if (!bursts_.empty() && watch_.seconds() > budget_) return scaled(bursts_, operations, parameters);
+    if (!bursts_.empty() && watch_.seconds() > seconds_to_measure) return scaled(bursts_, operations, parameters);
     try {
       bursts_.push_back(
           {.time = measure_compute_alone(settings, shapes_[run]), .operations = operations, .parameters = parameters});
@@ -124,17 +126,17 @@ class Estimate {
       for (const SweepRunCost& run : cost_.runs) add(run, 1);
       return;
     }
-    auto on_rung = static_cast<double>(plan_.runs.size());
+    size_t on_rung = plan_.runs.size();
     std::vector<int64_t> before(plan_.runs.size());
     for (size_t rung = 0; rung <= plan_.rungs; ++rung) {
       for (const SweepTask& task : plan_.tasks) {
         if (task.rung != rung) continue;
         const double part =
             static_cast<double>(task.until - before[task.run]) / static_cast<double>(cost_.runs[task.run].steps);
-        add(cost_.runs[task.run], part * on_rung / static_cast<double>(plan_.runs.size()));
+        add(cost_.runs[task.run], part * static_cast<double>(on_rung) / static_cast<double>(plan_.runs.size()));
         before[task.run] = task.until;
       }
-      on_rung = std::max(1.0, std::floor(on_rung * plan_.keep + 1e-9));
+      on_rung = plan_.going_on(on_rung);
     }
   }
 
@@ -145,7 +147,6 @@ class Estimate {
   }
 
   const SweepPlan& plan_;
-  double budget_;
   Stopwatch watch_;
   std::vector<ModelConfig> shapes_;
   std::map<std::string, ComputeTime> known_;
@@ -156,9 +157,7 @@ class Estimate {
 
 }  // namespace
 
-SweepCost cost_of(const SweepPlan& plan, double seconds_to_measure) {
-  return Estimate(plan, seconds_to_measure).cost();
-}
+SweepCost cost_of(const SweepPlan& plan) { return Estimate(plan).cost(); }
 
 nlohmann::ordered_json to_json(const SweepPlan& plan, const SweepCost& cost) {
   nlohmann::ordered_json runs = nlohmann::ordered_json::array();

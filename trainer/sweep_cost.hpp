@@ -30,7 +30,7 @@ struct SweepCost {
 };
 
 /// Throws as foresee_memory and measure_compute_alone do.
-SweepCost cost_of(const SweepPlan& plan, double seconds_to_measure = 8);
+SweepCost cost_of(const SweepPlan& plan);
 
 nlohmann::ordered_json to_json(const SweepPlan& plan, const SweepCost& cost);
 std::string cost_text(const SweepPlan& plan, const SweepCost& cost);

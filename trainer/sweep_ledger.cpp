@@ -32,6 +32,8 @@ constexpr std::array<std::string_view, 5> kind_names = {"claimed", "renewed", "r
 constexpr size_t most_bytes = 1 << 16;
 constexpr size_t longest_message = 4000;
 constexpr size_t beat_bytes = 256;
+constexpr double between_beats = 1;  // seconds between two writings of progress
+constexpr int64_t attempts = 2;      // of a task that fails
 constexpr std::string_view prepared_prefix = ".prepared.";
 
 std::string name_of(int64_t number) { return fmt::format("{:08}", number); }
@@ -111,7 +113,6 @@ std::optional<Beat> parse_beat(const std::string& text) {
   };
   if (!object.is_object() || !number("patience")) return std::nullopt;
   return Beat{.progress = {.step = std::llround(number("step").value_or(0)),
-                           .total_steps = std::llround(number("total_steps").value_or(0)),
                            .loss = number("loss"),
                            .seconds_left = number("seconds_left")},
               .patience = *number("patience")};
@@ -191,7 +192,7 @@ std::optional<LedgerEntry> SweepLedger::look(const std::string& task) {
 }
 
 bool SweepLedger::has_ended(const LedgerEntry& entry) const {
-  return entry.kind == Kind::finished || (entry.kind == Kind::failed && entry.failures >= options_.attempts);
+  return entry.kind == Kind::finished || (entry.kind == Kind::failed && entry.failures >= attempts);
 }
 
 std::optional<LedgerProgress> SweepLedger::progress_of(const std::string& task, const LedgerEntry& entry) const {
@@ -307,7 +308,7 @@ void SweepClaim::progress(const LedgerProgress& progress) {
   last_ = progress;
   const double since = now - std::exchange(last_beat_, now);
   if (beats_ > 0) longest_ = std::max(longest_, since);  // before the first beat the run was starting
-  if (beats_ > 0 && now - last_written_ < ledger_.options_.between) return;
+  if (beats_ > 0 && now - last_written_ < between_beats) return;
   last_written_ = now;
   ++beats_;
   write_progress(progress, patience(), 0);
@@ -319,8 +320,7 @@ double SweepClaim::patience() const {
 }
 
 void SweepClaim::write_progress(const LedgerProgress& progress, double patience, int flags) {
-  json object = {
-      {"progress", beats_}, {"patience", patience}, {"step", progress.step}, {"total_steps", progress.total_steps}};
+  json object = {{"progress", beats_}, {"patience", patience}, {"step", progress.step}};
   if (progress.loss && std::isfinite(*progress.loss)) object["loss"] = *progress.loss;
   if (progress.seconds_left) object["seconds_left"] = *progress.seconds_left;
   std::string text = object.dump();

@@ -37,10 +37,8 @@ LedgerSystem machine_of_ledger();
 
 struct LedgerOptions {
   LedgerSystem system = machine_of_ledger();
-  double lease = 120;    ///< seconds without progress after which a claim ends
-  double start = 600;    ///< the same before a task's first progress: data, checkpoint and model are read
-  double between = 1;    ///< seconds between two writings of progress
-  int64_t attempts = 2;  ///< of a task that fails
+  double lease = 120;  ///< seconds without progress after which a claim ends
+  double start = 600;  ///< the same before a task's first progress: data, checkpoint and model are read
 };
 
 struct LedgerEntry {
@@ -57,7 +55,7 @@ struct LedgerEntry {
 
 /// How far the holder of a claim says that it is.
 struct LedgerProgress {
-  int64_t step = 0, total_steps = 0;
+  int64_t step = 0;
   std::optional<double> loss{}, seconds_left{};
 };
 

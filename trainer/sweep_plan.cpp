@@ -47,7 +47,6 @@ bool only_keys(const SweepValue& value, const auto& predicate) {
   return std::ranges::all_of(value.assignments,
                              [&](const SweepAssignment& assignment) { return predicate(assignment.key); });
 }
-bool is_precision(const std::string& key) { return key.starts_with("precision."); }
 bool is_length(const std::string& key) { return lengths.contains(key) || key == "schedule.decay"; }
 
 /// The parts that are not empty, joined; shortened by a hash where a file's name could be too long.
@@ -323,6 +322,11 @@ Settings without_place(Settings settings) {
   settings.run.progress = usual.progress;
   settings.run.checkpoint = {};
   return settings;
+}
+
+size_t SweepPlan::going_on(size_t on_rung) const {
+  constexpr double rounding = 1e-9;  // of shares: a third of three is one
+  return std::max<size_t>(1, static_cast<size_t>(keep * static_cast<double>(on_rung) + rounding));
 }
 
 SweepPlan plan_sweep(const SweepFile& file) { return Planner(file).plan(); }

@@ -49,6 +49,8 @@ struct SweepPlan {
   size_t rungs = 0;              ///< of halving
   double keep = 1;
 
+  /// How many of the runs that were on a rung go on to the next.
+  size_t going_on(size_t on_rung) const;
   std::filesystem::path ledger() const { return directory / "ledger"; }
 };
 

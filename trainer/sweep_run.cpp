@@ -33,23 +33,21 @@ TrainingRun::Outcome run_task(World& world, const SweepPlan& plan, const SweepTa
                               bool retune) {
   const SweepRun& run = plan.runs[task.run];
   std::unique_ptr<TrainingRun> training =
-      begin(run.settings, {.world = &world,
-                           .resume = true,
-                           .retune = retune,
-                           .stop_at = task.until,
-                           .kept_steps = run.kept_steps,
-                           .require_ownership =
-                               [claim] {
-                                 if (claim) claim->renew();
-                               },
-                           .on_progress =
-                               [claim](const ProgressState& state) {
-                                 if (claim)
-                                   claim->progress({.step = state.step,
-                                                    .total_steps = state.total_steps,
-                                                    .loss = state.loss,
-                                                    .seconds_left = state.seconds_left});
-                               }});
+      begin(run.settings,
+            {.world = &world,
+             .resume = true,
+             .retune = retune,
+             .stop_at = task.until,
+             .kept_steps = run.kept_steps,
+             .require_ownership =
+                 [claim] {
+                   if (claim) claim->renew();
+                 },
+             .on_progress =
+                 [claim](const ProgressState& state) {
+                   if (claim)
+                     claim->progress({.step = state.step, .loss = state.loss, .seconds_left = state.seconds_left});
+                 }});
   TrainingRun::Outcome outcome{};
   std::optional<Error> failure;
   try {

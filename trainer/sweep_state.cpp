@@ -25,11 +25,9 @@ std::vector<bool> survivors(const SweepPlan& plan, size_t rung, std::span<const 
     candidates.push_back({task.run, known ? *entries[i]->loss : std::numeric_limits<double>::infinity()});
   }
   std::ranges::stable_sort(candidates, {}, &Candidate::loss);
-  constexpr double rounding = 1e-9;
-  const auto kept =
-      std::max<size_t>(1, static_cast<size_t>(plan.keep * static_cast<double>(candidates.size()) + rounding));
   std::vector<bool> goes_on(plan.runs.size());
-  for (size_t i = 0; i < std::min(kept, candidates.size()); ++i) goes_on[candidates[i].run] = true;
+  for (size_t i = 0; i < std::min(plan.going_on(candidates.size()), candidates.size()); ++i)
+    goes_on[candidates[i].run] = true;
   return goes_on;
 }
 

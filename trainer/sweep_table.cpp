@@ -13,9 +13,9 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/checkpoint.hpp"
-#include "trainer/median.hpp"
 #include "trainer/metrics_reader.hpp"
 #include "trainer/precision.hpp"
+#include "trainer/quantile.hpp"
 #include "trainer/recipe_yaml.hpp"
 #include "trainer/report_run.hpp"
 #include "trainer/settings_output.hpp"
@@ -32,11 +32,8 @@ ordered_json number(std::optional<double> value) {
   return value && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
 }
 
-/// The value of which a share of all values are at most as large.
-std::optional<double> quantile(std::vector<double> values, double share) {
-  if (values.empty()) return std::nullopt;
-  std::ranges::sort(values);
-  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1))];
+std::optional<double> quantile_of(const std::vector<double>& values, double share) {
+  return values.empty() ? std::nullopt : std::optional(quantile(values, share));
 }
 
 /// Forgets by a tenth with every step.
@@ -133,11 +130,11 @@ ordered_json fit_row(const SweepPlan& plan, const std::vector<std::optional<Resu
                {"first_step", run.first_step},
                {"final_val_loss_nats", number(final_loss(result))},
                {"bits_per_byte", number(result.last("validation_bits_per_byte"))},
-               {"best_val", number(quantile(result.metrics.numbers("validation_loss"), 0))},
+               {"best_val", number(quantile_of(result.metrics.numbers("validation_loss"), 0))},
                {"val_curve", curve(result.metrics)},
                {"final_train_loss", number(smoothed_end(result.metrics.numbers("loss")))},
-               {"grad_norm_p50", number(quantile(result.metrics.numbers("gradient_norm"), 0.5))},
-               {"grad_norm_p99", number(quantile(result.metrics.numbers("gradient_norm"), 0.99))},
+               {"grad_norm_p50", number(quantile_of(result.metrics.numbers("gradient_norm"), 0.5))},
+               {"grad_norm_p99", number(quantile_of(result.metrics.numbers("gradient_norm"), 0.99))},
                {"skipped_steps", number(result.metrics.sum("refused").value_or(0))},
                {"data", ordered_json(data)}});
   if (run.twin && results[*run.twin]) {
@@ -210,7 +207,7 @@ void write_sweep_tables(const SweepPlan& plan, std::span<const TaskState> states
     const std::vector<double> speeds = metrics.numbers("tokens_per_second");
     timing += fmt::format("{},{:.6g},{:.6g},{:.0f},{:.0f}\n", cell(run.name), metrics.sum("seconds").value_or(0),
                           speeds.empty() ? 0 : median(speeds),
-                          quantile(metrics.numbers("peak_resident_bytes"), 1).value_or(0),
+                          quantile_of(metrics.numbers("peak_resident_bytes"), 1).value_or(0),
                           metrics.sum("retuned").value_or(0));
   }
   write_file_atomically(plan.directory / "runs.jsonl", lines);

@@ -8,6 +8,7 @@
 #include <bit>
 #include <charconv>
 
+#include "comm/host_name.hpp"
 #include "tensor/files.hpp"
 #include "trainer/directory.hpp"
 #include "trainer/metric_columns.hpp"
@@ -104,12 +105,6 @@ int64_t seconds_in(const fs::path& file) {
   int64_t seconds = 0;
   std::from_chars(name.data() + name_begin.size(), name.data() + name.size(), seconds);
   return seconds;
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "localhost";
-  return name.data();
 }
 
 }  // namespace

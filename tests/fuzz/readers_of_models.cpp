@@ -83,8 +83,7 @@ void read_safetensors(Bytes bytes) {
 void read_weights_index(Bytes bytes) {
   static const fs::path path = [] {
     State state;
-    export_huggingface(folder("sharded"), tiny(), state.layout, state.weights,
-                       {.dtype = DType::f32, .shard_bytes = 40});
+    export_huggingface(folder("sharded"), tiny(), state.weights, {.dtype = DType::f32, .shard_bytes = 40});
     return scratch().path("sharded");
   }();
   scratch().write("sharded/model.safetensors.index.json", bytes);

@@ -196,7 +196,7 @@ TEST_F(BranchTest, RefusesWhatIsNoTrunk) {
                [&] { TrainingRun(settings("a", {"run.branch=" + path("nowhere")}), {}); });
   TrainingRun(settings("trunk"), {}).run();
   const LoadedModel model = load_model(path("trunk"), DType::f32);
-  export_huggingface(directory_ / "exported", model.config, model.layout, model.weights, {});
+  export_huggingface(directory_ / "exported", model.config, model.weights, {});
   expect_error(ErrorKind::checkpoint, {"weights alone", "run.branch", "a Hugging Face folder", "model.from"},
                [&] { TrainingRun(settings("a", {"run.branch=" + path("exported")}), {}); });
   expect_error(ErrorKind::configuration, {"already holds checkpoints", "--resume"},

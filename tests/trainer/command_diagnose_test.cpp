@@ -42,7 +42,7 @@ class CommandDiagnose : public TemporaryDirectoryTest {
     *weights[0].row<float>(0) = first;
     ExportOptions options;
     options.dtype = DType::f32;
-    export_huggingface(directory_ / name, config, layout, weights, options);
+    export_huggingface(directory_ / name, config, weights, options);
   }
   Ended diagnose(const std::string& model, const std::string& options) const {
     return nibble("diagnose '" + (directory_ / model).string() + "' --data '" + (directory_ / "tokens.h5").string() +

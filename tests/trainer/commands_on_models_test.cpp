@@ -27,7 +27,7 @@ class CommandsOnModels : public TemporaryDirectoryTest {
     options.dtype = DType::f32;
     options.tokens = {.begin = 1, .ends = {2}};
     options.tokenizer_files = make_tokenizer(tokenizer_path_.string())->files();
-    export_huggingface(folder(), config_, layout_, weights_, options);
+    export_huggingface(folder(), config_, weights_, options);
   }
   fs::path folder() const { return directory_ / "model"; }
   static std::string quoted(const fs::path& path) { return "'" + path.string() + "'"; }

@@ -31,7 +31,7 @@ class ContinuedTraining : public TemporaryFolderTest {
     const ParameterLayout layout(config);
     const ParameterSet weights(layout, DType::f32, DType::f32, false, "weights");
     initialize(stream_, config, layout, 5, 0.2, weights);
-    export_huggingface(path("llama"), config, layout, weights,
+    export_huggingface(path("llama"), config, weights,
                        {.dtype = DType::f32, .tokens = {.begin = 3256, .ends = {3257}}, .tokenizer_files = files_});
     std::string text;
     for (int i = 0; i < 40; ++i) text += fmt::format("Line {} of a text: all human beings are born free.\n", i);

@@ -137,7 +137,7 @@ TEST_F(FullDisk, TokensAndExportsAreThereWholeOrNotAtAll) {
        [&] {
          tokenize({.inputs = {text.string()}, .output = (folder / "tokens.h5").string()}, *make_byte_tokenizer());
        }},
-      {"model", [&] { export_huggingface(folder / "model", config, layout, weights, {.overwrite = true}); }}};
+      {"model", [&] { export_huggingface(folder / "model", config, weights, {.overwrite = true}); }}};
   for (const auto& [name, write_it] : writers) {
     write_it();
     fs::last_write_time(folder / name, fs::last_write_time(folder / name) - std::chrono::hours(24));

@@ -64,7 +64,7 @@ class HuggingFaceTest : public TemporaryDirectoryTest {
   /// Exports a tiny model into folder().
   ExportResult export_tiny(bool tied, ExportOptions options = {.dtype = DType::f32}) {
     const ParameterLayout layout(tiny(tied));
-    return export_huggingface(folder(), tiny(tied), layout, numbered_weights(layout), options);
+    return export_huggingface(folder(), tiny(tied), numbered_weights(layout), options);
   }
   ParameterSet import_tiny(bool tied) { return import_huggingface(folder(), ParameterLayout(tiny(tied)), DType::f32); }
   /// Writes a single file of weights for tiny(tied) after `change` had its way with the tensors.
@@ -274,7 +274,7 @@ TEST_F(HuggingFaceTest, TheReferenceWeightsGoThroughUnchanged) {
     const ModelConfig config = read_huggingface_config(reference(name));
     const ParameterLayout layout(config);
     const ParameterSet weights = import_huggingface(reference(name), layout, DType::f32);
-    export_huggingface(directory_ / name, config, layout, weights, {.dtype = DType::f32});
+    export_huggingface(directory_ / name, config, weights, {.dtype = DType::f32});
     EXPECT_EQ(read_huggingface_config(directory_ / name), config);
     const SafetensorsFile before(reference(name) / "model.safetensors"), after(directory_ / name / "model.safetensors");
     ASSERT_EQ(after.entries().size(), before.entries().size());
@@ -516,8 +516,7 @@ TEST_F(HuggingFaceTest, AFilledTargetIsReplacedOnlyWhenAskedAndOnlyIfItIsAnExpor
   write(directory_ / "file", "");
   const ParameterLayout layout(tiny(true));
   EXPECT_EQ(error_of([&] {
-              export_huggingface(directory_ / "file", tiny(true), layout, numbered_weights(layout),
-                                 {.overwrite = true});
+              export_huggingface(directory_ / "file", tiny(true), numbered_weights(layout), {.overwrite = true});
             }).kind,
             ErrorKind::configuration);
 }

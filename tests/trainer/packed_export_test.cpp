@@ -55,7 +55,7 @@ class PackedExportTest : public SmallRunTest {
     const ParameterLayout layout(config);
     ParameterSet weights(layout, DType::f32, DType::f32, true, "weights");
     initialize(stream_, config, layout, 5, 0.2, weights);
-    export_huggingface(path("run"), config, layout, weights, {});
+    export_huggingface(path("run"), config, weights, {});
     model_ = describe_model(find_model(path("run")));
     source_ = open_weights(model_);
   }
@@ -236,6 +236,26 @@ TEST_F(PackedExportTest, RefusesWhatCannotBe) {
   EXPECT_FALSE(fs::exists(path("export")));
 }
 
+TEST_F(PackedExportTest, ReadsScalesInSixteenBits) {
+  const OwnedTensor codes(DType::i8, 16, 32), narrow(DType::bf16, 16, 1), wide(DType::f32, 16, 1);
+  for (int64_t i = 0; i < 16; ++i) {
+    narrow.view().row<bf16>(i)[0] = bf16(0.013f * static_cast<float>(i + 1));
+    wide.view().row<float>(i)[0] = static_cast<float>(narrow.view().row<bf16>(i)[0]);
+    for (int64_t j = 0; j < 32; ++j) codes.view().row<int8_t>(i)[j] = static_cast<int8_t>(5 * i - 3 * j);
+  }
+  const auto read = [&](const char* name, const SafetensorsItem& scale) {
+    write_safetensors(directory_ / name, {{"x.weight", {16, 32}, codes, DType::i8}, scale});
+    const SafetensorsFile file(directory_ / name);
+    const auto find = [&](const std::string& tensor) { return file.contains(tensor) ? &file : nullptr; };
+    OwnedTensor values(DType::f32, 9, 32);
+    PackedMatrix::find(find, "x.weight", 16, 32).value().read_rows(7, values);
+    return std::vector<float>(values.view().as<float>(), values.view().as<float>() + 9 * 32);
+  };
+  const std::vector<float> expected = read("wide.safetensors", {"x.weight_scale", {16, 1}, wide, DType::f32});
+  EXPECT_EQ(read("narrow.safetensors", {"x.weight_scale", {16, 1}, narrow, DType::bf16}), expected);
+  EXPECT_EQ(expected[0], static_cast<float>(narrow.view().row<bf16>(7)[0]) * 35);
+}
+
 TEST_F(PackedExportTest, IsRefusedWhereAPartIsMissing) {
   const OwnedTensor codes(DType::u8, 16, 16), scales(DType::u8, 16, 1);
   const auto file_with = [&](const std::vector<SafetensorsItem>& items) {
@@ -248,7 +268,8 @@ TEST_F(PackedExportTest, IsRefusedWhereAPartIsMissing) {
   };
   const SafetensorsItem packed{"x.weight_packed", {16, 16}, codes, DType::u8},
       scale{"x.weight_scale", {16, 1}, scales, DType::u8};
-  EXPECT_EQ(find(file_with({packed, scale}))->format(), PackedFormat::mxfp4);
+  EXPECT_EQ(find(file_with({packed, scale}))->tensors(),
+            (std::vector<std::string>{"x.weight_packed", "x.weight_scale"}));
   EXPECT_FALSE(find(file_with({{"x.weight", {16, 16}, codes, DType::u8}})));
   expect_error(ErrorKind::checkpoint, {"x.", "weight_packed U8 [16, 16]", "weight_scale U8 [16, 1]"},
                [&] { find(file_with({packed})); });

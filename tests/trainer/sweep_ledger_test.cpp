@@ -128,7 +128,7 @@ TEST_F(SweepLedgerTest, ProgressKeepsAClaimWhateverTheClocksSay) {
   EXPECT_FALSE(observer.claim("a"));
   for (int64_t step = 1; step <= 10; ++step) {
     far.clock += 5;
-    claim->progress({.step = step, .total_steps = 10, .loss = 2.0, .seconds_left = 7.0});
+    claim->progress({.step = step, .loss = 2.0, .seconds_left = 7.0});
     near.clock += 119;
     EXPECT_FALSE(observer.claim("a")) << step;
   }
