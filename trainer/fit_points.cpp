@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "data/json.hpp"
 #include "tensor/error.hpp"
@@ -118,12 +119,31 @@ class TableReader {
     if (!object.is_object())
       throw Error(
           {.kind = ErrorKind::data, .what = "a line that is no JSON object", .where = here(), .seen = excerpt(object)});
+    const auto sweep = object.find("precision");
+    if (sweep != object.end() && sweep->is_object()) return sweep_row(object, *sweep);
     Row row;
     for (const auto& [name, value] : object.items()) {
       note_column(name);
-      if (!value.is_null()) row[name] = value.is_string() ? value.get<std::string>() : value.dump();
+      put(name, value, row);
     }
     return row;
+  }
+
+  /// A line of a sweep's runs.jsonl.
+  static Row sweep_row(const nlohmann::json& object, const nlohmann::json& precision) {
+    Row row;
+    for (const auto& [name, column] : {std::pair("run_id", "run"),
+                                       {"N_nonemb", "parameters"},
+                                       {"D_tokens", "tokens"},
+                                       {"final_val_loss_nats", "loss"}})
+      if (const auto value = object.find(name); value != object.end()) put(column, *value, row);
+    for (const char* pass : {"forward", "backward"})
+      if (const auto value = precision.find(pass); value != precision.end()) put(pass, *value, row);
+    return row;
+  }
+
+  static void put(const std::string& column, const nlohmann::json& value, Row& row) {
+    if (!value.is_null()) row[column] = value.is_string() ? value.get<std::string>() : value.dump();
   }
 
   void take(const Row& row) {

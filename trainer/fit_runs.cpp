@@ -47,21 +47,6 @@ std::string exceptions(const PrecisionSettings& precision) {
   return text;
 }
 
-void name_passes(const PrecisionSettings& precision, FitPoint& point) {
-  const Recipe recipe = recipes_of(precision).front();
-  const std::string plain = recipe.operands == DType::f32 ? "fp32" : "bf16", but = exceptions(precision);
-  const auto name = [&](const std::string& own, bool quantizes) {
-    // An override may quantize what the recipe leaves.
-    if (!quantizes && precision.overrides.empty()) return plain;
-    return (own.empty() ? precision.recipe : own) + but;
-  };
-  const BackwardRecipe& backward = recipe.backward;
-  point.forward = name(precision.forward, recipe.forward.input.quantizes() || recipe.forward.weight.quantizes());
-  point.backward = name(precision.backward, backward.input.error.quantizes() || backward.input.other.quantizes() ||
-                                                backward.weight.error.quantizes() || backward.weight.other.quantizes());
-  if (but.empty()) point.formats = recipe.forward;
-}
-
 FitPoint point_of(const fs::path& directory, const Settings& settings, const MetricTable& metrics) {
   if (!settings.model.from.empty()) throw NoPoint{"began with the weights of " + settings.model.from};
   if (metrics.numbers("step").empty() || metrics.numbers("tokens").empty()) throw NoPoint{"no step yet"};
@@ -72,15 +57,33 @@ FitPoint point_of(const fs::path& directory, const Settings& settings, const Met
   const double loss = metrics["validation_loss"].back();
   if (!std::isfinite(loss) || loss <= 0) throw NoPoint{"its validation loss at the end is not finite"};
   constexpr int64_t any_vocabulary = 1;  // embedding and head are not counted
-  FitPoint point{.run = directory.filename().string(),
-                 .parameters = static_cast<double>(model_config(settings, any_vocabulary).non_embedding_parameters()),
-                 .tokens = metrics.numbers("tokens").back(),
-                 .loss = loss};
-  name_passes(settings.precision, point);
-  return point;
+  PassNames passes = name_passes(settings.precision);
+  return {.run = directory.filename().string(),
+          .parameters = static_cast<double>(model_config(settings, any_vocabulary).non_embedding_parameters()),
+          .tokens = metrics.numbers("tokens").back(),
+          .loss = loss,
+          .forward = std::move(passes.forward),
+          .backward = std::move(passes.backward),
+          .formats = std::move(passes.formats)};
 }
 
 }  // namespace
+
+PassNames name_passes(const PrecisionSettings& precision) {
+  const Recipe recipe = recipes_of(precision).front();
+  const BackwardRecipe& backward = recipe.backward;
+  const std::string plain = recipe.operands == DType::f32 ? "fp32" : "bf16", but = exceptions(precision);
+  const auto name = [&](const std::string& own, bool quantizes) {
+    // An override may quantize what the recipe leaves.
+    if (!quantizes && precision.overrides.empty()) return plain;
+    return (own.empty() ? precision.recipe : own) + but;
+  };
+  return {
+      .forward = name(precision.forward, recipe.forward.input.quantizes() || recipe.forward.weight.quantizes()),
+      .backward = name(precision.backward, backward.input.error.quantizes() || backward.input.other.quantizes() ||
+                                               backward.weight.error.quantizes() || backward.weight.other.quantizes()),
+      .formats = but.empty() ? std::optional(recipe.forward) : std::nullopt};
+}
 
 void read_run_point(const fs::path& directory, FitPoints& into) {
   const MetricTable metrics(metrics_path(directory));

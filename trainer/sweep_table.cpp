@@ -13,6 +13,7 @@
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/checkpoint.hpp"
+#include "trainer/fit_runs.hpp"
 #include "trainer/metrics_reader.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/quantile.hpp"
@@ -71,9 +72,10 @@ ordered_json model_fields(const ModelConfig& config) {
 ordered_json precision_fields(const PrecisionSettings& precision) {
   ordered_json parts = ordered_json::array();
   for (const Recipe& recipe : recipes_of(precision)) parts.push_back(print_recipe(recipe));
+  const PassNames passes = name_passes(precision);
   return {{"recipe", precision.recipe},
-          {"forward", precision.forward.empty() ? precision.recipe : precision.forward},
-          {"backward", precision.backward.empty() ? precision.recipe : precision.backward},
+          {"forward", passes.forward},
+          {"backward", passes.backward},
           {"kept_bf16", {precision.keep_bf16.first, precision.keep_bf16.last}},
           {"parts", parts}};
 }

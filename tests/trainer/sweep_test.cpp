@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <random>
@@ -14,6 +15,7 @@
 #include "tensor/files.hpp"
 #include "tests/trainer/small_run.hpp"
 #include "trainer/directory.hpp"
+#include "trainer/fit_points.hpp"
 #include "trainer/sweep_file.hpp"
 #include "trainer/sweep_ledger.hpp"
 #include "trainer/sweep_plan.hpp"
@@ -126,6 +128,11 @@ TEST_F(SweepTest, KilledTwentyTimesItComesToTheSame) {
   EXPECT_GT(rows[2]["final_val_loss_nats"], 0.0);
   EXPECT_EQ(rows[2]["val_curve"].size(), 4u);  // steps 0, 8, 16, 24
   EXPECT_EQ(rows[2]["D_tokens"], 24 * 128);
+  const fs::path folder = path("whole"), lines = folder / "runs.jsonl";
+  FitPoints of_runs = read_fit_points({&folder, 1}), of_lines = read_fit_points({&lines, 1});
+  for (FitPoints* points : {&of_runs, &of_lines}) std::ranges::sort(points->points, {}, &FitPoint::run);
+  EXPECT_EQ(of_lines.points, of_runs.points);
+  EXPECT_EQ(of_lines.other_columns.size(), 0u);
 }
 
 TEST_F(SweepTest, TwoProcessesShareItAndDoNothingTwice) {
