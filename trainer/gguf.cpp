@@ -226,7 +226,9 @@ const GgufEntry& GgufFile::tensor(const std::string& name) const {
   if (found == tensors_.end())
     throw Error({.kind = ErrorKind::checkpoint,
                  .what = "a tensor is missing",
-                 .where = fmt::format("{}: tensor {}", path().string(), name)});
+                 .where = fmt::format("{}: tensor {}", path().string(), name),
+                 .seen = fmt::format("{} other tensors", tensors_.size()),
+                 .next = "the file is damaged or holds another model: export it again"});
   return found->second;
 }
 

@@ -88,7 +88,8 @@ class GgufWeights final : public WeightSource {
                      .what = "a tensor has another shape",
                      .where = fmt::format("{}: tensor {}", path.string(), gguf_name(parameter)),
                      .seen = to_string(entry.shape),
-                     .allowed = to_string(huggingface_shape(parameter))});
+                     .allowed = to_string(huggingface_shape(parameter)),
+                     .next = "the file holds another model: export it again"});
     }
   }
 

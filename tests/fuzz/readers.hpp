@@ -37,8 +37,11 @@ void read_text(Bytes bytes);            // plain or compressed
 void read_sentencepiece(Bytes bytes);   // a model, which then encodes
 void read_tokenizer_json(Bytes bytes);  // a tokenizer, which then encodes
 void read_choice_task(Bytes bytes);     // JSON lines, or an evaluation file of llm.c
+void read_point_table(Bytes bytes);     // of `nibble fit`: CSV, or JSON lines where it begins with {
+void read_sweep_file(Bytes bytes);      // its YAML, not the runs that follow
 void read_safetensors(Bytes bytes);     // readers_of_models.cpp
-void read_weights_index(Bytes bytes);   // model.safetensors.index.json
+void read_gguf(Bytes bytes);
+void read_weights_index(Bytes bytes);  // model.safetensors.index.json
 void read_manifest_text(Bytes bytes);
 void read_manifest_fields(Bytes bytes);   // a manifest whose checksum is made right
 void read_checkpoint_state(Bytes bytes);  // a script (hdf5_script.hpp) of rank_0000.h5, whose checksum is right

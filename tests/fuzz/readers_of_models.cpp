@@ -8,6 +8,7 @@
 #include "tests/fuzz/scratch.hpp"
 #include "trainer/checkpoint_load.hpp"
 #include "trainer/checkpoint_save.hpp"
+#include "trainer/gguf_model.hpp"
 #include "trainer/huggingface.hpp"
 #include "trainer/huggingface_weights.hpp"
 #include "trainer/safetensors.hpp"
@@ -78,6 +79,12 @@ void read_safetensors(Bytes bytes) {
     file.read(name, values.view());
   }
   import_huggingface(path, ParameterLayout(tiny()), DType::bf16);
+}
+
+void read_gguf(Bytes bytes) {
+  const auto weights = open_gguf_weights(scratch().write("model.gguf", bytes), tiny());
+  for (size_t i = 0; i < weights->parameters(); ++i)
+    weights->read(i, OwnedTensor(DType::bf16, weights->info(i).rows, weights->info(i).cols));
 }
 
 void read_weights_index(Bytes bytes) {

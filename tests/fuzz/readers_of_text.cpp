@@ -9,11 +9,13 @@
 #include "data/tokenizer.hpp"
 #include "tests/fuzz/readers.hpp"
 #include "tests/fuzz/scratch.hpp"
+#include "trainer/fit_points.hpp"
 #include "trainer/huggingface_config.hpp"
 #include "trainer/metrics.hpp"
 #include "trainer/report_page.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/settings_output.hpp"
+#include "trainer/sweep_file.hpp"
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble::fuzz {
@@ -85,6 +87,14 @@ void read_choice_task(Bytes bytes) {
   const std::string file = scratch().write("task", bytes).string();
   nibble::read_choice_task(file, make_byte_tokenizer().get(), 259);
 }
+
+void read_point_table(Bytes bytes) {
+  const bool json = !bytes.empty() && bytes.front() == '{';
+  FitPoints points;
+  nibble::read_point_table(scratch().write(json ? "points.jsonl" : "points.csv", bytes), points);
+}
+
+void read_sweep_file(Bytes bytes) { read_sweep(scratch().write("sweep.yaml", bytes)); }
 
 void read_sentencepiece(Bytes bytes) {
   const auto tokenizer = make_sentencepiece_tokenizer(std::string(text_of(bytes)), "fuzz.model");
