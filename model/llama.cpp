@@ -55,6 +55,7 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
     if (options_.training) embedding_scratch_ = EmbeddingScratch(arena, tokens());
   };
   scratch_ = Arena("scratch of attention, linear layers and loss", lay_out_scratch, stream.place());
+  if (options.graphs && stream.on_device()) graphs_ = std::make_unique<BlockGraphs>(stream, precision, config.layers);
 }
 
 /// Whether two blocks leave the same for their backward passes.
@@ -368,8 +369,6 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
     if (options.ready) options.ready(buffer);
   };
 
-  weights.await(layout_.block_unit(layer));
-  gradients.await(layout_.block_unit(layer));
   restore_activations(weights, layer, batch, options.call);
   if (layout_.learns_steps()) fill(stream_, gradients.buffer(layout_.steps(l)), 0.0f);  // operators that learn write
   linear_backward(*linears.down, layout_.down(l), dresidual_operand_, s.to_down, dactivation_);
@@ -391,13 +390,23 @@ void Llama::block_backward(const ParameterSet& weights, int64_t layer, const Mic
   if (layout_.learns_steps() && options.ready) options.ready(layout_.steps(l));
 }
 
+BlockGraphs* Llama::graphs_for(const LinearCall& call) const {
+  const bool watched = call.observer || stream_.profile() || initial_steps_;
+  return call.pass == Pass::training && !watched ? graphs_.get() : nullptr;
+}
+
 void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, const LinearCall& call) {
   weights.await(layout_.embedding_unit());
   embedding_forward(stream_, batch.inputs, weights.buffer(layout_.embedding()), residual(0));
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     weights.await(layout_.block_unit(layer));
-    block_forward_to_activation(weights, layer, batch, call);
-    down_forward(weights, layer, call);
+    const auto queue_block = [&] {
+      block_forward_to_activation(weights, layer, batch, call);
+      down_forward(weights, layer, call);
+    };
+    if (BlockGraphs* const graphs = graphs_for(call))
+      graphs->run(layer, BlockGraphs::Part::forward, call.step, queue_block);
+    else queue_block();
   }
   weights.await(layout_.head_unit());
   rms_norm_forward(stream_, residual(config_.layers), weights.buffer(layout_.final_norm()),
@@ -443,7 +452,19 @@ LossSums Llama::loss_and_gradients(const ParameterSet& weights, const MicroBatch
   if (options.ready) options.ready(layout_.final_norm());
   if (options.residual) options.residual(config_.layers, dresidual_);
   for (int64_t layer = config_.layers - 1; layer >= 0; --layer) {
-    block_backward(weights, layer, batch, options, gradients);
+    weights.await(layout_.block_unit(layer));
+    gradients.await(layout_.block_unit(layer));
+    if (BlockGraphs* const graphs = graphs_for(options.call)) {
+      // Whoever is told may bring in other queues.
+      std::vector<int> ready;
+      BackwardOptions within = options;
+      within.ready = [&](int buffer) { ready.push_back(buffer); };
+      graphs->run(layer, BlockGraphs::Part::backward, options.call.step,
+                  [&] { block_backward(weights, layer, batch, within, gradients); });
+      if (options.ready) std::ranges::for_each(ready, options.ready);
+    } else {
+      block_backward(weights, layer, batch, options, gradients);
+    }
     if (options.residual) options.residual(layer, dresidual_);
   }
 

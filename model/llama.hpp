@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "model/attention.hpp"
+#include "model/block_graphs.hpp"
 #include "model/config.hpp"
 #include "model/embedding.hpp"
 #include "model/loss.hpp"
@@ -34,6 +35,7 @@ struct LlamaOptions {
   Recompute recompute = Recompute::none;
   bool training = true;  ///< false: no memory for gradients
   uint64_t seed = 0;     ///< of the recipe's random numbers
+  bool graphs = false;   ///< on a device: the blocks of training passes are graphs (block_graphs.hpp)
 };
 
 /// One micro-batch, row-major [sequences, length].
@@ -43,7 +45,8 @@ struct MicroBatch {
   std::span<const int32_t> document_starts;  ///< see attention_forward; empty: attention crosses documents
 };
 
-/// Called in the backward pass as soon as a physical buffer's gradient of this micro-batch is complete.
+/// Called in the backward pass as soon as a physical buffer's gradient of this micro-batch is complete; where blocks
+/// are graphs, as soon as all of its block's are.
 using GradientReady = std::function<void(int buffer)>;
 /// Told the gradient (f32 [tokens, width]) of the residual stream in front of a block, from the one behind the last
 /// block (`layer` = layers) down to the embedding's (0).
@@ -170,6 +173,8 @@ class Llama {
   void restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const LinearCall& call);
   void block_backward(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
                       const BackwardOptions& options, const ParameterSet& gradients);
+  /// Those that the blocks of this call are; null: they are queued kernel by kernel.
+  BlockGraphs* graphs_for(const LinearCall& call) const;
 
   Stream& stream_;
   ModelConfig config_;
@@ -197,6 +202,7 @@ class Llama {
   Tensor device_batch_, device_max_logits_;  ///< i32 [3, tokens], f32 [1, layers heads]; empty on the host
   LossScratch loss_scratch_;
   EmbeddingScratch embedding_scratch_;
+  std::unique_ptr<BlockGraphs> graphs_;
 };
 
 /// Fresh weights (f32): normal with standard deviation `deviation`, those that add to the residual stream with

@@ -224,6 +224,12 @@ void check_optimizer(const Settings& s, const Contradictions& found) {
   }
 }
 
+void check_device(const Settings& s, const Contradictions& found) {
+  if (s.run.gpu_graphs && !on_gpu(s))
+    found.refuse("only a GPU is given graphs", {"run.gpu_graphs", "run.device"}, fmt::format("true, {}", s.run.device),
+                 "run.device: cuda, or run.gpu_graphs: false", "set run.gpu_graphs=false");
+}
+
 /// With the gather of weights, which depends on their recipes.
 void check_precision(const Settings& s, const Contradictions& found) {
   try {
@@ -251,6 +257,7 @@ void validate(const Settings& settings, const SettingOrigins& origins) {
   check_batch(settings, found);
   check_gradients(settings, found);
   check_optimizer(settings, found);
+  check_device(settings, found);
   check_validation(settings, found);
   check_checkpoints(settings, found);
   if (settings.epochs == 0) check_schedule(settings, steps_without_data(settings, found), found);

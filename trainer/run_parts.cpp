@@ -32,7 +32,8 @@ LlamaOptions llama_options(const Settings& settings) {
   return {.sequences = settings.batch.micro,
           .length = settings.data.sequence,
           .recompute = settings.model.recompute == "block" ? Recompute::block : Recompute::none,
-          .seed = static_cast<uint64_t>(settings.run.seed)};
+          .seed = static_cast<uint64_t>(settings.run.seed),
+          .graphs = settings.run.gpu_graphs};
 }
 
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {

@@ -264,6 +264,7 @@ struct RunSettings {
   int64_t seed = 1;
   std::string device = "cpu";
   std::string gpu_exchange = "auto";
+  bool gpu_graphs = false;
   int64_t threads = 0;
   std::string directory{};
   std::string branch{};

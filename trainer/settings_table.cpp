@@ -245,6 +245,8 @@ std::vector<Setting> make_table() {
      "how GPUs send to each other: nccl; staged: through the host, also where ranks share a GPU; hierarchical: NCCL within "
      "hosts, MPI between them; auto: as the run has done, or nccl where each rank has it and a GPU of its own, else staged",
      {}, {"auto", "nccl", "staged", "hierarchical"}},
+    {"run.gpu_graphs", boolean, NIBBLE_MEMBER(run.gpu_graphs),
+     "on a GPU, give it each block's pass at once, as a CUDA graph: with the same numbers"},
     {"run.threads", count, NIBBLE_MEMBER(run.threads), "threads (0: all cores)", {.low = 0, .high = 4096}},
     {"run.directory", path, NIBBLE_MEMBER(run.directory), "where results are written"},
     {"run.branch", path, NIBBLE_MEMBER(run.branch),

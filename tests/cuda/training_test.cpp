@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "comm/local_world.hpp"
+#include "tensor/cuda/emulation/control.hpp"
 #include "tests/trainer/small_run.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/resolve.hpp"
@@ -38,6 +39,7 @@ class Training {
     return list;
   }
   Stream& stream() { return stream_; }
+  int64_t sequence() const { return settings_.data.sequence; }
   void masters_changed() { parts_.step->masters_changed(); }
 
  private:
@@ -71,6 +73,34 @@ TEST_F(TrainingOnDevice, StepsAreTheHosts) {
       EXPECT_LT(last, first - 0.1);
       EXPECT_NEAR(device.validation_loss(), host.validation_loss(), tolerance);
     }
+}
+
+// In the first step of each recipe a block's work is queued by itself.
+TEST_F(TrainingOnDevice, GraphsOfBlocksChangeNoBit) {
+  const std::vector<std::string> shape = {"model.layers=2", "model.width=128", "model.ffn=128", "batch.micro=4",
+                                          "batch.tokens=512"};
+  const std::string of_two = "precision.overrides=[{phase: last 50%, recipe: fp8}]";
+  for (const auto& [recipe, more] : {std::pair<std::string, std::string>{"bf16", "model.qk_norm=true"},
+                                     {"quartet2", "model.recompute=block"},
+                                     {"fp8-delayed", "model.tied=true"},
+                                     {"mxfp4-rht-sr", of_two}}) {
+    std::vector<std::string> with = shape;
+    with.insert(with.end(), {"precision.recipe=" + recipe, more});
+    Training plain(Place::device, settings("run", with));
+    with.insert(with.end(), {"run.gpu_graphs=true", "run.device=cuda"});
+    Training graphs(Place::device, settings("run", with));
+    for (int64_t i = 0; i < steps; ++i) {
+      const StepResult expected = plain.step(i), seen = graphs.step(i);
+      EXPECT_EQ(seen.loss, expected.loss) << recipe << ", step " << i;
+      EXPECT_EQ(seen.gradient_norm, expected.gradient_norm) << recipe << ", step " << i;
+      EXPECT_EQ(seen.max_logit, expected.max_logit) << recipe << ", step " << i;
+    }
+    EXPECT_EQ(graphs.validation_loss(), plain.validation_loss());
+    if (!cuda::emulation::linked()) continue;
+    const int64_t micro_batches = 512 / (4 * graphs.sequence()), phases = more == of_two ? 2 : 1;
+    EXPECT_EQ(cuda::emulation::graphs_queued(graphs.stream().queue()), 2 * 2 * (steps * micro_batches - phases));
+    EXPECT_EQ(cuda::emulation::graphs_queued(plain.stream().queue()), 0u);
+  }
 }
 
 TEST_F(TrainingOnDevice, AStateGoesOnAsTheRunThatLeftIt) {

@@ -63,6 +63,11 @@ TEST(Resolve, QkClipAndQkNormExcludeEachOther) {
                        });
 }
 
+TEST(Resolve, GraphsAreForGpus) {
+  expect_contradiction({"only a GPU is given graphs", "run.gpu_graphs, run.device", "set run.gpu_graphs=false"},
+                       [](Settings& s) { s.run.gpu_graphs = true; });
+}
+
 TEST(Resolve, Batch) {
   expect_contradiction({"no whole number of micro-batches", "8 x 512 = 4096", "set batch.tokens to 8192 or 12288"},
                        [](Settings& s) { s.batch.tokens = 10000; });

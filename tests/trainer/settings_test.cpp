@@ -99,6 +99,7 @@ Settings everything_changed() {
   s.validation = {.every = 10, .tokens = 1000000};
   s.run = {.seed = 7,
            .gpu_exchange = "staged",
+           .gpu_graphs = true,
            .threads = 2,
            .directory = "true",
            .branch = "runs/trunk",

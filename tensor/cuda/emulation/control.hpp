@@ -20,6 +20,8 @@ inline constexpr size_t usual_block_memory = 232448;
 inline constexpr int usual_architecture = 90;
 [[gnu::weak]] void set_architecture(int architecture);
 int architecture();
+/// Graphs that a queue was given so far.
+[[gnu::weak]] uint64_t graphs_queued(const Queue& queue);
 /// Milliseconds that a queue's work took so far: those that a library's double says that its calls take.
 double& milliseconds_worked(Queue& queue);
 

@@ -20,6 +20,7 @@
 #include "tensor/cuda/emulation/block.hpp"
 #include "tensor/cuda/emulation/control.hpp"
 #include "tensor/cuda/emulation/launch.hpp"
+#include "tensor/cuda/graph.hpp"
 #include "tensor/cuda/mark.hpp"
 #include "tensor/error.hpp"
 #include "tensor/stream.hpp"
@@ -44,6 +45,8 @@ class EmulatedQueue final : public Queue {
   void wait() override;
   bool done() override;
   void add(Work work);
+  /// What `work` adds, instead of adding it.
+  std::vector<Work> record(const std::function<void()>& work);
   /// What others hold of it: null when it has ended, with all its work done.
   using Self = std::shared_ptr<EmulatedQueue*>;
   const Self& self() const { return self_; }
@@ -57,6 +60,7 @@ class EmulatedQueue final : public Queue {
   int device() const { return device_; }
 
   double milliseconds = 0;  ///< that its work took
+  uint64_t graphs = 0;      ///< that were queued
 
  private:
   bool run_until(uint64_t number);
@@ -64,6 +68,7 @@ class EmulatedQueue final : public Queue {
   const int device_;
   const Self self_ = std::make_shared<EmulatedQueue*>(this);
   std::deque<Work> work_;
+  std::vector<Work>* recorded_ = nullptr;  ///< while a graph is
   uint64_t queued_ = 0, done_ = 0;
 };
 
@@ -87,6 +92,14 @@ Devices& all_devices() {
 }
 
 thread_local int selected = 0;
+thread_local bool recording = false;
+
+/// As the CUDA runtime does for the thread that records.
+void require_no_recording(const char* what) {
+  if (recording)
+    throw Error({.kind = ErrorKind::resource,
+                 .what = std::string("the emulated GPU records a graph, in which there cannot be ") + what});
+}
 
 /// Between two attempts at work that depends on others.
 constexpr std::chrono::microseconds attempt_time(50);
@@ -124,8 +137,27 @@ EmulatedQueue::~EmulatedQueue() {
   all_devices().queues.erase(this);
 }
 
+std::vector<EmulatedQueue::Work> EmulatedQueue::record(const std::function<void()>& work) {
+  require_no_recording("another one");
+  struct While {
+    EmulatedQueue& queue;
+    ~While() {
+      queue.recorded_ = nullptr;
+      recording = false;
+    }
+  };
+  std::vector<Work> recorded;
+  const While is_recording{*this};
+  recorded_ = &recorded;
+  recording = true;
+  work();
+  return recorded;
+}
+
 void EmulatedQueue::add(Work work) {
   const std::lock_guard lock(all_devices().mutex);
+  if (recorded_) return recorded_->push_back(std::move(work));
+  require_no_recording("work of another queue");
   work_.push_back(std::move(work));
   ++queued_;
 }
@@ -149,6 +181,8 @@ bool EmulatedQueue::run_until(uint64_t number) {
 }
 
 void EmulatedQueue::copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes, size_t rows) {
+  if (recording && (device_of(to, bytes) < 0 || device_of(from, bytes) < 0))
+    require_no_recording("a copy from or to host memory");
   add([=] {
     for (size_t i = 0; i < rows; ++i)
       std::memmove(static_cast<std::byte*>(to) + i * to_stride, static_cast<const std::byte*>(from) + i * from_stride,
@@ -159,6 +193,7 @@ void EmulatedQueue::copy(void* to, size_t to_stride, const void* from, size_t fr
 
 void EmulatedQueue::after(Queue& other) {
   auto& first = static_cast<EmulatedQueue&>(other);
+  require_no_recording("another queue");
   const std::lock_guard lock(all_devices().mutex);
   begin_after(first.self(), first.queued_);
 }
@@ -168,6 +203,7 @@ void EmulatedQueue::wait() {
 }
 
 bool EmulatedQueue::done() {
+  require_no_recording("a wait");
   const std::lock_guard lock(all_devices().mutex);
   if (done_ == queued_) return true;
   const Running running;
@@ -198,6 +234,7 @@ void set_architecture(int architecture) { all_devices().architecture = architect
 int architecture() { return all_devices().architecture; }
 void limit_memory(size_t bytes) { all_devices().limit = bytes; }
 void limit_block_memory(size_t bytes) { all_devices().block_memory = bytes; }
+uint64_t graphs_queued(const Queue& queue) { return static_cast<const EmulatedQueue&>(queue).graphs; }
 double& milliseconds_worked(Queue& queue) { return static_cast<EmulatedQueue&>(queue).milliseconds; }
 
 int device_of(const void* memory, size_t bytes) {
@@ -265,6 +302,7 @@ void select(int device) {
 }
 
 void* allocate(size_t bytes) {
+  emulation::require_no_recording("an allocation");
   const std::lock_guard lock(all_devices().mutex);
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t whole = (bytes + page - 1) / page * page;
@@ -301,6 +339,7 @@ struct QueuedNumber final : Mark {
 }  // namespace
 
 std::unique_ptr<Mark> mark(Queue& queue) {
+  emulation::require_no_recording("a mark");
   return std::make_unique<QueuedNumber>(static_cast<const emulation::EmulatedQueue&>(queue));
 }
 
@@ -308,6 +347,25 @@ void begin_after(Queue& queue, const Mark& mark) {
   const auto& marked = static_cast<const QueuedNumber&>(mark);
   static_cast<emulation::EmulatedQueue&>(queue).begin_after(marked.queue, marked.number);
 }
+
+namespace {
+
+class EmulatedGraph final : public Graph {
+ public:
+  explicit EmulatedGraph(Queue& queue) : queue_(static_cast<emulation::EmulatedQueue&>(queue)) {}
+
+  void run(const std::function<void()>& work) override {
+    for (auto& each : queue_.record(work)) queue_.add(std::move(each));
+    ++queue_.graphs;
+  }
+
+ private:
+  emulation::EmulatedQueue& queue_;
+};
+
+}  // namespace
+
+std::unique_ptr<Graph> make_graph(Queue& queue) { return std::make_unique<EmulatedGraph>(queue); }
 
 std::unique_ptr<Queue> make_queue() { return std::make_unique<emulation::EmulatedQueue>(); }
 void* handle(Queue& queue) { return &queue; }

@@ -197,6 +197,13 @@ TEST_F(GpuSteps, KeepTheirBitsInLowPrecision) {
   }
 }
 
+TEST_F(GpuSteps, KeepTheirBitsWithGraphsOfBlocks) {
+  const Numbers alone = train({.ranks = 1}, with({"model.layers=2"}));
+  for (const std::string level : levels)
+    expect_same(train({.ranks = 2}, with({"model.layers=2", "run.gpu_graphs=true", "shard=" + level})), alone,
+                "shard " + level);
+}
+
 TEST_F(GpuSteps, ANanOnOneRankStopsThatUpdateOnAll) {
   const auto disturb = [](Stream& stream, int rank, int64_t step, const Parts& gradient) {
     static const float nan = std::numeric_limits<float>::quiet_NaN();
