@@ -124,9 +124,25 @@ Batch Loader::batch(int64_t first_sample, int64_t count) const {
   return fill(windows);
 }
 
-int64_t Loader::evaluation_windows() const {
-  if (options_.packing == Packing::documents) return windows_;
-  return (data_.tokens() - 1 + options_.sequence - 1) / options_.sequence;
+int64_t Loader::evaluation_windows(int64_t max_tokens) const {
+  const int64_t sequence = options_.sequence;
+  const int64_t all =
+      options_.packing == Packing::documents ? windows_ : (data_.tokens() - 1 + sequence - 1) / sequence;
+  return max_tokens == 0 ? all : std::min(all, (max_tokens + sequence - 1) / sequence);
+}
+
+std::optional<double> Loader::evaluation_bytes(int64_t windows) const {
+  if (windows == evaluation_windows() && data_.text_bytes()) return static_cast<double>(*data_.text_bytes());
+  if (options_.packing == Packing::documents || data_.document_bytes().empty()) return std::nullopt;
+  const int64_t tokens = windows * options_.sequence + 1;
+  const std::span<const int64_t> offsets = data_.document_offsets();
+  double bytes = 0;
+  for (size_t d = 0; d + 1 < offsets.size() && offsets[d] < tokens; ++d) {
+    const int64_t scored = std::min(tokens, offsets[d + 1]) - offsets[d];
+    bytes += static_cast<double>(data_.document_bytes()[d]) * static_cast<double>(scored) /
+             static_cast<double>(offsets[d + 1] - offsets[d]);
+  }
+  return bytes;
 }
 
 Batch Loader::evaluation_batch(int64_t first, int64_t count) const {

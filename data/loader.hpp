@@ -9,18 +9,9 @@
 #include <vector>
 
 #include "data/token_data.hpp"
+#include "data/window_source.hpp"
 
 namespace nibble {
-
-/// `sequences` windows of `length` tokens, row-major.
-struct Batch {
-  int64_t sequences = 0, length = 0;
-  std::vector<int32_t> inputs;           ///< [sequences, length]
-  std::vector<int32_t> targets;          ///< [sequences, length]; -1: no loss here
-  std::vector<int32_t> document_starts;  ///< [sequences, length]: position in the window at which the token's document
-                                         ///< begins, the first that it attends to; 0 where attention crosses documents
-  int64_t loss_tokens = 0;               ///< targets that are not -1
-};
 
 enum class Packing {
   stream,     ///< all documents behind each other, cut every `sequence` tokens: pre-training
@@ -37,18 +28,18 @@ struct LoaderOptions {
   uint64_t seed = 0;  ///< of the order
 };
 
-class Loader {
+class Loader : public WindowSource {
  public:
   /// `data` must outlive the loader. Throws Error{data} when it does not fill one window (stream) or holds nothing to
   /// predict (documents), Error{configuration} when the sequence is not positive.
   Loader(const TokenData& data, const LoaderOptions& options);
 
   const TokenData& data() const { return data_; }
-  int64_t sequence() const { return options_.sequence; }
+  int64_t sequence() const override { return options_.sequence; }
+  std::string name() const override { return data_.path(); }
   Packing packing() const { return options_.packing; }
   int64_t windows_per_epoch() const { return windows_; }
-  /// Positions of the windows, padding included.
-  int64_t tokens_per_epoch() const { return windows_ * options_.sequence; }
+  int64_t tokens_per_epoch() const override { return windows_ * options_.sequence; }
   /// Tokens at the end that do not fill a window and are not trained on (stream only).
   int64_t dropped_tokens() const;
   /// Positions that hold no token because no document fits there (documents only).
@@ -57,17 +48,17 @@ class Loader {
   /// only).
   int64_t cut_documents() const { return cut_documents_; }
   /// One line: windows and tokens of an epoch, what is dropped, padded or cut.
-  std::string describe() const;
+  std::string describe() const override;
 
   /// Which window is sample s: every window comes once in samples [e W, (e + 1) W) of epoch e, in an order of its own.
   int64_t window_of_sample(int64_t sample) const;
-  /// Windows of samples [first_sample, first_sample + count). Reads nothing but `data`: safe in several threads.
-  Batch batch(int64_t first_sample, int64_t count) const;
+  Batch batch(int64_t first_sample, int64_t count) const override;
 
   /// Evaluation runs over the file in order and predicts every token once: the tail makes a last, padded window.
-  int64_t evaluation_windows() const;
-  /// Windows [first, first + count) of those; fewer at the end.
-  Batch evaluation_batch(int64_t first, int64_t count) const;
+  int64_t evaluation_windows(int64_t max_tokens = 0) const override;
+  Batch evaluation_batch(int64_t first, int64_t count) const override;
+  /// Those of whole documents, and of one that is scored in part the same part; of packed documents only of all.
+  std::optional<double> evaluation_bytes(int64_t windows) const override;
 
  private:
   /// A run of inputs [first_token, first_token + length) in one window.
