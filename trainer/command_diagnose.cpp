@@ -38,7 +38,7 @@ void run_diagnose(const Arguments& arguments) {
   warn_of_refused(source);
   const LoadedModel loaded = load_model(source.path, DType::f32, std::ranges::any_of(recipes, &Recipe::learns));
   data.require_vocabulary(loaded.config.vocabulary);
-  require_tokenizer(loaded, data);
+  require_tokenizer(loaded, data.tokenizer(), data.path());
 
   Stream stream(arguments.threads);
   const Loader loader(data, window_options(loaded, arguments.sequence, static_cast<uint64_t>(arguments.seed)));

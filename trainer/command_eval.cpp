@@ -46,32 +46,63 @@ LoaderOptions window_options(const Arguments& arguments, const LoadedModel& mode
 
 using Answer = nlohmann::ordered_json;
 
-/// The loss on a file of tokens, as text too where no JSON was asked for.
-void evaluate_data(const Arguments& arguments, const TokenData& data, const LoadedModel& loaded,
+/// What the model's loss is of: a file, or the synthetic language that it was trained on.
+struct EvaluationData {
+  std::unique_ptr<TokenData> file;  // its windows refer to it
+  std::unique_ptr<WindowSource> windows;
+  std::optional<double> entropy{};  ///< of the language, nats per token
+};
+
+EvaluationData file_data(const Arguments& arguments, std::unique_ptr<TokenData> file, const LoadedModel& model) {
+  file->require_vocabulary(model.config.vocabulary);
+  require_tokenizer(model, file->tokenizer(), file->path());
+  auto windows = std::make_unique<Loader>(*file, window_options(arguments, model));
+  return {.file = std::move(file), .windows = std::move(windows)};
+}
+
+EvaluationData language_data(const Arguments& arguments, const Settings& settings) {
+  if (arguments.packing == "documents" || arguments.mask_documents)
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "a synthetic language has no documents",
+                 .where = "command line",
+                 .seen = "--packing documents or --mask-documents without --data",
+                 .allowed = "neither of them, or a token file",
+                 .next = "add --data FILE"});
+  auto windows = std::make_unique<SyntheticWindows>(
+      synthetic_windows(settings, arguments.sequence > 0 ? arguments.sequence : settings.data.sequence));
+  const double entropy = windows->language().entropy();
+  return {.file = nullptr, .windows = std::move(windows), .entropy = entropy};
+}
+
+/// The loss, as text too where no JSON was asked for.
+void evaluate_data(const Arguments& arguments, const EvaluationData& data, const LoadedModel& loaded,
                    const Precision& precision, Stream& stream, Answer& answer) {
-  data.require_vocabulary(loaded.config.vocabulary);
-  require_tokenizer(loaded, data);
-  const Loader loader(data, window_options(arguments, loaded));
-  const int64_t sequence = loader.sequence();
+  const int64_t sequence = data.windows->sequence();
   Llama model(stream, loaded.config, precision, {.sequences = arguments.micro, .length = sequence, .training = false});
   require_held_memory();
   Evaluation result;
   {
     WorkProgress progress("evaluated", "windows");
-    result = evaluate(model, loaded.weights, loader, arguments.tokens, *make_local_world(),
+    result = evaluate(model, loaded.weights, *data.windows, arguments.tokens, *make_local_world(),
                       [&](int64_t done, int64_t of) { progress.update(done, of); });
   }
-  const std::optional<double> bits = result.bits_per_byte();
-  answer["data"] = arguments.data;
+  const std::optional<double> bits = result.bits_per_byte(), gap = result.gap();
+  answer["data"] = data.windows->name();
   answer["sequence"] = sequence;
   answer["tokens"] = result.tokens;
   answer["loss"] = result.loss();
   answer["perplexity"] = result.perplexity();
   answer["bits_per_byte"] = bits ? Answer(*bits) : Answer(nullptr);
+  if (gap) answer.update({{"gap", *gap}, {"entropy", data.entropy.value()}});
   if (arguments.json) return;
-  fmt::print("data           {}, {} tokens in windows of {}\n", arguments.data, result.tokens, sequence);
+  fmt::print("data           {}, {} tokens in windows of {}\n", data.windows->name(), result.tokens, sequence);
   fmt::print("loss           {:.6f} nats per token\nperplexity     {:.4f}\n", result.loss(), result.perplexity());
-  if (bits) fmt::print("bits per byte  {:.6f}\n", *bits);
+  if (gap)
+    fmt::print(
+        "gap            {:.6f} nats per token above the language's own loss on these tokens\n"
+        "entropy        {:.6f} nats per token of the language; the loss is {:.6f} above it\n",
+        *gap, data.entropy.value(), result.loss() - data.entropy.value());
+  else if (bits) fmt::print("bits per byte  {:.6f}\n", *bits);
   else fmt::print("bits per byte  unknown: the file does not tell the bytes of its text\n");
 }
 
@@ -107,25 +138,28 @@ void evaluate_tasks(const Arguments& arguments, const LoadedModel& loaded, const
 }
 
 void run_eval(const Arguments& arguments) {
-  if (arguments.data.empty() && arguments.tasks.empty())
+  // Files that are not there are told before a large model is read.
+  std::unique_ptr<TokenData> file;
+  if (!arguments.data.empty()) file = std::make_unique<TokenData>(TokenData::open(arguments.data));
+  for (const std::string& path : arguments.tasks) size_of_file(path);
+  const ModelSource source = find_model(arguments.model);
+  warn_of_refused(source);
+  const std::optional<Settings> settings = settings_of(source);
+  const bool of_language = !file && arguments.tasks.empty() && settings && settings->data.is_synthetic();
+  if (!file && arguments.tasks.empty() && !of_language)
     throw Error({.kind = ErrorKind::configuration,
                  .what = "there is nothing to evaluate the model on",
                  .where = "command line",
                  .seen = "neither --data nor --tasks",
-                 .allowed = "one of them, or both",
+                 .allowed = "one of them, or both; neither for a model that was trained on a synthetic language",
                  .next = "see nibble eval --help"});
-  // Files that are not there are told before a large model is read.
-  std::optional<TokenData> data;
-  if (!arguments.data.empty()) data = TokenData::open(arguments.data);
-  for (const std::string& path : arguments.tasks) size_of_file(path);
-  const ModelSource source = find_model(arguments.model);
-  warn_of_refused(source);
   const Precision precision = precision_for(source, arguments.recipe);
   const LoadedModel loaded = load_model(source.path, precision.operands(), precision.learns());
   Answer answer = {{"model", loaded.source.path.string()}, {"step", loaded.step}, {"recipe", precision.recipe().name}};
   if (!arguments.json) fmt::print("model          {}\n", loaded.source.path.string());
   Stream stream(arguments.threads);
-  if (data) evaluate_data(arguments, *data, loaded, precision, stream, answer);
+  if (file) evaluate_data(arguments, file_data(arguments, std::move(file), loaded), loaded, precision, stream, answer);
+  if (of_language) evaluate_data(arguments, language_data(arguments, *settings), loaded, precision, stream, answer);
   if (!arguments.tasks.empty()) evaluate_tasks(arguments, loaded, precision, stream, answer);
   if (arguments.json) fmt::print("{}\n", answer.dump());
 }
@@ -134,13 +168,16 @@ void run_eval(const Arguments& arguments) {
 
 void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
-      "eval", "Loss, perplexity and bits per byte of a model on a file of tokens; its answers to multiple choice");
+      "eval",
+      "Loss, perplexity and bits per byte of a model on a file of tokens, or its gap to the synthetic language that it "
+      "was trained on; its answers to multiple choice");
   const auto arguments = std::make_shared<Arguments>();
   command
       ->add_option("--model", arguments->model, "a run's directory, one of its checkpoints, or a Hugging Face folder")
       ->required()
       ->type_name("DIR|CHECKPOINT");
-  command->add_option("--data", arguments->data, "token file: its loss")->type_name("FILE");
+  command->add_option("--data", arguments->data, "token file: its loss; none: the synthetic language of its run")
+      ->type_name("FILE");
   command
       ->add_option("--tasks", arguments->tasks,
                    "multiple choice: llm.c's evaluation files, or JSON lines with context (query, ctx), choices "

@@ -9,7 +9,6 @@
 #include <set>
 
 #include "comm/local_world.hpp"
-#include "data/loader.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "trainer/gradient_exchange.hpp"
@@ -67,10 +66,9 @@ class Looks {
 };
 
 /// By step, then by coordinate.
-std::vector<std::vector<double>> changes_of(const Settings& settings, const TokenData& data, int64_t steps,
+std::vector<std::vector<double>> changes_of(const Settings& settings, const RunData& data, int64_t steps,
                                             const std::function<void()>& step_done) {
   require_processor(settings, "nibble coordinates");
-  const Loader loader(data, loader_options(settings));
   const ModelConfig config = model_config(settings, data.tokenizer().vocabulary);
   Stream stream(static_cast<int>(settings.run.threads));
   const std::unique_ptr<World> world = make_local_world();
@@ -78,13 +76,13 @@ std::vector<std::vector<double>> changes_of(const Settings& settings, const Toke
   RunParts parts =
       make_run_parts(stream, *world, settings, config, steps, exchange_maker(settings, {.host = host_numbers(*world)}));
   const int64_t sequences = settings.batch.tokens / settings.data.sequence;
-  begin_weights(stream, *parts.model, *parts.step, loader.batch(0, settings.batch.micro),
+  begin_weights(stream, *parts.model, *parts.step, data.train().batch(0, settings.batch.micro),
                 new_weights(stream, settings, *parts.model));
-  const Batch fixed = loader.batch(steps * sequences, settings.batch.micro);
+  const Batch fixed = data.train().batch(steps * sequences, settings.batch.micro);
   Looks looks(stream, *parts.model, fixed);
   std::vector<std::vector<double>> changes = {looks.changes(parts.step->weights())};
   for (int64_t step = 0; step < steps; ++step) {
-    parts.step->run(step, loader.batch(step * sequences, sequences));
+    parts.step->run(step, data.train().batch(step * sequences, sequences));
     changes.push_back(looks.changes(parts.step->weights()));
     if (step_done) step_done();
   }
@@ -150,7 +148,8 @@ CoordinateCheck check_coordinates(const Settings& settings, const std::vector<in
   Settings still = settings;
   still.schedule = {.name = "constant", .warmup = StepsOrShare::steps(0)};
   still.run.checkpoint.background = false;  // nothing is saved
-  const TokenData data = TokenData::open(settings.data.train);
+  still.data.validation.clear();            // nor read
+  const RunData data(still);
   std::vector<Settings> of_widths;
   for (const int64_t width : widths) of_widths.push_back(at_width(still, data.tokenizer().vocabulary, width));
   CoordinateCheck check{.widths = widths, .coordinates = {}};

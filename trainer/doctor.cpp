@@ -74,13 +74,16 @@ Finding compare(World& world, const std::string& check, ErrorKind kind, const st
 Finding compare_data(World& world, const Settings& settings) {
   std::string identity, trouble;
   try {
+    if (settings.data.is_synthetic()) identity = RunData(settings).identity().dump();
     for (const std::string& path : {settings.data.train, settings.data.validation})
       if (!path.empty()) identity += path + " " + identity_of(TokenData::open(path)).dump() + "\n";
   } catch (const Error& error) {
     trouble = fmt::format("{}: {}", error.detail().where, error.detail().what);
   }
-  Finding finding = compare(world, "data", ErrorKind::data, identity + trouble, "the same token files on all ranks",
-                            "copy the same files to every host, or put them on a file system that all share");
+  Finding finding =
+      compare(world, "data", ErrorKind::data, identity + trouble,
+              settings.data.is_synthetic() ? "a synthetic language: no files" : "the same token files on all ranks",
+              "copy the same files to every host, or put them on a file system that all share");
   if (finding.verdict == Verdict::ok && !trouble.empty())
     finding = {.check = "data",
                .verdict = Verdict::failed,

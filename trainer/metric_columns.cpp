@@ -40,6 +40,8 @@ const std::vector<MetricColumn>& metric_columns() {
       {"exchange_signal_ratio", "communication/exchange_signal_ratio"},
       {"validation_loss", "loss/validation"},
       {"validation_bits_per_byte", "loss/validation_bits_per_byte"},
+      {"validation_gap", "loss/validation_gap"},
+      {"entropy", "loss/entropy"},
       {"peak_resident_bytes", "memory/peak_resident_bytes"},
       {"retuned", "progress/retuned"},
   };

@@ -82,7 +82,7 @@ PackedExport::PackedExport(Stream& stream, const ModelDescription& model, Weight
 void PackedExport::measure_before(const std::string& data) {
   data_ = TokenData::open(data);
   data_->require_vocabulary(model_.config.vocabulary);
-  require_tokenizer(model_, *data_);
+  require_tokenizer(model_, data_->tokenizer(), data_->path());
   const Loader loader(*data_, window_options(model_, 0, 0));
   LoadedModel loaded = load_model(model_.source.path, DType::f32, precision_.learns());
   WorkProgress progress("perplexity before", "windows");

@@ -114,6 +114,7 @@ std::string progress_line(const ProgressState& state, int width) {
   pieces.push_back({fmt::format("step {}/{}", state.step, state.total_steps), 0});
   pieces.push_back({fmt::format("loss {:.4f}", state.loss), 1});
   if (state.validation_loss) pieces.push_back({fmt::format("validation {:.4f}", *state.validation_loss), 5});
+  if (state.validation_gap) pieces.push_back({fmt::format("gap {:.4f}", *state.validation_gap), 3});
   pieces.push_back({fmt::format("lr {:.2e}", state.learning_rate), 8});
   pieces.push_back({fmt::format("grad norm {:.3g}", state.gradient_norm), 7});
   pieces.push_back({fmt::format("{} tokens/s", short_number(state.tokens_per_second)), 4});

@@ -38,6 +38,7 @@ struct ProgressState {
   int64_t total_steps = 0;
   double loss = 0;  ///< nats per token
   std::optional<double> validation_loss{};
+  std::optional<double> validation_gap{};  ///< to what a synthetic language itself loses, nats per token
   double learning_rate = 0;
   double gradient_norm = 0;
   double tokens_per_second = 0;

@@ -87,6 +87,8 @@ void final_values(Html& html, Runs runs) {
        }},
       {"last loss, nats per token", [](const MetricTable& m) { return last_number(m, "loss", "{:.4f}"); }},
       {"best validation loss", best_validation},
+      {"entropy of the language", [](const MetricTable& m) { return last_number(m, "entropy", "{:.4f}"); }},
+      {"best gap to the language", [](const MetricTable& m) { return least(m, "validation_gap"); }},
       {"best bits per byte", [](const MetricTable& m) { return least(m, "validation_bits_per_byte"); }},
       {"tokens/s, median", [](const MetricTable& m) { return median_number(m, "tokens_per_second"); }},
       {"time", run_time},
@@ -178,6 +180,8 @@ void figures(Html& html, Runs runs) {
   const Panel panels[] = {
       {"validation_loss", "Validation loss", "nats per token", true, false},
       {"validation_bits_per_byte", "Validation, bits per byte", "independent of the tokenizer", true, false},
+      {"validation_gap", "Gap to the language", "validation loss less the language's own on the same tokens", true,
+       false},
       {"learning_rate", "Learning rate", "as scheduled", false, false},
       {"gradient_norm", "Gradient norm", "before clipping", false, true},
       {"max_logit", "Largest logit of attention", "over all layers, heads and tokens of a step", false, true},

@@ -78,10 +78,29 @@ void check_micro_batch(const Settings& s, const Contradictions& found) {
                  fmt::format("at most {} tokens", most_micro_tokens), "lower batch.micro");
 }
 
+/// Beside a synthetic language no files, nor what only they have.
+void check_synthetic(const Settings& s, const Contradictions& found) {
+  const auto exclude = [&](const char* key, bool given, const std::string& seen, const std::string& next) {
+    if (given)
+      found.refuse("a synthetic language has no files, documents, end or text", {"data.synthetic.vocabulary", key},
+                   fmt::format("data.synthetic.vocabulary: {}, {}: {}", s.data.synthetic.vocabulary, key, seen),
+                   "one of them", next);
+  };
+  const std::string no_file = "remove it, or set data.synthetic.vocabulary=0";
+  exclude("data.train", !s.data.train.empty(), s.data.train, no_file);
+  exclude("data.validation", !s.data.validation.empty(), s.data.validation, no_file);
+  exclude("data.packing", s.data.packing != "stream", s.data.packing, "set data.packing=stream");
+  exclude("data.mask_documents", s.data.mask_documents, "true", "set data.mask_documents=false");
+  exclude("epochs", s.epochs > 0, fmt::to_string(s.epochs), "give the run's length in steps or tokens");
+  exclude("run.sample", !s.run.sample.empty(), s.run.sample, "remove run.sample");
+}
+
 void check_required(const Settings& s, const Contradictions& found) {
-  if (s.data.train.empty())
-    found.refuse("data.train is missing", {"data.train"}, "no training data", "a token file",
-                 "make one with `nibble tokenize` and set data: {train: FILE}");
+  if (s.data.is_synthetic()) check_synthetic(s, found);
+  else if (s.data.train.empty())
+    found.refuse(
+        "data.train is missing", {"data.train"}, "no training data", "a token file",
+        "make one with `nibble tokenize` and set data: {train: FILE}, or data: {synthetic: {vocabulary: 256}}");
   if (s.run.directory.empty())
     found.refuse("run.directory is missing", {"run.directory"}, "no place for the results", "a folder",
                  "set run: {directory: runs/NAME}");
@@ -161,7 +180,7 @@ void check_batch(const Settings& s, const Contradictions& found) {
 }
 
 void check_validation(const Settings& s, const Contradictions& found) {
-  if (s.data.validation.empty() && s.validation.every > 0)
+  if (s.data.validation.empty() && !s.data.is_synthetic() && s.validation.every > 0)
     found.refuse("validation without data", {"validation.every", "data.validation"},
                  fmt::format("validation.every: {}, data.validation empty", s.validation.every),
                  "data.validation: FILE, or validation.every: 0", "name the validation tokens");

@@ -10,7 +10,6 @@
 #include "optim/weight_decay.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
-#include "tensor/files.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/mup.hpp"
@@ -20,13 +19,6 @@
 #include "trainer/yaml_settings.hpp"
 
 namespace nibble {
-
-LoaderOptions loader_options(const Settings& settings) {
-  return {.sequence = settings.data.sequence,
-          .packing = settings.data.packing == "documents" ? Packing::documents : Packing::stream,
-          .mask_documents = settings.data.attention_within_documents(),
-          .seed = static_cast<uint64_t>(settings.run.seed)};
-}
 
 LlamaOptions llama_options(const Settings& settings) {
   return {.sequences = settings.batch.micro,
@@ -137,14 +129,12 @@ void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& f
   });
 }
 
-nlohmann::json identity_of(const TokenData& data) { return {{"hash", hex(data.hash())}, {"tokens", data.tokens()}}; }
-
-void require_tokenizer(const ModelDescription& model, const TokenData& data) {
-  if (!model.tokenizer || model.tokenizer->info().hash == data.tokenizer().hash) return;
+void require_tokenizer(const ModelDescription& model, const TokenizerInfo& of_tokens, const std::string& where) {
+  if (!model.tokenizer || model.tokenizer->info().hash == of_tokens.hash) return;
   throw Error({.kind = ErrorKind::data,
                .what = "the tokens were not made with the model's tokenizer",
-               .where = data.path(),
-               .seen = data.tokenizer().identity,
+               .where = where,
+               .seen = of_tokens.identity,
                .allowed = model.tokenizer->info().identity,
                .next = "run nibble tokenize with that tokenizer"});
 }

@@ -3,22 +3,20 @@
 
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "data/loader.hpp"
 #include "model/llama.hpp"
 #include "optim/schedule.hpp"
 #include "trainer/checkpoint_saver.hpp"
+#include "trainer/run_data.hpp"
 #include "trainer/run_directory.hpp"
 #include "trainer/settings.hpp"
 #include "trainer/train_step.hpp"
 
 namespace nibble {
 
-LoaderOptions loader_options(const Settings& settings);
 LlamaOptions llama_options(const Settings& settings);
 /// What the parts of a run are sharded to: a compressed exchange takes a rank's gradient of the whole step, so
 /// gradients stay whole then; ranks that are played take each micro-batch's.
@@ -61,11 +59,8 @@ WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama
 /// micro-batch. All ranks call it with the same.
 void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write);
 
-/// What identifies a file of tokens in the records of a run: its hash and the number of tokens.
-nlohmann::json identity_of(const TokenData& data);
-
-/// Throws Error{data} when the model's tokenizer is known and is not the one that made the tokens.
-void require_tokenizer(const ModelDescription& model, const TokenData& data);
+/// Throws Error{data} when the model's tokenizer is known and is not the one that made the tokens in `where`.
+void require_tokenizer(const ModelDescription& model, const TokenizerInfo& of_tokens, const std::string& where);
 
 /// The settings of the run that a checkpoint is of; empty for a Hugging Face folder.
 std::optional<Settings> settings_of(const ModelSource& source);

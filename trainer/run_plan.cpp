@@ -8,7 +8,6 @@
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
-#include "data/token_data.hpp"
 #include "optim/whole_matrices.hpp"
 #include "tensor/error.hpp"
 #include "trainer/exchange_measurement.hpp"
@@ -200,7 +199,7 @@ ModelConfig shape_of(const Settings& settings) {
   }
   const Preset* preset = find_preset(settings.model.preset);
   const bool known = settings.model.vocab > 0 || (preset && preset->vocabulary > 0);
-  return model_config(settings, known ? 0 : TokenData::open(settings.data.train).tokenizer().vocabulary);
+  return model_config(settings, known ? 0 : tokenizer_of_data(settings).vocabulary);
 }
 
 ComputeTime measure_compute_alone(const Settings& settings, const ModelConfig& config) {

@@ -53,13 +53,26 @@ struct ModelSettings {
   bool operator==(const ModelSettings&) const = default;
 };
 
+/// A language that is made up in place of files (data/synthetic_language.hpp).
+struct SyntheticSettings {
+  int64_t vocabulary = 0;  ///< 0: none
+  int64_t order = 2;
+  double zipf = 1;
+  double noise = 0.1;
+  int64_t seed = 1;
+
+  bool operator==(const SyntheticSettings&) const = default;
+};
+
 struct DataSettings {
   std::string train{};
   std::string validation{};
   int64_t sequence = 512;
   std::string packing = "stream";
   bool mask_documents = false;
+  SyntheticSettings synthetic{};
 
+  bool is_synthetic() const { return synthetic.vocabulary > 0; }
   /// Whether attention stays within a document: asked for, or implied by the packing.
   bool attention_within_documents() const { return mask_documents || packing == "documents"; }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "data/synthetic_language.hpp"
 #include "optim/moment.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/nearest.hpp"
@@ -80,6 +81,18 @@ std::vector<Setting> make_table() {
      "stream: windows over all text; documents: whole documents, padded", {}, {"stream", "documents"}, true},
     {"data.mask_documents", boolean, NIBBLE_MEMBER(data.mask_documents),
      "attention stays within a document; packing: documents implies it", {}, {}, true},
+    {"data.synthetic.vocabulary", count, NIBBLE_MEMBER(data.synthetic.vocabulary),
+     "tokens of a language that is made up and endless, in place of files (0: none)",
+     {.low = 0, .high = SyntheticOptions::most_tokens}, {}, true},
+    {"data.synthetic.order", count, NIBBLE_MEMBER(data.synthetic.order),
+     "how many tokens back tell of the next token, each for itself",
+     {.low = 1, .high = SyntheticOptions::longest_context}, {}, true},
+    {"data.synthetic.zipf", real, NIBBLE_MEMBER(data.synthetic.zipf),
+     "a token's frequency falls with its rank to this power", {.low = 0, .high = SyntheticOptions::steepest}, {}, true},
+    {"data.synthetic.noise", share, NIBBLE_MEMBER(data.synthetic.noise),
+     "of tokens of which none before tells more than their octave of frequencies", unit_interval, {}, true},
+    {"data.synthetic.seed", count, NIBBLE_MEMBER(data.synthetic.seed),
+     "of the language and of what it is validated on; run.seed draws what is trained on", any_count, {}, true},
 
     {"batch.tokens", count, NIBBLE_MEMBER(batch.tokens),
      "tokens per optimizer step; a multiple of micro x sequence", any_count, {}, true},
@@ -283,6 +296,7 @@ constexpr std::pair<std::string_view, std::string_view> sections[] = {
     {"model", "the Llama to train"},
     {"model.rope_scaling", "Llama 3.1's rotary embedding for long contexts"},
     {"data", "token shards and how sequences are cut from them"},
+    {"data.synthetic", "a language without files, whose entropy is known exactly"},
     {"batch", "what one optimizer step sums over"},
     {"precision", "number formats"},
     {"precision.keep_bf16", "blocks that are not quantized"},

@@ -7,8 +7,6 @@
 #include <set>
 #include <utility>
 
-#include "data/loader.hpp"
-#include "data/token_data.hpp"
 #include "tensor/error.hpp"
 #include "tensor/files.hpp"
 #include "trainer/checkpoint.hpp"
@@ -118,8 +116,7 @@ GivenSettings settings_of(const SweepFile& file, const SweepPoint& point) {
 
 int64_t steps_of(const Settings& settings) {
   if (settings.epochs == 0) return resolve_steps(settings, 0);
-  const TokenData data = TokenData::open(settings.data.train);
-  return resolve_steps(settings, Loader(data, loader_options(settings)).tokens_per_epoch());
+  return resolve_steps(settings, RunData(settings).train().tokens_per_epoch());
 }
 
 bool quantizes(const Settings& settings) {

@@ -23,10 +23,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void add_validation(MetricRow& row, const Evaluation& evaluation) {
+/// `language`: that the run learns; null where it learns files.
+void add_validation(MetricRow& row, const Evaluation& evaluation, const SyntheticLanguage* language) {
   row.emplace_back("validation_loss", evaluation.loss());
   if (const std::optional<double> bits = evaluation.bits_per_byte())
     row.emplace_back("validation_bits_per_byte", *bits);
+  if (const std::optional<double> gap = evaluation.gap()) row.emplace_back("validation_gap", *gap);
+  if (language) row.emplace_back("entropy", language->entropy());
 }
 
 void add_exchange(MetricRow& row, const ExchangeReport& report) {
@@ -54,14 +57,13 @@ void add_updates(MetricRow& row, const StepResult& result) {
 void TrainingRun::save() {
   Stopwatch watch;
   if (stream_.on_device()) tuning_["products"] = gemms_of_all(world_, stream_);
-  const TokenizerInfo& tokenizer = train_data_->tokenizer();
   const CheckpointHeader header{.step = counters_.step,
                                 .total_steps = total_steps_,
                                 .seed = static_cast<uint64_t>(settings_.run.seed),
                                 .model = parts_.model->config(),
-                                .tokenizer = tokenizer,
-                                .tokenizer_files = train_data_->tokenizer_files(),
-                                .data = data_identity(),
+                                .tokenizer = data_->tokenizer(),
+                                .tokenizer_files = data_->tokenizer_files(),
+                                .data = data_->identity(),
                                 .tuning = tuning_,
                                 .retuned = retuned_,
                                 .config_text = settings_yaml(settings_)};
@@ -81,18 +83,24 @@ double TrainingRun::peak_share_of(double tokens_per_second) const {
          (gemm_peak_ * world_.size());
 }
 
+std::optional<double> TrainingRun::epochs_after(int64_t steps) const {
+  const int64_t epoch = data_->train().tokens_per_epoch();
+  if (epoch == 0) return std::nullopt;
+  return static_cast<double>(steps * settings_.batch.tokens) / static_cast<double>(epoch);
+}
+
 void TrainingRun::describe() const {
   const ModelConfig& config = parts_.model->config();
   progress_->message(fmt::format("model    {:.2f}M parameters, {} layers of width {}, vocabulary {}, {}",
                                  static_cast<double>(config.parameters()) * 1e-6, config.layers, config.width,
                                  config.vocabulary, precision_line(parts_.model->precision())));
   for (const std::string& warning : warnings_of(parts_.model->precision())) progress_->message("warning: " + warning);
-  progress_->message(fmt::format("data     {}: {}", settings_.data.train, train_loader_->describe()));
-  const auto run_sequences = static_cast<double>(total_steps_ * sequences_per_step_);
-  progress_->message(fmt::format("run      {} steps of {} tokens = {:.2f}M tokens, {:.2f} epochs, in {}", total_steps_,
+  progress_->message(fmt::format("data     {}: {}", data_->train().name(), data_->train().describe()));
+  const std::optional<double> epochs = epochs_after(total_steps_);
+  progress_->message(fmt::format("run      {} steps of {} tokens = {:.2f}M tokens, {}in {}", total_steps_,
                                  settings_.batch.tokens,
                                  static_cast<double>(total_steps_ * settings_.batch.tokens) * 1e-6,
-                                 run_sequences / static_cast<double>(train_loader_->windows_per_epoch()), directory()));
+                                 epochs ? fmt::format("{:.2f} epochs, ", *epochs) : "", directory()));
   progress_->message("memory   " + memory_text(memory_, "\n         "));
   if (stream_.on_device()) progress_->message("GPU      " + gpu_memory_text(memory_, "\n         "));
   if (world_.size() > 1)
@@ -115,14 +123,19 @@ void TrainingRun::describe() const {
 }
 
 std::optional<Evaluation> TrainingRun::run_validation() {
-  if (!validation_loader_) return std::nullopt;
+  if (!data_->validation()) return std::nullopt;
   const Evaluation evaluation = evaluate(
-      *parts_.model, parts_.step->weights(), *validation_loader_, settings_.validation.tokens, world_,
+      *parts_.model, parts_.step->weights(), *data_->validation(), settings_.validation.tokens, world_,
       [this](int64_t, int64_t) { tell(); }, std::max<int64_t>(counters_.step - 1, 0));
   last_validation_loss_ = evaluation.loss();
-  const std::optional<double> bits = evaluation.bits_per_byte();
-  progress_->message(fmt::format("step {}: validation loss {:.4f}{}", counters_.step, evaluation.loss(),
-                                 bits ? fmt::format(", {:.4f} bits per byte", *bits) : ""));
+  last_validation_gap_ = evaluation.gap();
+  std::string more;
+  if (const std::optional<double> bits = evaluation.bits_per_byte())
+    more = fmt::format(", {:.4f} bits per byte", *bits);
+  if (last_validation_gap_)
+    more = fmt::format(", {:.4f} above the language's own on these tokens, {:.4f} above its entropy",
+                       *last_validation_gap_, evaluation.loss() - data_->language()->entropy());
+  progress_->message(fmt::format("step {}: validation loss {:.4f}{}", counters_.step, evaluation.loss(), more));
   return evaluation;
 }
 
@@ -197,7 +210,7 @@ void TrainingRun::train_one_step() {
   Batch batch = prefetcher_->next();
   // The windows of the steps to come, which nothing has been learned from yet.
   if (const int64_t batches = parts_.step->batches(counters_.step); batches > 1)
-    batch = train_loader_->batch(counters_.step * sequences_per_step_, sequences_per_step_ * batches);
+    batch = data_->train().batch(counters_.step * sequences_per_step_, sequences_per_step_ * batches);
   const double seconds_data = watch.lap();
   const StepResult result =
       parts_.step->run(counters_.step, batch, operands_ ? operands_->observer(counters_.step + 1) : nullptr);
@@ -217,8 +230,6 @@ void TrainingRun::train_one_step() {
                    {"time", wall_time()},
                    {"tokens", counters_.step * settings_.batch.tokens},
                    {"loss_tokens", counters_.loss_tokens},
-                   {"epoch", static_cast<double>(counters_.step * sequences_per_step_) /
-                                 static_cast<double>(train_loader_->windows_per_epoch())},
                    {"loss", result.loss},
                    {"learning_rate", result.learning_rate},
                    {"gradient_norm", result.gradient_norm},
@@ -237,9 +248,10 @@ void TrainingRun::train_one_step() {
                    {"bytes_sent", result.bytes_sent},
                    {"peak_resident_bytes", static_cast<int64_t>(resident_memory().peak)},
                    {"retuned", retuned_}};
+  if (const std::optional<double> epochs = epochs_after(counters_.step)) row.emplace_back("epoch", *epochs);
   if (settings_.loss.z_loss > 0) row.emplace_back("z_loss", result.z_loss);
   if (settings_.optimizer.qk_clip > 0) row.emplace_back("clipped_heads", result.clipped_heads);
-  if (evaluation) add_validation(row, *evaluation);
+  if (evaluation) add_validation(row, *evaluation, data_->language());
   add_exchange(row, result.exchange);
   add_updates(row, result);
   if (metrics_) metrics_->write(row);
@@ -249,6 +261,7 @@ void TrainingRun::train_one_step() {
            .total_steps = total_steps_,
            .loss = result.loss,
            .validation_loss = last_validation_loss_,
+           .validation_gap = last_validation_gap_,
            .learning_rate = result.learning_rate,
            .gradient_norm = result.gradient_norm,
            .tokens_per_second = rate_.tokens_per_second(),
@@ -277,13 +290,13 @@ TrainingRun::Outcome TrainingRun::run() {
   if (counters_.step == 0) {
     if (const std::optional<Evaluation> evaluation = run_validation()) {
       MetricRow row = {{"step", int64_t{0}}, {"time", wall_time()}, {"tokens", int64_t{0}}};
-      add_validation(row, *evaluation);
+      add_validation(row, *evaluation, data_->language());
       if (metrics_) metrics_->write(row);
     }
   }
   since_save_ = Stopwatch();
   prefetcher_ = std::make_unique<Prefetcher>(
-      [this](int64_t step) { return train_loader_->batch(step * sequences_per_step_, sequences_per_step_); },
+      [this](int64_t step) { return data_->train().batch(step * sequences_per_step_, sequences_per_step_); },
       counters_.step);
   // A rank that fails in here ends before its memory goes, into which others may still be sending.
   world_.run([this] {

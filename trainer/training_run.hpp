@@ -69,7 +69,6 @@ class TrainingRun {
   const std::string& directory() const { return settings_.run.directory; }
 
  private:
-  void open_data();
   void require_same_run();
   /// Measures the links if the exchange depends on them, or takes what the checkpoint's run measured.
   void know_links(const std::optional<VerifiedCheckpoint>& checkpoint);
@@ -111,7 +110,8 @@ class TrainingRun {
   void hold_directory();
   StateList state();
   double peak_share_of(double tokens_per_second) const;
-  nlohmann::json data_identity() const;
+  /// Empty where data is endless.
+  std::optional<double> epochs_after(int64_t steps) const;
   std::string resolved_config() const;
 
   Settings settings_;
@@ -124,8 +124,7 @@ class TrainingRun {
   nlohmann::json tuning_;
   LinkCost link_;  ///< the slowest between neighbouring ranks; zeros: not measured
   std::unique_ptr<RunLock> lock_;
-  std::optional<TokenData> train_data_, validation_data_;
-  std::unique_ptr<Loader> train_loader_, validation_loader_;
+  std::unique_ptr<RunData> data_;
   RunParts parts_;
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<MetricsWriter> metrics_;
@@ -146,7 +145,7 @@ class TrainingRun {
   int64_t saved_step_ = -1;          ///< of the last checkpoint that was begun
   Stopwatch since_save_;
   double seconds_saving_ = 0;  ///< in which training waited for saves, for the next row of the metrics
-  std::optional<double> last_validation_loss_;
+  std::optional<double> last_validation_loss_, last_validation_gap_;
   double fastest_exchange_ = 0;  ///< seconds, of the steps that are judged
   int64_t judged_steps_ = 0;
   bool noise_is_known_ = false;

@@ -62,7 +62,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
                                   : new Progress(Progress::silent())) {  // not movable: made in place
   world_.at(0, "start");
   validate(settings_);
-  open_data();
+  data_ = std::make_unique<RunData>(settings_);
   require_same_run();
   const std::optional<VerifiedCheckpoint> checkpoint = find_checkpoint();
   link_gpus(checkpoint);
@@ -93,29 +93,14 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
 
 TrainingRun::~TrainingRun() = default;
 
-void TrainingRun::open_data() {
-  train_data_ = TokenData::open(settings_.data.train);
-  train_loader_ = std::make_unique<Loader>(*train_data_, loader_options(settings_));
-  if (settings_.data.validation.empty()) return;
-  validation_data_ = TokenData::open(settings_.data.validation);
-  require_same_tokenizer(*train_data_, *validation_data_);
-  validation_loader_ = std::make_unique<Loader>(*validation_data_, loader_options(settings_));
-}
-
 void TrainingRun::require_same_run() {
   require_same(world_, ErrorKind::configuration, "the ranks have different configurations", settings_yaml(settings_),
                "give every rank the same file and the same --set");
-  require_same(world_, ErrorKind::data, "the ranks have different token files", data_identity().dump(1),
+  require_same(world_, ErrorKind::data, "the ranks have different token files", data_->identity().dump(1),
                "copy the same files to every host, or put them on a file system that all share");
   if (stream_.on_device()) require_equal_gpus(world_);
   require_same(world_, ErrorKind::configuration, "the ranks would round differently", tuning_.dump(1),
                "set run.threads, and NIBBLE_ISA=avx2 where processors differ");
-}
-
-nlohmann::json TrainingRun::data_identity() const {
-  nlohmann::json identity = {{"train", identity_of(*train_data_)}};
-  if (validation_data_) identity["validation"] = identity_of(*validation_data_);
-  return identity;
 }
 
 void TrainingRun::know_links(const std::optional<VerifiedCheckpoint>& checkpoint) {
@@ -165,7 +150,7 @@ void TrainingRun::know_products(const std::optional<VerifiedCheckpoint>& checkpo
 
 void TrainingRun::share_products() {
   if (!stream_.on_device() || world_.size() == 1) return;
-  const Batch any = train_loader_->batch(0, settings_.batch.micro);
+  const Batch any = data_->train().batch(0, settings_.batch.micro);
   parts_.step->rehearse({any.inputs, any.targets, any.document_starts});
   share_gemms(world_, stream_);
   tuning_["products"] = chosen_gemms(stream_);
@@ -253,7 +238,7 @@ void TrainingRun::refuse_another_run(const VerifiedCheckpoint& checkpoint) {
   }
   if (switches_optimizer_)
     progress_->message("the optimizer begins anew: moments of zeros, and bias corrections of a first step");
-  const nlohmann::json now = data_identity();
+  const nlohmann::json now = data_->identity();
   if (header.data.value("train", nlohmann::json()) != now["train"])
     throw Error({.kind = ErrorKind::data,
                  .what = "the run was started with other training tokens",
@@ -270,7 +255,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   std::optional<LoadedModel> start;
   if (!checkpoint && !settings_.model.from.empty()) {
     start = load_model(settings_.model.from, DType::f32);
-    require_tokenizer(*start, *train_data_);
+    require_tokenizer(*start, data_->tokenizer(), data_->train().name());
     if (settings_.data.sequence > start->config.context) {
       progress_->message(fmt::format("the model's context grows from {} to data.sequence = {}", start->config.context,
                                      settings_.data.sequence));
@@ -279,13 +264,12 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   }
   const ModelConfig config = checkpoint ? checkpoint->header().model
                              : start    ? start->config
-                                        : model_config(settings_, train_data_->tokenizer().vocabulary);
-  train_data_->require_vocabulary(config.vocabulary);
-  if (validation_data_) validation_data_->require_vocabulary(config.vocabulary);
+                                        : model_config(settings_, data_->tokenizer().vocabulary);
+  data_->require_vocabulary(config.vocabulary);
 
   require_sound(stream_.host(), recipes_of(settings_.precision),
                 {config.width, config.query_width(), config.ffn, settings_.batch.micro * settings_.data.sequence});
-  total_steps_ = resolve_steps(settings_, train_loader_->tokens_per_epoch());
+  total_steps_ = resolve_steps(settings_, data_->train().tokens_per_epoch());
   if (checkpoint && is_trunk(*checkpoint)) require_own_steps(checkpoint->header(), total_steps_);
   sequences_per_step_ = settings_.batch.tokens / settings_.data.sequence;
   AvailableMemory most = options_.memory();
@@ -301,7 +285,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
           : exchange_maker(settings_, {.steps = total_steps_, .host = host_numbers(world_), .link = link_}));
   if (checkpoint) return;
   const WriteParameter fresh = new_weights(stream_, settings_, *parts_.model);
-  const Batch first = train_loader_->batch(0, settings_.batch.micro);
+  const Batch first = data_->train().batch(0, settings_.batch.micro);
   begin_weights(stream_, *parts_.model, *parts_.step, first, [&](size_t parameter, const Tensor& whole) {
     if (start && parameter < start->weights.size()) convert(stream_.host(), start->weights[parameter], whole);
     else fresh(parameter, whole);  // steps of quantizers are not taken over

@@ -32,6 +32,28 @@ TEST(Resolve, RequiredSettings) {
   expect_contradiction({"batch.tokens is missing", "4096"}, [](Settings& s) { s.batch.tokens = 0; });
 }
 
+TEST(Resolve, ASyntheticLanguageHasNoFiles) {
+  const auto synthetic = [](auto change) {
+    return [=](Settings& s) {
+      s.data.train.clear();
+      s.data.synthetic.vocabulary = 256;
+      s.validation.every = 10;
+      EXPECT_NO_THROW(validate(s));
+      change(s);
+    };
+  };
+  const std::string what = "a synthetic language has no files";
+  expect_contradiction({what, "data.train: a.h5"}, synthetic([](Settings& s) { s.data.train = "a.h5"; }));
+  expect_contradiction({what, "data.validation: a.h5"}, synthetic([](Settings& s) { s.data.validation = "a.h5"; }));
+  expect_contradiction({what, "data.packing: documents"}, synthetic([](Settings& s) { s.data.packing = "documents"; }));
+  expect_contradiction({what, "data.mask_documents"}, synthetic([](Settings& s) { s.data.mask_documents = true; }));
+  expect_contradiction({what, "epochs: 2"}, synthetic([](Settings& s) {
+                         s.steps = 0;
+                         s.epochs = 2;
+                       }));
+  expect_contradiction({what, "run.sample: Once"}, synthetic([](Settings& s) { s.run.sample = "Once"; }));
+}
+
 TEST(Resolve, ExactlyOneLength) {
   expect_contradiction({"length of the run is missing"}, [](Settings& s) { s.steps = 0; });
   expect_contradiction({"given more than once", "steps: 1000, tokens: 1000000"},

@@ -37,7 +37,8 @@ Settings everything_changed() {
             .validation = "null",
             .sequence = 256,
             .packing = "documents",
-            .mask_documents = true};
+            .mask_documents = true,
+            .synthetic = {.order = 3, .zipf = 0.9, .noise = 0.3, .seed = 7}};
   s.batch = {.tokens = 4096, .micro = 2, .lanes = 8};
   s.steps = 123;
   s.precision = {.recipe = "quest-w4a4",
@@ -150,7 +151,8 @@ TEST(SettingsTable, EveryMemberIsBound) {
                                            "weights.gather",
                                            "optimizer.qk_clip",
                                            "model.mup_base_width",
-                                           "run.device"};
+                                           "run.device",
+                                           "data.synthetic.vocabulary"};
   for (const Setting& setting : settings_table()) {
     if (exclusive.contains(setting.key)) continue;
     EXPECT_NE(format_value(setting, defaults), format_value(setting, changed)) << setting.key;
@@ -179,6 +181,8 @@ TEST(SettingsTable, CompleteConfigurationReadsBack) {
   other.model.from = "";
   other.model.preset = "llama-30m";
   other.model.mup_base_width = 256;
+  EXPECT_EQ(parse_settings(settings_yaml(other), "config.yaml"), other);
+  other.data = {.synthetic = {.vocabulary = 256}};
   EXPECT_EQ(parse_settings(settings_yaml(other), "config.yaml"), other);
 }
 

@@ -184,6 +184,29 @@ TEST_F(SweepPlanTest, WrongFilesAreRefusedWithTheirPlace) {
   refused("axes: {steps: [12]}\ntwin: fp32\n", {"no such twin"});
 }
 
+TEST_F(SweepPlanTest, ASyntheticLanguageHasAxesAndNeedsNoFile) {
+  const std::filesystem::path path = directory_ / "sweep.yaml";
+  write(path,
+        "directory: runs/sweep\n"
+        "base:\n"
+        "  model: {width: 32, layers: 2, heads: 2, ffn: 64}\n"
+        "  data: {synthetic: {order: 3}, sequence: 32}\n"
+        "  batch: {tokens: 256, micro: 2}\n"
+        "axes:\n"
+        "  data.synthetic.vocabulary: [128, 256]\n"
+        "  data.synthetic.noise: [0, 0.1]\n"
+        "  tokens_per_parameter: [20]\n"
+        "  precision.recipe: [mxfp8]\n"
+        "twin: bf16\n");
+  const SweepPlan found = plan_sweep(read_sweep(path.string()));
+  ASSERT_EQ(found.runs.size(), 8u) << "four points, four twins";
+  EXPECT_EQ(found.runs[0].name, "vocabulary128_noise0");
+  EXPECT_EQ(found.runs[0].settings.data.synthetic,
+            (SyntheticSettings{.vocabulary = 128, .order = 3, .zipf = 1, .noise = 0, .seed = 1}));
+  EXPECT_EQ(found.runs[3].settings.data.synthetic.noise, 0.1);
+  EXPECT_NE(sweep_identity(found).find("data.synthetic.vocabulary"), std::string::npos);
+}
+
 TEST_F(SweepPlanTest, AnotherSweepIsToldByWhatDiffers) {
   const std::string first = sweep_identity(plan("axes: {run.seed: [1, 2]}\n"));
   require_same_sweep(first, sweep_identity(plan("axes: {run.seed: [1, 2]}\n")), "there");
