@@ -82,7 +82,8 @@ void add_fit_command(CLI::App& app) {
       ->required()
       ->type_name("RUNS");
   command->add_option("--law", options.law, fmt::format("{}", fmt::join(laws, ", ")))->required()->type_name("LAW");
-  command->add_option("--irreducible", arguments->irreducible, "E, where the entropy of the data is known");
+  command->add_option("--irreducible", arguments->irreducible,
+                      "E, where the entropy of the data is known; runs on one synthetic language know theirs");
   command->add_option("--fix", arguments->fixed, "a constant of the law that is known")->type_name("NAME=VALUE");
   command
       ->add_option("--huber", options.huber,

@@ -75,6 +75,9 @@ std::string fit_text(const LawFit& fit) {
     text +=
         fmt::format("noise    of ln L between runs alike in size, tokens and recipes: {:.3e} ({} degrees of freedom)\n",
                     *fit.noise, fit.noise_degrees);
+  if (fit.entropy)
+    text +=
+        fmt::format("entropy  of the synthetic language of all runs: {} is fixed at it\n", fit.constants[law_e].name);
   text += "\n" + constants_text(fit) + efficiencies_text(fit);
   if (fit.held_out) text += fmt::format("\nheld out: {}\n", residuals_text(*fit.held_out));
   if (fit.resamples > 0) text += fmt::format("\nintervals: {} resamples of the runs of each recipe\n", fit.resamples);
@@ -94,6 +97,7 @@ nlohmann::ordered_json fit_json(const LawFit& fit) {
                {"resamples", fit.resamples},
                {"residuals", residuals_json(fit.residuals)}};
   if (fit.noise) json["noise"] = {{"deviation", *fit.noise}, {"degrees_of_freedom", fit.noise_degrees}};
+  if (fit.entropy) json["entropy"] = *fit.entropy;
   json["constants"] = Json::array();
   for (const FittedConstant& constant : fit.constants) {
     Json entry = {{"name", constant.name}, {"value", constant.value}, {"fixed", constant.fixed}};

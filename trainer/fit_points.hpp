@@ -17,9 +17,10 @@ namespace nibble {
 
 struct FitPoint {
   std::string run;
-  double parameters = 0;  ///< N, without embedding and head
-  double tokens = 0;      ///< D, tokens seen
-  double loss = 0;        ///< validation loss at the end, in nats per token
+  double parameters = 0;            ///< N, without embedding and head
+  double tokens = 0;                ///< D, tokens seen
+  double loss = 0;                  ///< validation loss at the end, in nats per token
+  std::optional<double> entropy{};  ///< of the data, in nats per token: known of a synthetic language
   std::string forward = "bf16", backward = "bf16";
   std::optional<ForwardRecipe> formats{};  ///< of all its layers and steps; none: unknown, or not the same everywhere
   FormatFacts given{};                     ///< what a table says itself

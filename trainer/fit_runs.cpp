@@ -58,13 +58,18 @@ FitPoint point_of(const fs::path& directory, const Settings& settings, const Met
   if (!std::isfinite(loss) || loss <= 0) throw NoPoint{"its validation loss at the end is not finite"};
   constexpr int64_t any_vocabulary = 1;  // embedding and head are not counted
   PassNames passes = name_passes(settings.precision);
-  return {.run = directory.filename().string(),
-          .parameters = static_cast<double>(model_config(settings, any_vocabulary).non_embedding_parameters()),
-          .tokens = metrics.numbers("tokens").back(),
-          .loss = loss,
-          .forward = std::move(passes.forward),
-          .backward = std::move(passes.backward),
-          .formats = std::move(passes.formats)};
+  FitPoint point{.run = directory.filename().string(),
+                 .parameters = static_cast<double>(model_config(settings, any_vocabulary).non_embedding_parameters()),
+                 .tokens = metrics.numbers("tokens").back(),
+                 .loss = loss,
+                 .forward = std::move(passes.forward),
+                 .backward = std::move(passes.backward),
+                 .formats = std::move(passes.formats)};
+  if (!metrics["entropy"].empty() && !metrics["validation_gap"].empty()) {
+    point.entropy = metrics["entropy"].back();
+    point.loss = *point.entropy + metrics["validation_gap"].back();  // the luck with its validation tokens falls out
+  }
+  return point;
 }
 
 }  // namespace

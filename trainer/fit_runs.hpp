@@ -21,7 +21,8 @@ struct PassNames {
 PassNames name_passes(const PrecisionSettings& precision);
 
 /// Reads config.yaml and metrics.jsonl. A run that is not finished, has no validation loss at its end, or began with
-/// another model's weights (what those saw is not in its tokens) is left out, with the reason.
+/// another model's weights (what those saw is not in its tokens) is left out, with the reason. The loss on a synthetic
+/// language is its entropy and the gap to what it loses itself on the tokens of the validation.
 /// Throws Error{checkpoint}: metrics that are missing or damaged before their last line.
 void read_run_point(const std::filesystem::path& directory, FitPoints& into);
 

@@ -103,6 +103,12 @@ void add_warnings(const LawRuns& runs, const LawProblem& problem, const std::vec
                     fit.reached, fit.starts));
 }
 
+/// That of all runs' data; none where one does not know it, or knows another.
+std::optional<double> common_entropy(const std::vector<FitPoint>& runs) {
+  const std::optional<double> first = runs.front().entropy;
+  return std::ranges::all_of(runs, [&](const FitPoint& run) { return run.entropy == first; }) ? first : std::nullopt;
+}
+
 /// Fits, then reads off; steps in the order in which they are called.
 class Study {
  public:
@@ -249,7 +255,13 @@ LawFit fit_law(Stream& stream, const FitPoints& points, const LawFitOptions& opt
   constexpr int64_t error_parts = 16;
   const std::vector<FormatFacts> formats = formats_of(stream, law, points.points, error_parts);
   const LawRuns runs = divide_runs(law, points, formats, options.hold_out_above);
-  LawFit fit = Study(stream, law, runs, options, progress).study();
+  LawFitOptions known = options;
+  const std::optional<double> entropy = common_entropy(runs.points);
+  const bool takes_entropy = entropy && known.fixed.try_emplace(law.constants[law_e].name, *entropy).second;
+  LawFit fit = Study(stream, law, runs, known, progress).study();
+  if (takes_entropy) fit.entropy = entropy;
+  if (!entropy && std::ranges::any_of(runs.points, [](const FitPoint& run) { return run.entropy.has_value(); }))
+    fit.warnings.emplace_back("the runs' data do not have one entropy: E is fitted as if they had");
   if (!points.other_columns.empty())
     fit.warnings.push_back(fmt::format("columns that nothing reads: {}", fmt::join(points.other_columns, ", ")));
   return fit;

@@ -77,10 +77,12 @@ struct LawFit {
   /// and its degrees of freedom.
   std::optional<double> noise{};
   size_t noise_degrees = 0;
+  std::optional<double> entropy{};  ///< of all the runs' data, at which E was fixed
   std::vector<LeftOut> left_out{};
   std::vector<std::string> warnings{};
 };
 
+/// E is fixed at the entropy of the runs' data where every run knows one, they agree, and `options` fix no other.
 /// `progress(done, of)` counts minimisations, on the calling thread; may be empty.
 /// Throws Error{configuration}: an unknown law or constant, no runs without quantization, fewer different runs than
 /// fitted values, fewer different formats than the constants that only formats tell.

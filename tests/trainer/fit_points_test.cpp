@@ -119,6 +119,17 @@ TEST_F(FitPointsTest, AFinishedRun) {
           .run = "run", .parameters = 20640, .tokens = 3072, .loss = 2.5, .formats = find_recipe("bf16").forward}));
 }
 
+TEST_F(FitPointsTest, ALanguagesRunKnowsItsEntropyAndHasNoLuck) {
+  make_run("run", "steps: 12\n",
+           "{\"step\":6,\"tokens\":1536,\"validation_loss\":3.75,\"validation_gap\":0.5,\"entropy\":3.125}\n"
+           "{\"step\":12,\"tokens\":3072,\"validation_loss\":3.5,\"validation_gap\":0.25,\"entropy\":3.125}\n");
+  const FitPoints points = runs();
+  ASSERT_EQ(points.points.size(), 1u);
+  EXPECT_EQ(points.points[0].entropy, 3.125);
+  EXPECT_EQ(points.points[0].loss, 3.375) << "the validation's own tokens lose 3.25, not 3.125";
+  EXPECT_EQ(run("").entropy, std::nullopt);
+}
+
 TEST_F(FitPointsTest, PassesAreNamedByWhatTheyQuantize) {
   const auto passes = [&](const std::string& precision) {
     const FitPoint point = run("precision: {" + precision + "}\n");

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/trainer/expect_error.hpp"
+#include "trainer/fit_output.hpp"
 #include "trainer/law_minimum.hpp"
 
 namespace nibble {
@@ -120,6 +121,39 @@ void add_grid(FitPoints& points, const std::string& forward, const std::string& 
 
 double chinchilla(double parameters, double tokens) {
   return 1.7 + 90 / std::pow(parameters, .3) + 300 / std::pow(tokens, .34);
+}
+
+TEST_F(LawFitTest, AnEntropyThatAllRunsKnowIsE) {
+  FitPoints points;
+  add_grid(points, "bf16", "bf16");
+  for (FitPoint& p : points.points) {
+    p.loss = chinchilla(p.parameters, p.tokens);
+    p.entropy = 1.65;  // not what the losses say, so that it is seen which was taken
+  }
+  const auto fit = [&](const std::map<std::string, double>& fixed = {}) {
+    return fit_law(stream_, points, {.law = "chinchilla", .starts = 100, .bootstrap = 0, .fixed = fixed});
+  };
+  const LawFit known = fit();
+  EXPECT_NEAR(constant(known, "E"), 1.65, 1e-12);
+  EXPECT_TRUE(known.constants[law_e].fixed);
+  EXPECT_EQ(known.entropy, 1.65);
+  EXPECT_NE(fit_text(known).find("entropy  of the synthetic language of all runs: E is fixed at it"),
+            std::string::npos);
+  EXPECT_EQ(fit_json(known)["entropy"], 1.65);
+
+  const LawFit told = fit({{"E", 1.7}});
+  EXPECT_NEAR(constant(told, "E"), 1.7, 1e-12);
+  EXPECT_EQ(told.entropy, std::nullopt);
+
+  for (const std::optional<double> other : {std::optional(1.5), std::optional<double>()}) {
+    points.points.back().entropy = other;
+    const LawFit disagreeing = fit();
+    EXPECT_NEAR(constant(disagreeing, "E"), 1.7, 1e-3);
+    EXPECT_FALSE(disagreeing.constants[law_e].fixed);
+    EXPECT_EQ(disagreeing.entropy, std::nullopt);
+    ASSERT_FALSE(disagreeing.warnings.empty());
+    EXPECT_NE(disagreeing.warnings.back().find("do not have one entropy"), std::string::npos);
+  }
 }
 
 TEST_F(LawFitTest, LawsOfFormatsFindWhatMadeTheLosses) {
