@@ -56,8 +56,10 @@ TEST_F(CommandDiagnose, TheSameBatchGivesTheSameAnswer) {
       "--recipe tetrajet2 --recipe nvfp4-4over6-sr --draws 4 --sequence 32 --json --plot '" + page.string() + "'";
   const Ended first = diagnose("model", options);
   ASSERT_EQ(first.code, 0) << first.output;
-  EXPECT_EQ(diagnose("model", options).output, first.output);
-  const nlohmann::json answer = nlohmann::json::parse(first.output);
+  // On a busy machine lines of progress come first.
+  const auto answer_in = [](const Ended& ended) { return ended.output.substr(ended.output.find('{')); };
+  EXPECT_EQ(answer_in(diagnose("model", options)), answer_in(first));
+  const nlohmann::json answer = nlohmann::json::parse(answer_in(first));
   EXPECT_EQ(answer["sequence"], 32);
   EXPECT_EQ(answer["recipes"][1]["recipe"], "nvfp4-4over6-sr");
   EXPECT_NE(read_file(page, ErrorKind::internal).find("tetrajet2"), std::string::npos);

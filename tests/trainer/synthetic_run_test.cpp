@@ -1,5 +1,7 @@
 // Runs on a synthetic language: the same numbers however they go on, and a gap to what cannot be learned away.
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
@@ -59,7 +61,7 @@ TEST_F(SyntheticRunTest, IsTheSameOnTwoRanks) {
 }
 
 TEST_F(SyntheticRunTest, LearnsBeyondFrequenciesAndNotBeyondTheEntropy) {
-  // Long enough for the shortest contexts: a second.
+  // Long enough for much of what the last token tells: a second.
   const Settings learning = synthetic("a", {"steps=200", "optimizer.learning_rate=2e-2", "validation.tokens=8192",
                                             "validation.every=0", "run.checkpoint.every=0", "run.threads=1"});
   TrainingRun(learning, {}).run();
@@ -72,6 +74,7 @@ TEST_F(SyntheticRunTest, LearnsBeyondFrequenciesAndNotBeyondTheEntropy) {
   for (const nlohmann::json& row : {all.front(), all.back()}) {
     const double gap = row["validation_gap"], loss = row["validation_loss"];
     EXPECT_GT(gap, 0);
+    EXPECT_EQ(row["entropy"], language.entropy());
     // Both are gaps; they differ by the luck of the tokens, of whose losses the deviation is about 0.9.
     EXPECT_NEAR(gap, loss - language.entropy(), 4 * 0.9 / std::sqrt(8192));
   }
@@ -82,6 +85,13 @@ TEST_F(SyntheticRunTest, LearnsBeyondFrequenciesAndNotBeyondTheEntropy) {
   EXPECT_NEAR(answer["loss"].get<double>(), after, 1e-9);
   EXPECT_NEAR(answer["gap"].get<double>(), all.back()["validation_gap"].get<double>(), 1e-9);
   EXPECT_NEAR(answer["entropy"].get<double>(), language.entropy(), 1e-12);
+  const Ended text = nibble("eval --model '" + path("a") + "' --tokens 64 --threads 1 --micro 2");
+  for (const char* said : {"data           synthetic language, 64 tokens", "gap            ", "entropy        "})
+    expect_said(text, said);
+  std::stringstream report;
+  report << std::ifstream(path("a") + "/report.html").rdbuf();
+  for (const char* said : {"Gap to the language", "entropy of the language", "best gap to the language"})
+    EXPECT_NE(report.str().find(said), std::string::npos) << said;
   const Ended documents = nibble("eval --model '" + path("a") + "' --packing documents");
   EXPECT_EQ(documents.code, 2);
   expect_said(documents, "has no documents");
