@@ -26,7 +26,7 @@ using Row = std::map<std::string, std::string>;
 
 const std::vector<std::string>& known_columns() {
   static const std::vector<std::string> names = {
-      "parameters",  "tokens",     "loss",         "run",         "forward",       "backward",      "seed",
+      "parameters",  "tokens",     "loss",         "run",         "forward",       "backward",      "seed", "entropy",
       "weight_bits", "input_bits", "weight_error", "input_error", "exponent_bits", "mantissa_bits", "block"};
   return names;
 }
@@ -137,6 +137,11 @@ class TableReader {
                                        {"D_tokens", "tokens"},
                                        {"final_val_loss_nats", "loss"}})
       if (const auto value = object.find(name); value != object.end()) put(column, *value, row);
+    const auto entropy = object.find("entropy"), gap = object.find("gap_to_entropy");
+    if (entropy != object.end() && gap != object.end() && entropy->is_number() && gap->is_number()) {
+      put("entropy", *entropy, row);
+      put("loss", entropy->get<double>() + gap->get<double>(), row);
+    }
     for (const char* pass : {"forward", "backward"})
       if (const auto value = precision.find(pass); value != precision.end()) put(pass, *value, row);
     return row;
@@ -157,6 +162,7 @@ class TableReader {
                    .loss = positive(row, "loss").value(),
                    .forward = text("forward", "bf16"),
                    .backward = text("backward", "bf16")};
+    point.entropy = not_negative(row, "entropy");
     if (const std::optional<Recipe> recipe = recipe_named(point.forward)) point.formats = recipe->forward;
     point.given.bits = {positive(row, "weight_bits"), positive(row, "input_bits")};
     point.given.errors = {not_negative(row, "weight_error"), not_negative(row, "input_error")};

@@ -51,8 +51,9 @@ bool is_unquantized(const std::string& recipe);
 FitPoints read_fit_points(std::span<const std::filesystem::path> paths);
 
 /// A table: CSV with names in its first line (# begins a comment), or JSON lines. Columns: parameters, tokens, loss;
-/// optionally run, forward, backward (bf16 where empty), weight_bits, input_bits, weight_error, input_error (relative
-/// squared errors on normal values), exponent_bits, mantissa_bits, block. Numbers may have units (30M, 2B).
+/// optionally run, forward, backward (bf16 where empty), entropy (of the data), weight_bits, input_bits, weight_error,
+/// input_error (relative squared errors on normal values), exponent_bits, mantissa_bits, block. Numbers may have units
+/// (30M, 2B).
 /// Lines of a sweep's runs.jsonl are read by their own names.
 /// Throws Error{data}: unreadable, a column is missing, no number, not positive, a loss that is not finite.
 void read_point_table(const std::filesystem::path& file, FitPoints& into);

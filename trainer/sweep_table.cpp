@@ -131,6 +131,8 @@ ordered_json fit_row(const SweepPlan& plan, const std::vector<std::optional<Resu
                {"trunk", run.trunk ? ordered_json(plan.runs[*run.trunk].name) : ordered_json(nullptr)},
                {"first_step", run.first_step},
                {"final_val_loss_nats", number(final_loss(result))},
+               {"entropy", number(result.last("entropy"))},
+               {"gap_to_entropy", number(result.last("validation_gap"))},
                {"bits_per_byte", number(result.last("validation_bits_per_byte"))},
                {"best_val", number(quantile_of(result.metrics.numbers("validation_loss"), 0))},
                {"val_curve", curve(result.metrics)},
