@@ -206,10 +206,14 @@ LinearCall Llama::call_of(const LinearCall& call, int buffer, const ParameterSet
 }
 
 OwnedTensor Llama::initial_steps(const ParameterSet& weights, const MicroBatch& batch) {
-  OwnedTensor steps(DType::f32, config_.layers, 2 * std::ssize(projections), "first steps of quantizers");
-  initial_steps_ = steps;
+  constexpr const char* purpose = "first steps of quantizers";
+  const OwnedTensor there(DType::f32, config_.layers, 2 * std::ssize(projections), purpose, stream_.place());
+  initial_steps_ = there;
   run_blocks(weights, on_stream(batch), {.pass = Pass::calibrating});
   initial_steps_ = {};
+  OwnedTensor steps(DType::f32, there.view().rows, there.view().cols, purpose);
+  copy(stream_, there, steps);
+  stream_.wait();
   return steps;
 }
 

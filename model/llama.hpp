@@ -98,8 +98,8 @@ class Llama {
   void logits(const ParameterSet& weights, const MicroBatch& batch, const Tensor& logits,
               const ResidualStream& stream = {});
 
-  /// The steps with which recipes that learn them begin, as the parameters that hold them: f32 [layers, 8]. Each is
-  /// what suits its operand on this batch. Learned steps of `weights` are not read.
+  /// The steps with which recipes that learn them begin, as the parameters that hold them: f32 [layers, 8], in host
+  /// memory. Each is what suits its operand on this batch. Learned steps of `weights` are not read.
   OwnedTensor initial_steps(const ParameterSet& weights, const MicroBatch& batch);
 
   /// residual[rows, cols] (f32) of a projection's buffer: see Linear::weight_residual. False where it is not quantized.

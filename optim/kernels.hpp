@@ -137,7 +137,7 @@ void add_to_diagonal(Stream& stream, const Tensor& x, float value);
 /// copy = x, then x = factor x; x f32, copy f32 or bf16 (rounded to nearest).
 void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, float factor);
 
-/// to = a + factor b; a and b f32, to f32 or bf16.
+/// to = a + factor b; a and b f32, to f32 or bf16, or one of the others.
 void add_scaled(Stream& stream, const Tensor& a, const Tensor& b, float factor, const Tensor& to);
 
 }  // namespace nibble

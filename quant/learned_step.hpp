@@ -16,7 +16,7 @@ namespace nibble {
 /// ln of LSQ's first step, 2 mean |x| / sqrt(largest level). x: bf16 or f32.
 Scalar initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor& x);
 
-/// e^log_step. A device's is the nearest float, the host's one of the two next to it.
+/// e^log_step: of a double, rounded, so that devices have the host's.
 Scalar step_of(Stream& stream, const Scalar& log_step);
 
 /// d loss / d ln s, where `gradient` (f32, of x's shape) is d loss / d (the quantized x), passed straight through the

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "optim/kernels.hpp"
+
 namespace nibble {
 
 double cage_strength(const CageSettings& settings, int64_t step) {
@@ -16,7 +18,7 @@ Cage::Cage(Stream& stream, Llama& model, const ShardedWeights& weights, const Ca
   int64_t largest = 0;
   for (const BufferInfo& buffer : model.layout().buffers())
     if (buffer.kind == ParameterKind::projection) largest = std::max(largest, buffer.rows * buffer.cols);
-  residual_ = OwnedTensor(DType::f32, 1, largest, "residuals of CAGE");
+  residual_ = OwnedTensor(DType::f32, 1, largest, "residuals of CAGE", stream.place());
 }
 
 void Cage::pull(int64_t step, double learning_rate) {
@@ -31,24 +33,23 @@ void Cage::pull(int64_t step, double learning_rate) {
       if (info.kind != ParameterKind::projection || layout.unit_of(buffer) != unit) continue;
       const std::vector<OwnCodes::Rows> own = weights_.coded_rows(buffer);
       for (const auto& [parameter, rows, magnitude] : own) {
-        const Tensor residual(residual_.view().as<float>(), rows.rows, rows.cols);
+        const Tensor residual = residual_.view().packed_as(rows.rows, rows.cols);
         if (model_.weight_residual(buffer, step, rows, magnitude, residual))
-          pull(parameter, residual.as<float>(), factor);
+          pull(parameter, residual.packed_as(1, residual.size()), factor);
       }
-      const Tensor residual(residual_.view().as<float>(), info.rows, info.cols);
+      const Tensor residual = residual_.view().packed_as(info.rows, info.cols);
       if (!own.empty() || !model_.weight_residual(working, buffer, step, residual)) continue;
       for (const OptimizedParameter& parameter : weights_.parameters())
         if (parameter.info->buffer == buffer)
-          pull(parameter, residual.row<float>(parameter.info->first_row) + parameter.first, factor);
+          pull(parameter,
+               residual.run(parameter.info->first_row * info.cols + parameter.first, parameter.master.size()), factor);
     }
   }
 }
 
-void Cage::pull(const OptimizedParameter& parameter, const float* residual, float factor) {
-  float* const master = parameter.master.as<float>();
-  parallel_for(stream_, parameter.master.size(), 4096, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) master[i] -= factor * residual[i];
-  });
+void Cage::pull(const OptimizedParameter& parameter, const Tensor& residual, float factor) {
+  const Tensor master = parameter.master.packed_as(1, residual.size());
+  add_scaled(stream_, master, residual, -factor, master);
 }
 
 }  // namespace nibble

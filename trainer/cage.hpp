@@ -31,8 +31,8 @@ class Cage {
   void pull(int64_t step, double learning_rate);
 
  private:
-  /// `residual` of the parameter's run.
-  void pull(const OptimizedParameter& parameter, const float* residual, float factor);
+  /// `residual` of the parameter's run, as one row.
+  void pull(const OptimizedParameter& parameter, const Tensor& residual, float factor);
 
   Stream& stream_;
   Llama& model_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optim/kernels.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble {
@@ -58,17 +59,21 @@ int64_t QkClip::apply(std::span<const float> max_logits) {
 }
 
 void QkClip::scale(const OptimizedParameter& parameter, std::span<const float> factors) {
-  const int64_t cols = parameter.info->cols, begin = parameter.first, end = begin + parameter.master.size();
-  float* const run = parameter.master.as<float>();
-  const int64_t first_row = begin / cols, rows = (end + cols - 1) / cols - first_row;
-  parallel_for(stream_, rows, 16, [&](int64_t first, int64_t last) {
-    for (int64_t row = first_row + first; row < first_row + last; ++row) {
-      const auto head = static_cast<size_t>((parameter.info->first_row + row) / model_.config().head_dim);
-      if (head >= factors.size()) return;  // rows of values
-      for (int64_t i = std::max(row * cols, begin); i < std::min((row + 1) * cols, end); ++i)
-        run[i - begin] *= factors[head];
-    }
-  });
+  const ParameterInfo& info = *parameter.info;
+  const int64_t cols = info.cols, head_dim = model_.config().head_dim;
+  const int64_t rows = std::min(info.rows, std::ssize(factors) * head_dim - info.first_row);  // what follows are values
+  const int64_t begin = parameter.first, end = std::min(begin + parameter.master.size(), rows * cols);
+  const Tensor run = parameter.master.packed_as(1, parameter.master.size());
+  for (int64_t at = begin; at < end;) {
+    // Whole rows, or what the run has of one.
+    const int64_t row = at / cols, col = at % cols, left = end - at;
+    const int64_t count = col == 0 ? std::max<int64_t>(left / cols, 1) : 1, part = std::min(cols - col, left);
+    std::vector<float> of_rows;
+    for (int64_t i = row; i < row + count; ++i)
+      of_rows.push_back(factors[static_cast<size_t>((info.first_row + i) / head_dim)]);
+    scale_rows(stream_, run.run(at - begin, count * part).packed_as(count, part), of_rows);
+    at += count * part;
+  }
   refresh_working_copies(stream_, {&parameter, 1});
 }
 

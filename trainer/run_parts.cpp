@@ -118,9 +118,11 @@ WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama
   };
 }
 
-void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write) {
+void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write,
+                   const std::function<void()>& before_steps) {
   step.fill_masters(write);
   if (!model.layout().learns_steps()) return;
+  if (before_steps) before_steps();
   const OwnedTensor steps = model.initial_steps(step.weights(), {first.inputs, first.targets, first.document_starts});
   step.fill_masters([&](size_t parameter, const Tensor& whole) {
     const ParameterInfo& info = model.layout().parameters()[parameter];

@@ -56,8 +56,10 @@ using WriteParameter = std::function<void(size_t parameter, const Tensor& whole)
 WriteParameter new_weights(Stream& stream, const Settings& settings, const Llama& model);
 
 /// Fills the masters with what `write` gives; but steps that quantizers learn suit `first`, the run's first
-/// micro-batch. All ranks call it with the same.
-void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write);
+/// micro-batch. All ranks call it with the same, and must multiply alike once `before_steps` was called, which comes
+/// where steps are learned, before they are found.
+void begin_weights(Stream& stream, Llama& model, TrainStep& step, const Batch& first, const WriteParameter& write,
+                   const std::function<void()>& before_steps = {});
 
 /// Throws Error{data} when the model's tokenizer is known and is not the one that made the tokens in `where`.
 void require_tokenizer(const ModelDescription& model, const TokenizerInfo& of_tokens, const std::string& where);

@@ -9,7 +9,6 @@
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
-#include "trainer/precision.hpp"
 #include "trainer/weight_gather.hpp"
 
 namespace nibble {
@@ -53,11 +52,6 @@ void require_kernels_on_gpu(const Settings& settings) {
       refuse("optimizer.groups", group.name, "adamw, muon, normuon, mars-m, ademamix, sgd");
   if (by_eigenvectors(optimizer.name))
     refuse("optimizer.name", optimizer.name, "adamw, muon, normuon, mars-m, ademamix, sgd");
-  if (optimizer.qk_clip > 0) refuse("optimizer.qk_clip", fmt::format("{}", optimizer.qk_clip), "0");
-  if (settings.precision.cage.strength > 0)
-    refuse("precision.cage.strength", fmt::format("{}", settings.precision.cage.strength), "0");
-  for (const Recipe& recipe : recipes_of(settings.precision))
-    if (recipe.learns()) refuse("precision", recipe.name, "recipes whose quantizers learn no steps");
   if (gathers_codes(settings)) refuse("weights.gather", "codes", "working");
   if (compresses(settings.gradients) || settings.gradients.virtual_ranks > 0)
     refuse("gradients", settings.gradients.exchange, "exchange: dense, virtual_ranks: 0");

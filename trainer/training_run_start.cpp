@@ -286,10 +286,11 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   if (checkpoint) return;
   const WriteParameter fresh = new_weights(stream_, settings_, *parts_.model);
   const Batch first = data_->train().batch(0, settings_.batch.micro);
-  begin_weights(stream_, *parts_.model, *parts_.step, first, [&](size_t parameter, const Tensor& whole) {
+  const auto write = [&](size_t parameter, const Tensor& whole) {
     if (start && parameter < start->weights.size()) convert(stream_.host(), start->weights[parameter], whole);
     else fresh(parameter, whole);  // steps of quantizers are not taken over
-  });
+  };
+  begin_weights(stream_, *parts_.model, *parts_.step, first, write, [this] { share_products(); });
 }
 
 StateList TrainingRun::state() {

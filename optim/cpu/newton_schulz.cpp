@@ -73,13 +73,18 @@ void convert_and_scale(Stream& stream, const Tensor& x, const Tensor& copy, floa
 void add_scaled(Stream& stream, const Tensor& a, const Tensor& b, float factor, const Tensor& to) {
   if (stream.on_device()) return cuda::add_scaled(stream, a, b, factor, to);
   with_type(to, [&]<class T>(T) {
+    const auto add = [&](int64_t row, int64_t first, int64_t last) {
+      simd::for_each_group(last - first, [&](int64_t j, int64_t count) {
+        const int64_t i = first + j;
+        const simd::f32x sum =
+            simd::load_n(a.row<float>(row) + i, count) + simd::load_n(b.row<float>(row) + i, count) * factor;
+        simd::store_n(to.row<T>(row) + i, sum, count);
+      });
+    };
+    if (a.rows == 1)
+      return parallel_for(stream, a.cols, block_elements, [&](int64_t begin, int64_t end) { add(0, begin, end); });
     parallel_for(stream, a.rows, grain_of(a.cols), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        simd::for_each_group(a.cols, [&](int64_t j, int64_t count) {
-          const simd::f32x sum =
-              simd::load_n(a.row<float>(i) + j, count) + simd::load_n(b.row<float>(i) + j, count) * factor;
-          simd::store_n(to.row<T>(i) + j, sum, count);
-        });
+      for (int64_t row = begin; row < end; ++row) add(row, 0, a.cols);
     });
   });
 }

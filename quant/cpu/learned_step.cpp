@@ -52,7 +52,7 @@ Scalar initial_log_step(Stream& stream, const Quantizer& quantizer, const Tensor
 
 Scalar step_of(Stream& stream, const Scalar& log_step) {
   if (stream.on_device()) return cuda::step_of(stream, log_step);
-  return std::exp(float{log_step});
+  return static_cast<float>(std::exp(double{float{log_step}}));
 }
 
 Scalar log_step_gradient(Stream& stream, const Quantizer& quantizer, const Scalar& log_step, const Tensor& x,

@@ -51,6 +51,35 @@ INSTANTIATE_TEST_SUITE_P(Recipes, LinearOnDevice,
                            return name;
                          });
 
+TEST(LinearOnDeviceToo, StepsLearnWhatTheHostsDo) {
+  const LinearOperands operands(depth, depth, depth);
+  const OwnedTensor logarithms(DType::f32, 1, 2);
+  logarithms.view().as<float>()[0] = -0.9f, logarithms.view().as<float>()[1] = -1.3f;
+  for (const char* name : {"lsq-w4a4", "pact-w3a4", "lsq-w3a16"}) {
+    std::vector<LinearResults> results;
+    std::vector<OwnedTensor> gradients;
+    for (const Place place : {Place::host, Place::device}) {
+      Stream stream(1, place);
+      const OwnedTensor gradient(DType::f32, 1, 2, "test", place),
+          there = place == Place::device ? testing::on_device(stream, logarithms) : OwnedTensor();
+      const LinearCall call{.step = 5,
+                            .pass = Pass::training,
+                            .steps = there.view() ? there.view() : logarithms.view(),
+                            .step_gradients = gradient};
+      results.push_back(run_linear(find_recipe(name), operands, call, DType::f32, place));
+      gradients.push_back(testing::on_host(stream, gradient));
+    }
+    expect_sums(results[1].y.values, results[0].y.values, false);
+    expect_sums(results[1].dx.values, results[0].dx.values, false);
+    expect_sums(results[1].dw.values, results[0].dw.values, false);
+    for (const int role : {0, 1}) {
+      const float expected = gradients[0].view().as<float>()[role], seen = gradients[1].view().as<float>()[role];
+      EXPECT_NEAR(seen, expected, cuda::emulation::linked() ? 0 : 1e-4f * std::abs(expected)) << name << role;
+    }
+    EXPECT_NE(gradients[0].view().as<float>()[1], 0) << name;
+  }
+}
+
 TEST(LinearOnDeviceToo, WhatWeightsLoseIsTheHosts) {
   const LinearCall call{.step = 5};
   const LinearOperands operands(128, 128, 128);

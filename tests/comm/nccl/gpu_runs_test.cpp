@@ -60,9 +60,11 @@ TEST_F(GpuRuns, GoOnFromOneGpuToManyAndBack) {
 }
 
 TEST_F(GpuRuns, FromTheStartAreThoseOfOneGpu) {
-  train({.ranks = 1}, on_gpus("alone"));
-  train({.ranks = 2}, on_gpus("two", {"shard=optimizer"}));
-  EXPECT_EQ(rows("two"), rows("alone"));
+  for (const std::string recipe : {"bf16", "lsq-w4a4"}) {
+    train({.ranks = 1}, on_gpus("alone-" + recipe, {"precision.recipe=" + recipe}));
+    train({.ranks = 2}, on_gpus("two-" + recipe, {"precision.recipe=" + recipe, "shard=optimizer"}));
+    EXPECT_EQ(rows("two-" + recipe), rows("alone-" + recipe));
+  }
 }
 
 TEST_F(GpuRuns, RecordHowGpusSendAndDoSoAgain) {
