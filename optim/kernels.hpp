@@ -111,6 +111,11 @@ void ademamix_update(Stream& stream, std::span<const OptimizedParameter> paramet
                      std::span<const MixedMoments> moments, std::span<const TensorBlock> blocks,
                      const AdEMAMixFactors& factors);
 
+/// What reorder() moves.
+enum class Reordered { rows, columns };
+/// to[i, j] = from[order[i], j], or from[i, order[j]] of columns; f32, of one shape, in memory of their own.
+void reorder(Stream& stream, const Tensor& from, Reordered which, std::span<const int64_t> order, const Tensor& to);
+
 /// Each master, rounded to nearest, into its working copy.
 void round_masters(Stream& stream, std::span<const OptimizedParameter> parameters, std::span<const TensorBlock> blocks);
 

@@ -9,7 +9,6 @@
 
 #include "optim/adamw.hpp"
 #include "optim/constants.hpp"
-#include "optim/decompositions.hpp"
 #include "optim/descend.hpp"
 #include "optim/gradient_norm.hpp"
 #include "tensor/error.hpp"
@@ -44,7 +43,7 @@ double bias_correction(double beta, int64_t step) { return 1 - std::pow(beta, st
 /// root of its eigenvalue's power. `scratch` is [n, n].
 void take_root(Stream& stream, const Tensor& factor, double correction, double epsilon, double exponent,
                const Tensor& root, const Tensor& scratch, const std::string& what) {
-  const std::vector<double> values = eigen_decomposition(factor, scratch, what);
+  const std::vector<double> values = eigenvectors(stream, factor, scratch, what);
   const double shift = epsilon - std::min(values.back() / correction, 0.0);
   std::vector<float> scales;
   for (const double value : values)
@@ -60,6 +59,16 @@ double shampoo_work(const ShampooSettings& settings, const ParameterInfo& matrix
          root_operations(settings, matrix) / static_cast<double>(settings.every);
 }
 
+void rehearse_shampoo(Stream& stream, const ShampooSettings& settings, const ParameterInfo& matrix) {
+  rehearse_sides(stream, matrix, settings.max_side,
+                 [&](const Tensor& gradient, const TwoSides& sides, const TwoSidedScratch& scratch) {
+                   update_factors(stream, gradient, sides, settings.beta2, scratch);
+                   for (const Tensor& side : {sides.left, sides.right})
+                     if (side) square_product(stream, side, Transpose::yes, scratch.square(side.rows));
+                   multiply_sides(stream, sides, Transpose::no, gradient, Transpose::no, scratch);
+                 });
+}
+
 Shampoo::Shampoo(std::vector<OptimizedParameter> matrices, const ShampooSettings& settings,
                  const ParameterShares& shares)
     : parameters_(std::move(matrices)),
@@ -68,17 +77,20 @@ Shampoo::Shampoo(std::vector<OptimizedParameter> matrices, const ShampooSettings
       whole_(parameters_, DType::f32,
              work_of(parameters_, [this](const ParameterInfo& info) { return shampoo_work(settings_, info); }), shares),
       scratch_(two_sided_scratch(parameters_, whole_, settings_.max_side, shares)) {
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      if (!whole_.owns(i)) continue;
-      const ParameterInfo& info = *parameters_[i].info;
-      const auto take = [&] { return take_packed(arena, info.rows, info.cols); };
-      states_[i] = {.first_moment = take(),
-                    .second_moment = settings_.grafting == Grafting::adam ? take() : Tensor(),
-                    .factors = take_sides(arena, info, settings_.max_side),
-                    .roots = take_sides(arena, info, settings_.max_side)};
-    }
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        for (size_t i = 0; i < parameters_.size(); ++i) {
+          if (!whole_.owns(i)) continue;
+          const ParameterInfo& info = *parameters_[i].info;
+          const auto take = [&] { return arena.take_packed(DType::f32, info.rows, info.cols); };
+          states_[i] = {.first_moment = take(),
+                        .second_moment = settings_.grafting == Grafting::adam ? take() : Tensor(),
+                        .factors = take_sides(arena, info, settings_.max_side),
+                        .roots = take_sides(arena, info, settings_.max_side)};
+        }
+      },
+      masters_place(parameters_));
 }
 
 void Shampoo::step(Stream& stream, const StepContext& context) {

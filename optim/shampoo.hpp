@@ -36,6 +36,9 @@ struct ShampooSettings {
 /// By what matrices are shared among the ranks (matrix_shares): multiplications and additions of a step.
 double shampoo_work(const ShampooSettings& settings, const ParameterInfo& matrix);
 
+/// Multiplies once what steps multiply for a matrix of this shape.
+void rehearse_shampoo(Stream& stream, const ShampooSettings& settings, const ParameterInfo& matrix);
+
 class Shampoo final : public Optimizer {
  public:
   /// Allocates the moments, zero. What `shares` points to must outlive the object. Throws Error{configuration} for a

@@ -10,6 +10,7 @@
 #include "optim/constants.hpp"
 #include "optim/decompositions.hpp"
 #include "optim/descend.hpp"
+#include "tensor/convert.hpp"
 
 namespace nibble {
 namespace {
@@ -37,22 +38,24 @@ double basis_operations(const SoapSettings& settings, const ParameterInfo& matri
 }
 
 /// By what the factor makes of them, largest first.
-std::vector<size_t> sorted_by_eigenvalue(const Tensor& basis, const Tensor& product) {
+std::vector<int64_t> sorted_by_eigenvalue(const Tensor& basis, const Tensor& product) {
   std::vector<double> values;
   for (int64_t k = 0; k < basis.rows; ++k)
     values.push_back(
         std::inner_product(basis.row<float>(k), basis.row<float>(k) + basis.cols, product.row<float>(k), 0.0));
-  std::vector<size_t> order(values.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] > values[b]; });
+  std::vector<int64_t> order(values.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return values[static_cast<size_t>(a)] > values[static_cast<size_t>(b)];
+  });
   return order;
 }
 
 /// Row k becomes row order[k] of `from`, of length 1: which changes no direction, and keeps squares of small numbers
 /// from vanishing.
-void take_unit_rows(const Tensor& from, const std::vector<size_t>& order, const Tensor& to) {
+void take_unit_rows(const Tensor& from, const std::vector<int64_t>& order, const Tensor& to) {
   for (int64_t k = 0; k < to.rows; ++k) {
-    const float* const row = from.row<float>(static_cast<int64_t>(order[static_cast<size_t>(k)]));
+    const float* const row = from.row<float>(order[static_cast<size_t>(k)]);
     double squares = 0;
     for (int64_t j = 0; j < to.cols; ++j) squares += static_cast<double>(row[j]) * static_cast<double>(row[j]);
     const double factor = squares > 0 ? 1 / std::sqrt(squares) : 0;
@@ -61,10 +64,41 @@ void take_unit_rows(const Tensor& from, const std::vector<size_t>& order, const 
   }
 }
 
+/// The basis whose rows span what those of `product`, basis times factor, do, largest first; their order. The product
+/// is overwritten.
+std::vector<int64_t> take_next_basis(const Tensor& product, const Tensor& basis, const std::string& what) {
+  std::vector<int64_t> order = sorted_by_eigenvalue(basis, product);
+  take_unit_rows(product, order, basis);
+  orthonormalize_rows(basis, product, what);
+  return order;
+}
+
+std::vector<int64_t> take_next_basis(Stream& stream, const Tensor& product, const Tensor& basis,
+                                     const std::string& what) {
+  if (!stream.on_device()) return take_next_basis(product, basis, what);
+  const OwnedTensor product_here = brought_to_host(stream, product), basis_here = brought_to_host(stream, basis);
+  std::vector<int64_t> order = take_next_basis(product_here, basis_here, what);
+  copy(stream, basis_here, basis);
+  stream.wait();
+  return order;
+}
+
 }  // namespace
 
 double soap_work(const SoapSettings& settings, const ParameterInfo& matrix) {
   return step_operations(settings, matrix) + basis_operations(settings, matrix) / static_cast<double>(settings.every);
+}
+
+void rehearse_soap(Stream& stream, const SoapSettings& settings, const ParameterInfo& matrix) {
+  rehearse_sides(stream, matrix, settings.max_side,
+                 [&](const Tensor& gradient, const TwoSides& sides, const TwoSidedScratch& scratch) {
+                   update_factors(stream, gradient, sides, settings.factor_beta, scratch);
+                   for (const Tensor& side : {sides.left, sides.right})
+                     if (side)
+                       tiled_product(stream, side, Transpose::no, side, Transpose::no, scratch.square(side.rows));
+                   multiply_sides(stream, sides, Transpose::no, gradient, Transpose::yes, scratch);
+                   multiply_sides(stream, sides, Transpose::yes, gradient, Transpose::no, scratch);
+                 });
 }
 
 Soap::Soap(std::vector<OptimizedParameter> matrices, const SoapSettings& settings, const ParameterShares& shares)
@@ -74,16 +108,19 @@ Soap::Soap(std::vector<OptimizedParameter> matrices, const SoapSettings& setting
       whole_(parameters_, DType::f32,
              work_of(parameters_, [this](const ParameterInfo& info) { return soap_work(settings_, info); }), shares),
       scratch_(two_sided_scratch(parameters_, whole_, settings_.max_side, shares)) {
-  memory_ = Arena("optimizer moments", [this](Arena& arena) {
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      if (!whole_.owns(i)) continue;
-      const ParameterInfo& info = *parameters_[i].info;
-      states_[i] = {.first_moment = take_packed(arena, info.rows, info.cols),
-                    .second_moment = take_packed(arena, info.rows, info.cols),
-                    .factors = take_sides(arena, info, settings_.max_side),
-                    .basis = take_sides(arena, info, settings_.max_side)};
-    }
-  });
+  memory_ = Arena(
+      "optimizer moments",
+      [this](Arena& arena) {
+        for (size_t i = 0; i < parameters_.size(); ++i) {
+          if (!whole_.owns(i)) continue;
+          const ParameterInfo& info = *parameters_[i].info;
+          states_[i] = {.first_moment = arena.take_packed(DType::f32, info.rows, info.cols),
+                        .second_moment = arena.take_packed(DType::f32, info.rows, info.cols),
+                        .factors = take_sides(arena, info, settings_.max_side),
+                        .basis = take_sides(arena, info, settings_.max_side)};
+        }
+      },
+      masters_place(parameters_));
 }
 
 void Soap::step(Stream& stream, const StepContext& context) {
@@ -119,8 +156,8 @@ void Soap::begin_basis(Stream& stream, size_t matrix, const Tensor& gradient, co
   const auto& [first_moment, second_moment, factors, basis] = states_[matrix];
   update_factors(stream, gradient, factors, settings_.factor_beta, scratch);
   const std::string& name = parameters_[matrix].info->name;
-  if (basis.left) eigen_decomposition(factors.left, basis.left, name + ": left factor");
-  if (basis.right) eigen_decomposition(factors.right, basis.right, name + ": right factor");
+  if (basis.left) eigenvectors(stream, factors.left, basis.left, name + ": left factor");
+  if (basis.right) eigenvectors(stream, factors.right, basis.right, name + ": right factor");
 }
 
 void Soap::rotate_and_divide(Stream& stream, const StepContext& context, size_t matrix, const Tensor& gradient,
@@ -144,29 +181,16 @@ void Soap::rotate_and_divide(Stream& stream, const StepContext& context, size_t 
 void Soap::renew_basis(Stream& stream, size_t matrix, const TwoSidedScratch& scratch) {
   const auto& [first_moment, second_moment, factors, basis] = states_[matrix];
   const Tensor sorted = scratch.like(second_moment, 0);
-  const std::string& name = parameters_[matrix].info->name;
-  const auto renew = [&](const Tensor& factor, const Tensor& side, const std::string& what) {
+  const auto renew = [&](const Tensor& factor, const Tensor& side, Reordered which, const char* what) {
+    if (!side) return;
     const Tensor product = scratch.square(side.rows);
     tiled_product(stream, side, Transpose::no, factor, Transpose::no, product);
-    std::vector<size_t> order = sorted_by_eigenvalue(side, product);
-    take_unit_rows(product, order, side);
-    orthonormalize_rows(side, product, what);
-    return order;
+    const std::vector<int64_t> order = take_next_basis(stream, product, side, parameters_[matrix].info->name + what);
+    reorder(stream, second_moment, which, order, sorted);
+    copy(stream, sorted, second_moment);
   };
-  if (basis.left) {
-    const std::vector<size_t> order = renew(factors.left, basis.left, name + ": left factor");
-    for (int64_t i = 0; i < sorted.rows; ++i)
-      std::copy_n(second_moment.row<float>(static_cast<int64_t>(order[static_cast<size_t>(i)])), sorted.cols,
-                  sorted.row<float>(i));
-    std::copy_n(sorted.as<float>(), sorted.size(), second_moment.as<float>());
-  }
-  if (basis.right) {
-    const std::vector<size_t> order = renew(factors.right, basis.right, name + ": right factor");
-    for (int64_t i = 0; i < sorted.rows; ++i)
-      for (int64_t j = 0; j < sorted.cols; ++j)
-        sorted.row<float>(i)[j] = second_moment.row<float>(i)[order[static_cast<size_t>(j)]];
-    std::copy_n(sorted.as<float>(), sorted.size(), second_moment.as<float>());
-  }
+  renew(factors.left, basis.left, Reordered::rows, ": left factor");
+  renew(factors.right, basis.right, Reordered::columns, ": right factor");
 }
 
 void Soap::state(StateList& list) {

@@ -32,6 +32,9 @@ struct SoapSettings {
 /// By what matrices are shared among the ranks (matrix_shares): multiplications and additions of a step.
 double soap_work(const SoapSettings& settings, const ParameterInfo& matrix);
 
+/// Multiplies once what steps multiply for a matrix of this shape.
+void rehearse_soap(Stream& stream, const SoapSettings& settings, const ParameterInfo& matrix);
+
 class Soap final : public Optimizer {
  public:
   /// Allocates the moments, zero. What `shares` points to must outlive the object. Throws Error{configuration} for a

@@ -5,22 +5,18 @@
 
 #include "optim/decompositions.hpp"
 #include "optim/kernels.hpp"
+#include "tensor/convert.hpp"
 
 namespace nibble {
 
-Tensor take_packed(Arena& arena, int64_t rows, int64_t cols) {
-  return {DType::f32, arena.take(DType::f32, 1, rows * cols).data, rows, cols};
-}
-
 void add_packed(StateList& list, const std::string& prefix, const ParameterInfo& matrix, const Tensor& value) {
-  list.add_run(prefix + "/" + matrix.name, Tensor(DType::f32, value.data, 1, value.size()), matrix.rows, matrix.cols,
-               0);
+  list.add_run(prefix + "/" + matrix.name, value.packed_as(1, value.size()), matrix.rows, matrix.cols, 0);
 }
 
 TwoSides take_sides(Arena& arena, const ParameterInfo& matrix, int64_t longest) {
   TwoSides sides;
-  if (matrix.rows <= longest) sides.left = take_packed(arena, matrix.rows, matrix.rows);
-  if (matrix.cols <= longest) sides.right = take_packed(arena, matrix.cols, matrix.cols);
+  if (matrix.rows <= longest) sides.left = arena.take_packed(DType::f32, matrix.rows, matrix.rows);
+  if (matrix.cols <= longest) sides.right = arena.take_packed(DType::f32, matrix.cols, matrix.cols);
   return sides;
 }
 
@@ -28,31 +24,34 @@ void add_sides(StateList& list, const std::string& kind, const ParameterInfo& ma
                int64_t longest) {
   const auto add = [&](const char* where, const Tensor& side, int64_t n) {
     if (n <= longest)
-      list.add_run("optimizer/" + std::string(where) + kind + "/" + matrix.name,
-                   Tensor(DType::f32, side.data, 1, side.size()), n, n, 0);
+      list.add_run("optimizer/" + std::string(where) + kind + "/" + matrix.name, side.packed_as(1, side.size()), n, n,
+                   0);
   };
   add("left_", sides.left, matrix.rows);
   add("right_", sides.right, matrix.cols);
 }
 
-TwoSidedScratch::TwoSidedScratch(std::span<const ParameterInfo* const> matrices, int64_t longest) {
+TwoSidedScratch::TwoSidedScratch(std::span<const ParameterInfo* const> matrices, int64_t longest, Place place) {
   int64_t elements = 0, side = 0;
   for (const ParameterInfo* matrix : matrices) {
     elements = std::max(elements, matrix->size());
     for (const int64_t n : {matrix->rows, matrix->cols})
       if (n <= longest) side = std::max(side, n);
   }
-  memory_ = Arena("matrix updates", [&](Arena& arena) {
-    for (Tensor& matrix : matrices_) matrix = arena.take(DType::f32, 1, elements);
-    square_ = arena.take(DType::f32, 1, side * side);
-  });
+  memory_ = Arena(
+      "matrix updates",
+      [&](Arena& arena) {
+        for (Tensor& matrix : matrices_) matrix = arena.take(DType::f32, 1, elements);
+        square_ = arena.take(DType::f32, 1, side * side);
+      },
+      place);
 }
 
 Tensor TwoSidedScratch::like(const Tensor& matrix, int which) const {
-  return {DType::f32, matrices_[which].data, matrix.rows, matrix.cols};
+  return matrices_[which].packed_as(matrix.rows, matrix.cols);
 }
 
-Tensor TwoSidedScratch::square(int64_t side) const { return {DType::f32, square_.data, side, side}; }
+Tensor TwoSidedScratch::square(int64_t side) const { return square_.packed_as(side, side); }
 
 std::vector<TwoSidedScratch> two_sided_scratch(std::span<const OptimizedParameter> matrices, const WholeMatrices& whole,
                                                int64_t longest, const ParameterShares& shares) {
@@ -62,9 +61,10 @@ std::vector<TwoSidedScratch> two_sided_scratch(std::span<const OptimizedParamete
     own.push_back(matrices[i].info);
     if (whole.changes_beside_others(i)) beside_others.push_back(own.back());
   }
+  const Place place = masters_place(matrices);
   std::vector<TwoSidedScratch> scratch;
-  for (int thread = 0; thread < shares.threads; ++thread)
-    scratch.emplace_back(thread == 0 ? own : beside_others, longest);
+  for (int thread = 0; thread < (place == Place::host ? shares.threads : 1); ++thread)
+    scratch.emplace_back(thread == 0 ? own : beside_others, longest, place);
   return scratch;
 }
 
@@ -91,7 +91,41 @@ void multiply_sides(Stream& stream, const TwoSides& sides, Transpose left, const
   if (sides.left) tiled_product(stream, sides.left, left, x, Transpose::no, other);
   else tiled_product(stream, x, Transpose::no, sides.right, right, other);
   if (sides.left && sides.right) tiled_product(stream, other, Transpose::no, sides.right, right, x);
-  else std::copy_n(other.as<float>(), x.size(), x.as<float>());
+  else copy(stream, other, x);
+}
+
+OwnedTensor brought_to_host(Stream& stream, const Tensor& matrix) {
+  OwnedTensor here(matrix.dtype, matrix.rows, matrix.cols, "matrix updates");
+  copy(stream, matrix, here);
+  stream.wait();
+  return here;
+}
+
+std::vector<double> eigenvectors(Stream& stream, const Tensor& factor, const Tensor& vectors, const std::string& what) {
+  if (!stream.on_device()) return eigen_decomposition(factor, vectors, what);
+  const OwnedTensor here = brought_to_host(stream, factor);
+  std::vector<double> values = eigen_decomposition(here, here, what);
+  copy(stream, here, vectors);
+  stream.wait();
+  return values;
+}
+
+void rehearse_sides(Stream& stream, const ParameterInfo& matrix, int64_t longest,
+                    const std::function<void(const Tensor& gradient, const TwoSides& sides,
+                                             const TwoSidedScratch& scratch)>& products) {
+  const ParameterInfo* const one = &matrix;
+  const TwoSidedScratch scratch({&one, 1}, longest, stream.place());
+  Tensor gradient;
+  TwoSides sides;
+  const Arena zeros(
+      "matrix updates",
+      [&](Arena& arena) {
+        gradient = arena.take_packed(DType::f32, matrix.rows, matrix.cols);
+        sides = take_sides(arena, matrix, longest);
+      },
+      stream.place());
+  products(gradient, sides, scratch);
+  stream.wait();
 }
 
 double side_products(const ParameterInfo& matrix, int64_t longest, double products) {
@@ -108,15 +142,20 @@ double side_cubes(const ParameterInfo& matrix, int64_t longest, double cubes) {
   return operations;
 }
 
-size_t two_sided_scratch_bytes(const Stream& stream, std::span<const ParameterInfo> matrices, int64_t longest) {
-  int64_t side = 0, decomposed = 0;
-  for (const ParameterInfo& matrix : matrices) {
-    side = std::max({side, matrix.rows, matrix.cols});
+size_t two_sided_scratch_bytes(const Stream& stream, std::span<const ParameterInfo> matrices) {
+  int64_t side = 0;
+  for (const ParameterInfo& matrix : matrices) side = std::max({side, matrix.rows, matrix.cols});
+  return tile_product_scratch_bytes(stream, DType::f32, side);
+}
+
+size_t two_sided_decomposition_bytes(const Stream& stream, std::span<const ParameterInfo> matrices, int64_t longest) {
+  int64_t side = 0;
+  for (const ParameterInfo& matrix : matrices)
     for (const int64_t n : {matrix.rows, matrix.cols})
-      if (n <= longest) decomposed = std::max(decomposed, n);
-  }
-  return tile_product_scratch_bytes(stream, DType::f32, side) +
-         static_cast<size_t>(stream.threads()) * decomposition_scratch_bytes(decomposed);
+      if (n <= longest) side = std::max(side, n);
+  const size_t of_one = decomposition_scratch_bytes(side);
+  if (stream.on_device()) return of_one + 2 * bytes_of(DType::f32, side, side);
+  return static_cast<size_t>(stream.threads()) * of_one;
 }
 
 }  // namespace nibble

@@ -6,6 +6,7 @@
 // Not for: what is made of the factors (shampoo.hpp, soap.hpp).
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,9 +15,6 @@
 #include "optim/whole_matrices.hpp"
 
 namespace nibble {
-
-/// [rows, cols], f32, packed.
-Tensor take_packed(Arena& arena, int64_t rows, int64_t cols);
 
 /// Declares what the owner has of a matrix as state "PREFIX/PARAMETER", in the parameter's shape; `value` is empty on
 /// other ranks.
@@ -39,7 +37,7 @@ void add_sides(StateList& list, const std::string& kind, const ParameterInfo& ma
 class TwoSidedScratch {
  public:
   /// As large as the largest of these matrices needs it. Declared as "matrix updates".
-  TwoSidedScratch(std::span<const ParameterInfo* const> matrices, int64_t longest);
+  TwoSidedScratch(std::span<const ParameterInfo* const> matrices, int64_t longest, Place place);
 
   /// As large as the matrix; `which` is 0 or 1.
   Tensor like(const Tensor& matrix, int which) const;
@@ -63,6 +61,17 @@ void update_factors(Stream& stream, const Tensor& gradient, const TwoSides& fact
 void multiply_sides(Stream& stream, const TwoSides& sides, Transpose left, const Tensor& x, Transpose right,
                     const TwoSidedScratch& scratch);
 
+/// Of a device's matrix, as it is when all that was queued is done: decompositions are the host's alone.
+OwnedTensor brought_to_host(Stream& stream, const Tensor& matrix);
+
+/// eigen_decomposition() of a factor, wherever it is.
+std::vector<double> eigenvectors(Stream& stream, const Tensor& factor, const Tensor& vectors, const std::string& what);
+
+/// Calls `products` with zeros, for a matrix of this shape, so that a device's algorithms are chosen.
+void rehearse_sides(
+    Stream& stream, const ParameterInfo& matrix, int64_t longest,
+    const std::function<void(const Tensor& gradient, const TwoSides& sides, const TwoSidedScratch& scratch)>& products);
+
 // Multiplications and additions.
 
 /// Of so many products of a matrix with each side that has a factor; one that gives a square counts half.
@@ -70,7 +79,9 @@ double side_products(const ParameterInfo& matrix, int64_t longest, double produc
 /// So many times n^3 of each such side.
 double side_cubes(const ParameterInfo& matrix, int64_t longest, double cubes);
 
-/// What products and decompositions take beside the memory that the optimizers own, on all threads.
-size_t two_sided_scratch_bytes(const Stream& stream, std::span<const ParameterInfo> matrices, int64_t longest);
+/// What products take beside the memory that the optimizers own (tensor/gemm.hpp).
+size_t two_sided_scratch_bytes(const Stream& stream, std::span<const ParameterInfo> matrices);
+/// What decompositions do, all of it the host's: on all of its threads, or with what a device's matrices are copied to.
+size_t two_sided_decomposition_bytes(const Stream& stream, std::span<const ParameterInfo> matrices, int64_t longest);
 
 }  // namespace nibble

@@ -87,6 +87,11 @@ MuonSettings muon_settings(const OrthogonalSettings& from, double weight_decay) 
           .newton_schulz = newton_schulz_settings(from)};
 }
 
+/// What matrices are that come to their owners.
+DType type_of_whole(const OptimizerSettings& settings, const std::string& name) {
+  return name == "muon" || name == "normuon" ? newton_schulz_settings(settings.muon).operands : DType::f32;
+}
+
 Grafting grafting_of(const std::string& name) {
   return name == "sgd" ? Grafting::sgd : name == "none" ? Grafting::none : Grafting::adam;
 }
@@ -184,7 +189,7 @@ std::vector<MatrixWork> whole_matrices(const OptimizerSettings& settings,
                        .operations = name == "shampoo" ? shampoo_work(shampoo_settings(settings, 0), info)
                                      : name == "soap"  ? soap_work(soap_settings(settings, 0), info)
                                                        : orthogonalisation_work(newton_schulz, info),
-                       .type = name == "muon" || name == "normuon" ? newton_schulz.operands : DType::f32});
+                       .type = type_of_whole(settings, name)});
     ++parameter;
   }
   return found;
@@ -208,30 +213,56 @@ std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const 
 
 void rehearse_matrix_products(Stream& stream, const OptimizerSettings& settings,
                               const std::vector<ParameterInfo>& parameters) {
-  std::set<std::tuple<int64_t, int64_t, DType>> done;
-  for (const MatrixWork& work : whole_matrices(settings, parameters)) {
-    const ParameterInfo& info = parameters[static_cast<size_t>(work.parameter)];
-    if (!done.emplace(info.rows, info.cols, work.type).second) continue;
-    const NewtonSchulz::Shape shape{info.rows, info.cols};
-    NewtonSchulz iteration(newton_schulz_settings(settings.muon), {&shape, 1}, {}, 1, stream.place());
-    const OwnedTensor zeros(work.type, info.rows, info.cols, "matrix updates", stream.place());
-    iteration(stream, zeros);
-    iteration.orthogonality_error(stream, zeros);
+  std::set<std::tuple<int64_t, int64_t, std::string>> done;
+  for (size_t i = 0; const Membership& own : memberships(settings, parameters)) {
+    const ParameterInfo& info = parameters[i++];
+    const std::string& name = own.group.name;
+    if (!takes_matrices(name) || !done.emplace(info.rows, info.cols, name).second) continue;
+    if (name == "shampoo") {
+      rehearse_shampoo(stream, shampoo_settings(settings, 0), info);
+    } else if (name == "soap") {
+      rehearse_soap(stream, soap_settings(settings, 0), info);
+    } else {
+      const NewtonSchulz::Shape shape{info.rows, info.cols};
+      NewtonSchulz iteration(newton_schulz_settings(settings.muon), {&shape, 1}, {}, 1, stream.place());
+      const OwnedTensor zeros(type_of_whole(settings, name), info.rows, info.cols, "matrix updates", stream.place());
+      iteration(stream, zeros);
+      iteration.orthogonality_error(stream, zeros);
+    }
   }
 }
 
+namespace {
+
+/// Parameters by the name of their optimizer.
+std::map<std::string, std::vector<ParameterInfo>> by_optimizer(const OptimizerSettings& settings,
+                                                               const std::vector<ParameterInfo>& parameters) {
+  std::map<std::string, std::vector<ParameterInfo>> found;
+  auto next = parameters.begin();
+  for (const Membership& own : memberships(settings, parameters)) found[own.group.name].push_back(*next++);
+  return found;
+}
+
+}  // namespace
+
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                const std::vector<ParameterInfo>& parameters) {
-  std::map<std::string, std::vector<ParameterInfo>> matrices;
-  auto next = parameters.begin();
-  for (const Membership& own : memberships(settings, parameters)) matrices[own.group.name].push_back(*next++);
   std::vector<NewtonSchulz::Shape> shapes;
-  for (const auto& [name, own] : matrices)
-    if (orthogonalizes(name))
-      for (const ParameterInfo& matrix : own) shapes.push_back({matrix.rows, matrix.cols});
-  return std::max({NewtonSchulz::gemm_scratch_bytes(stream, newton_schulz_settings(settings.muon), shapes),
-                   two_sided_scratch_bytes(stream, matrices["shampoo"], settings.shampoo.max_side),
-                   two_sided_scratch_bytes(stream, matrices["soap"], settings.soap.max_side)});
+  std::vector<ParameterInfo> two_sided;
+  for (const auto& [name, own] : by_optimizer(settings, parameters))
+    for (const ParameterInfo& matrix : own) {
+      if (orthogonalizes(name)) shapes.push_back({matrix.rows, matrix.cols});
+      if (is_two_sided(name)) two_sided.push_back(matrix);
+    }
+  return std::max(NewtonSchulz::gemm_scratch_bytes(stream, newton_schulz_settings(settings.muon), shapes),
+                  two_sided_scratch_bytes(stream, two_sided));
+}
+
+size_t decomposition_bytes(const Stream& stream, const OptimizerSettings& settings,
+                           const std::vector<ParameterInfo>& parameters) {
+  std::map<std::string, std::vector<ParameterInfo>> matrices = by_optimizer(settings, parameters);
+  return std::max(two_sided_decomposition_bytes(stream, matrices["shampoo"], settings.shampoo.max_side),
+                  two_sided_decomposition_bytes(stream, matrices["soap"], settings.soap.max_side));
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerSettings& settings, int64_t steps, uint64_t seed,

@@ -40,14 +40,17 @@ struct UpdateGroup {
 std::vector<UpdateGroup> update_groups(const OptimizerSettings& settings, const std::vector<ParameterInfo>& parameters,
                                        const Mup& mup);
 
-/// Multiplies once what orthogonalised matrices of each shape are multiplied with, so that a device's algorithms are
-/// chosen; takes memory for one of them meanwhile.
+/// Multiplies once what matrices of each shape are multiplied with that are updated whole, so that a device's
+/// algorithms are chosen; takes memory for one of them meanwhile.
 void rehearse_matrix_products(Stream& stream, const OptimizerSettings& settings,
                               const std::vector<ParameterInfo>& parameters);
 
-/// What products and decompositions of the optimizers take beside their own memory (tensor/gemm.hpp).
+/// What products of the optimizers take beside their own memory (tensor/gemm.hpp).
 size_t optimizer_scratch_bytes(const Stream& stream, const OptimizerSettings& settings,
                                const std::vector<ParameterInfo>& parameters);
+/// What their decompositions take of the host's memory, wherever the matrices are.
+size_t decomposition_bytes(const Stream& stream, const OptimizerSettings& settings,
+                           const std::vector<ParameterInfo>& parameters);
 
 /// `parameters`: all of the model, or this rank's runs of all of them. `steps` of the whole run; `seed`: of the
 /// rounding of moments. Throws as assign_groups and as the optimizers do.

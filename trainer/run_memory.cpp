@@ -106,6 +106,8 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   (stream.on_device() ? memory.gpu : memory.table)["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +
       optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
+  const size_t decomposed = decomposition_bytes(stream, settings.optimizer, parts.model->layout().parameters());
+  if (decomposed > 0) memory.table[stream.on_device() ? "matrix updates" : "GEMM scratch"] += decomposed;
   return memory;
 }
 

@@ -45,13 +45,6 @@ void require_kernels_on_gpu(const Settings& settings) {
                  .allowed = allowed,
                  .next = fmt::format("change {}, or set run.device=cpu", key)});
   };
-  const OptimizerSettings& optimizer = settings.optimizer;
-  const auto by_eigenvectors = [](const std::string& name) { return name == "shampoo" || name == "soap"; };
-  for (const OptimizerGroup& group : optimizer.groups)
-    if (by_eigenvectors(group.name))
-      refuse("optimizer.groups", group.name, "adamw, muon, normuon, mars-m, ademamix, sgd");
-  if (by_eigenvectors(optimizer.name))
-    refuse("optimizer.name", optimizer.name, "adamw, muon, normuon, mars-m, ademamix, sgd");
   if (gathers_codes(settings)) refuse("weights.gather", "codes", "working");
   if (compresses(settings.gradients) || settings.gradients.virtual_ranks > 0)
     refuse("gradients", settings.gradients.exchange, "exchange: dense, virtual_ranks: 0");

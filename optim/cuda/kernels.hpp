@@ -12,6 +12,7 @@ namespace nibble::cuda {
 [[gnu::weak]] decltype(nibble::momentum_update) momentum_update;
 [[gnu::weak]] decltype(nibble::extrapolate) extrapolate;
 [[gnu::weak]] decltype(nibble::scale_rows) scale_rows;
+[[gnu::weak]] decltype(nibble::reorder) reorder;
 [[gnu::weak]] decltype(nibble::round_masters) round_masters;
 [[gnu::weak]] void gradient_square_sums(Stream& stream, std::span<const Tensor> gradients,
                                         std::span<const TensorBlock> blocks, std::span<double> sums);

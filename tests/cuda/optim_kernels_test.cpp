@@ -1,6 +1,9 @@
 // Kernels of optimizers give the same bits on a device as on the host: those that steps do not show in every shape.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -120,6 +123,26 @@ TEST_F(OptimKernelsOnDevice, SquareSums) {
   gradient_square_sums(device, there, blocks, seen);
   EXPECT_EQ(seen, expected);
   gradient_square_sums(device, there, {}, {});
+}
+
+TEST_F(OptimKernelsOnDevice, Reorder) {
+  for (const auto& [rows, cols] : shapes)
+    for (const Reordered which : {Reordered::rows, Reordered::columns}) {
+      const OwnedTensor x = drawn(DType::f32, rows, cols, 1), x_there = on_device(device, x);
+      std::vector<int64_t> order(static_cast<size_t>(which == Reordered::rows ? rows : cols));
+      std::iota(order.begin(), order.end(), int64_t{0});
+      std::shuffle(order.begin(), order.end(), std::mt19937(5));
+      const PaddedRows here(DType::f32, rows, cols, Place::host), there(DType::f32, rows, cols, Place::device);
+      reorder(host, x, which, order, here.view());
+      reorder(device, x_there, which, order, there.view());
+      EXPECT_TRUE(same(there.view(), here.view())) << rows << " x " << cols;
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < cols; ++j) {
+          const int64_t row = which == Reordered::rows ? order[static_cast<size_t>(i)] : i,
+                        col = which == Reordered::columns ? order[static_cast<size_t>(j)] : j;
+          ASSERT_EQ(here.view().row<float>(i)[j], x.view().row<float>(row)[col]) << i << "," << j;
+        }
+    }
 }
 
 TEST_F(OptimKernelsOnDevice, AddToDiagonal) {

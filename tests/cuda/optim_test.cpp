@@ -5,6 +5,7 @@
 #include <cmath>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +15,10 @@
 #include "optim/mars_m.hpp"
 #include "optim/muon.hpp"
 #include "optim/sgd.hpp"
+#include "optim/shampoo.hpp"
+#include "optim/soap.hpp"
+#include "tensor/error.hpp"
+#include "tensor/fill.hpp"
 #include "tests/cuda/on_device.hpp"
 #include "tests/optim/parameters.hpp"
 
@@ -277,6 +282,86 @@ TEST_F(MatrixOptimizersOnDevice, Muon) {
 }
 TEST_F(MatrixOptimizersOnDevice, NorMuon) { take_three_steps<Muon>(MuonSettings{.row_beta2 = 0.95}, DType::f32); }
 TEST_F(MatrixOptimizersOnDevice, MarsM) { take_three_steps<MarsM>(MarsMSettings{}, DType::f32); }
+
+/// Of which sides of more than 100 have no factor.
+const std::vector<Part> two_sided = {{.rows = 12, .cols = 40, .decay = true},
+                                     {.rows = 133, .cols = 17},
+                                     {.rows = 24, .cols = 24, .decay = true, .cautious = true},
+                                     {.rows = 60, .cols = 100, .decay = true, .working = DType::f32},
+                                     {.rows = 130, .cols = 101}};
+
+/// Products of a device add in another order than the host's; what is decomposed is decomposed by the host.
+class TwoSidedOnDevice : public OptimizersOnDevice {
+ protected:
+  template <class O, class Settings>
+  void take_ten_steps(Settings settings) {
+    settings.every = 3;
+    settings.max_side = 100;
+    Sides sides(device, two_sided);
+    const ParameterShares of_two{.threads = 2};
+    O here(sides.lists[0], settings, of_two), there(sides.lists[1], settings, of_two);
+    for (int64_t step = 1; step <= 10; ++step) {
+      sides.draw_gradients();
+      here.step(host, {.step = step, .learning_rate = 0.01, .gradient_scale = 0.5});
+      there.step(device, {.step = step, .learning_rate = 0.01, .gradient_scale = 0.5});
+      // Where no gradient reaches yet, SOAP's first eigenvectors are anybody's choice.
+      if (step == 1) bring(here, there);
+      expect_near(here, there, step);
+    }
+    EXPECT_LT(sides.difference(), 1e-3 * sides.change());
+  }
+
+ private:
+  static std::vector<StateList::Entry> state_of(Optimizer& optimizer) {
+    StateList list;
+    optimizer.state(list);
+    return list.entries();
+  }
+  void bring(Optimizer& here, Optimizer& there) {
+    const std::vector<StateList::Entry> from = state_of(here), to = state_of(there);
+    for (size_t i = 0; i < from.size(); ++i) copy(device, from[i].tensor, to[i].tensor);
+    device.wait();
+  }
+  /// What both have in the basis of the weights.
+  void expect_near(Optimizer& here, Optimizer& there, int64_t step) {
+    const std::vector<StateList::Entry> expected = state_of(here), seen = state_of(there);
+    ASSERT_EQ(seen.size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const std::string& name = expected[i].name;
+      EXPECT_EQ(seen[i].name, name);
+      ASSERT_EQ(seen[i].tensor.place, Place::device) << name;
+      if (name.find("factor") == std::string::npos && name.find("/first_moment") == std::string::npos) continue;
+      const OwnedTensor values = on_host(device, seen[i].tensor);
+      double largest = 0, error = 0;
+      for (int64_t j = 0; j < values.view().size(); ++j) {
+        const double value = expected[i].tensor.as<float>()[j];
+        largest = std::max(largest, std::abs(value));
+        error = std::max(error, std::abs(values.view().as<float>()[j] - value));
+      }
+      EXPECT_LE(error, 1e-5 * largest) << name << ", step " << step;
+    }
+  }
+};
+
+TEST_F(TwoSidedOnDevice, Soap) { take_ten_steps<Soap>(SoapSettings{.beta1 = 0.9, .factor_beta = 0.8}); }
+TEST_F(TwoSidedOnDevice, Shampoo) {
+  for (const Grafting grafting : {Grafting::adam, Grafting::sgd, Grafting::none})
+    take_ten_steps<Shampoo>(ShampooSettings{.beta1 = 0.9, .epsilon = 1e-3, .grafting = grafting});
+}
+
+TEST_F(TwoSidedOnDevice, RefuseFactorsThatAreNotFinite) {
+  Sides sides(device, {{.rows = 4, .cols = 4}});
+  fill(device, sides.lists[1][0].gradient, std::numeric_limits<float>::infinity());
+  Soap soap(sides.lists[1], {});
+  Shampoo shampoo(sides.lists[1], {.every = 1});
+  for (Optimizer* const optimizer : {static_cast<Optimizer*>(&soap), static_cast<Optimizer*>(&shampoo)}) try {
+      optimizer->step(device, {.step = 1, .learning_rate = 1e-2});
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::numerics) << error.what();
+      EXPECT_EQ(error.detail().where, "parameter0: left factor");
+    }
+}
 
 }  // namespace
 }  // namespace nibble

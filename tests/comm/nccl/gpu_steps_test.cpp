@@ -174,9 +174,13 @@ TEST_F(GpuSteps, RoundedGradientsAreTheHostsOfAsManyRanks) {
 
 // Whole matrices travel, are changed by one rank each, and come back.
 TEST_F(GpuSteps, KeepTheirBitsWithOtherOptimizers) {
-  for (const auto& [optimizer, moments] : {std::pair{"muon", "f32"}, {"muon", "8-bit"}, {"ademamix", "bf16"}}) {
+  for (const auto& [optimizer, moments] :
+       {std::pair{"muon", "f32"}, {"muon", "8-bit"}, {"ademamix", "bf16"}, {"soap", "f32"}, {"shampoo", "f32"}}) {
     const std::vector<std::string> how = {fmt::format("optimizer.name={}", optimizer),
-                                          fmt::format("optimizer.moments={}", moments), "optimizer.learning_rate=1e-2",
+                                          fmt::format("optimizer.moments={}", moments),
+                                          "optimizer.learning_rate=1e-2",
+                                          "optimizer.soap.every=2",
+                                          "optimizer.shampoo.every=2",
                                           "model.width=64"};
     const Numbers alone = train({.ranks = 1}, with(how));
     for (const std::string level : {"none", "parameters"}) {
