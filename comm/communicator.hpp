@@ -60,8 +60,9 @@ class Communicator {
   /// nothing may be under way here meanwhile.
   virtual Communicator& host() { return *this; }
 
-  /// Payload bytes that this rank has sent so far.
-  uint64_t bytes_sent() const { return bytes_sent_; }
+  /// Payload bytes that this rank has sent so far; with a device's communicator those of host() too, which are counted
+  /// once.
+  virtual uint64_t bytes_sent() const { return bytes_sent_; }
 
   /// From now on `transfer` throws, the one that is waiting too, and the destructor waits for nobody: the way out of a
   /// rank that has failed. The only function that another thread may call.

@@ -39,6 +39,7 @@ class DeviceCommunicator : public Communicator {
   int size() const final { return host_->size(); }
   Stream* stream() final { return stream_.get(); }
   Communicator& host() final { return *host_; }
+  uint64_t bytes_sent() const final { return sent_beside_host() + host_->bytes_sent(); }
   void wait() override;
   void abandon() override {
     abandoned_ = true;
@@ -48,6 +49,8 @@ class DeviceCommunicator : public Communicator {
   /// Throws Error{communication} when this communicator is of no use any more, or should not be waited for longer:
   /// `waited` so far. Called again and again while it waits.
   virtual void look(std::chrono::nanoseconds waited);
+  /// Payload bytes that did not go through the host's communicator.
+  virtual uint64_t sent_beside_host() const { return Communicator::bytes_sent(); }
 
  protected:
   std::shared_ptr<Communicator> host_;

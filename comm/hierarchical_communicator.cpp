@@ -28,6 +28,7 @@ class HierarchicalCommunicator final : public DeviceCommunicator {
     if (within_) within_->look(waited);
     DeviceCommunicator::look(waited);
   }
+  uint64_t sent_beside_host() const override { return within_ ? within_->sent_beside_host() : 0; }
   void abandon() override {
     if (within_) within_->abandon();
     DeviceCommunicator::abandon();
