@@ -10,7 +10,8 @@
 
 namespace nibble {
 
-void max_all_reduce(Communicator& communicator, std::span<float> magnitudes) {
+void max_all_reduce(Communicator& of, std::span<float> magnitudes) {
+  Communicator& communicator = of.host();
   const size_t ranks = static_cast<size_t>(communicator.size()), rank = static_cast<size_t>(communicator.rank());
   const auto part = [&](size_t r) {
     const size_t first = magnitudes.size() * r / ranks;

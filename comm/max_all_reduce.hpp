@@ -7,7 +7,7 @@
 
 namespace nibble {
 
-/// The same on every rank afterwards. Magnitudes: no value is negative or a NaN.
+/// The same on every rank afterwards. Magnitudes: no value is negative or a NaN. In the host's memory always.
 /// Throws Error{communication} where a rank sends one that is, and as Communicator::transfer.
 void max_all_reduce(Communicator& communicator, std::span<float> magnitudes);
 

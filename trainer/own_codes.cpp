@@ -12,12 +12,13 @@ namespace {
 /// A run's working copies as the whole rows that they are.
 Tensor rows_of(const OptimizedParameter& parameter) {
   const int64_t cols = parameter.info->cols;
-  return {parameter.working.dtype, parameter.working.data, parameter.working.size() / cols, cols};
+  return parameter.working.packed_as(parameter.working.size() / cols, cols);
 }
 
 }  // namespace
 
-OwnCodes::OwnCodes(const Llama& model, const ShardPlan& plan, std::span<const OptimizedParameter> parameters)
+OwnCodes::OwnCodes(const Llama& model, const ShardPlan& plan, std::span<const OptimizedParameter> parameters,
+                   Place place)
     : model_(&model), codes_(parameters.size()) {
   for (size_t i = 0; i < parameters.size(); ++i) {
     if (plan.code_bits(parameters[i].info->buffer) == 0) continue;
@@ -26,14 +27,16 @@ OwnCodes::OwnCodes(const Llama& model, const ShardPlan& plan, std::span<const Op
     if (!same_buffer) magnitudes_.push_back(0);
     coded_.push_back({i, magnitudes_.size() - 1});
   }
-  memory_ = Arena("weights as codes", [&](Arena& arena) {
-    for (const auto& [i, place] : coded_) {
+  const auto lay_out = [&](Arena& arena) {
+    for (const auto& [i, magnitude] : coded_) {
       const ParameterInfo& info = *parameters[i].info;
       const int64_t rows = parameters[i].master.size() / info.cols,
                     row_bytes = info.cols / 8 * plan.code_bits(info.buffer);
-      codes_[i] = Tensor(DType::u8, arena.take(DType::u8, 1, rows * row_bytes).data, rows, row_bytes);
+      codes_[i] =
+          Tensor(DType::u8, arena.take(DType::u8, 1, rows * row_bytes).data, rows, row_bytes, row_bytes, arena.place());
     }
-  });
+  };
+  memory_ = Arena("weights as codes", lay_out, place);
 }
 
 void OwnCodes::follow(std::span<const OptimizedParameter> parameters, CommunicationThread& thread,

@@ -19,9 +19,9 @@ namespace nibble {
 class OwnCodes {
  public:
   OwnCodes() = default;
-  /// Memory for the codes of `parameters`, this rank's runs: whole rows of the buffers that have plan.code_bits.
-  /// `model` must outlive the object.
-  OwnCodes(const Llama& model, const ShardPlan& plan, std::span<const OptimizedParameter> parameters);
+  /// Memory at `place`, where the model computes, for the codes of `parameters`, this rank's runs: whole rows of the
+  /// buffers that have plan.code_bits. `model` must outlive the object.
+  OwnCodes(const Llama& model, const ShardPlan& plan, std::span<const OptimizedParameter> parameters, Place place);
 
   /// Of a parameter's run, u8 [rows, bytes of a row], packed; empty where its working copy travels.
   const Tensor& of(int parameter) const { return codes_[static_cast<size_t>(parameter)]; }

@@ -9,7 +9,6 @@
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 #include "trainer/gradient_exchange.hpp"
-#include "trainer/weight_gather.hpp"
 
 namespace nibble {
 namespace {
@@ -45,7 +44,6 @@ void require_kernels_on_gpu(const Settings& settings) {
                  .allowed = allowed,
                  .next = fmt::format("change {}, or set run.device=cpu", key)});
   };
-  if (gathers_codes(settings)) refuse("weights.gather", "codes", "working");
   if (compresses(settings.gradients) || settings.gradients.virtual_ranks > 0)
     refuse("gradients", settings.gradients.exchange, "exchange: dense, virtual_ranks: 0");
 }

@@ -81,7 +81,7 @@ void ShardedWeights::keep_own(const Llama& model) {
     }
   };
   own_working_ = Arena("weights", lay_out_working, stream_.place());
-  codes_ = OwnCodes(model, plan_, parameters_);
+  codes_ = OwnCodes(model, plan_, parameters_, stream_.place());
   own_.resize(index(layout_.units()));
   for (int unit = 0; unit < layout_.units(); ++unit)
     for (const int bucket : plan_.buckets_of_unit(unit))
