@@ -19,7 +19,9 @@ class BucketExchange final : public GradientExchange {
   int64_t most_batches() const override { return sums_.most_batches(); }
   int evaluations(int64_t step) const override { return sums_.evaluations(step); }
   void start(int64_t step) override { step_ = step; }
-  void keep(int evaluation, int bucket, const Parts& gradient) override { sums_.keep(evaluation, bucket, gradient); }
+  void keep(int evaluation, int bucket, const Parts& gradient) override {
+    thread_.run([&](Communicator& ranks) { sums_.keep(ranks, evaluation, bucket, gradient); });
+  }
   void begin(int bucket, const Parts& gradient, const Consume&) override {
     tickets_[bucket] = thread_.submit(
         [this, bucket, gradient, step = step_](Communicator& ranks) { sums_.sum(ranks, bucket, gradient, step); });
@@ -60,7 +62,8 @@ std::vector<BucketPlace> places_of(const ExchangePlan& plan, int rank, uint64_t 
                       .goes = plan.goes,
                       .seed = seed,
                       .first_codes = static_cast<uint32_t>(codes),
-                      .isa = plan.isa});
+                      .isa = plan.isa,
+                      .memory = plan.memory});
     largest = std::max(largest, places.back().elements());
     codes += places.back().elements() / smallest_codec_bucket + std::ssize(parts);
   }

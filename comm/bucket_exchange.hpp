@@ -24,8 +24,9 @@ std::unique_ptr<GradientExchange> make_bucket_exchange(CommunicationThread& thre
 
 /// The same among `ranks` that this process plays, of which each has computed as many of the step's micro-batches:
 /// what an exchange does to training, without the ranks. Takes every micro-batch as it comes (a `fold`). `plan`: of a
-/// single real rank, whose turns are a multiple of `ranks`.
-std::unique_ptr<GradientExchange> make_virtual_exchange(const ExchangePlan& plan, int ranks, uint64_t seed,
-                                                        const MakeBucketSum& make_sum);
+/// single real rank, whose turns are a multiple of `ranks`, and whose thread it is. Those that are played have their
+/// gradients in the host's memory.
+std::unique_ptr<GradientExchange> make_virtual_exchange(CommunicationThread& thread, const ExchangePlan& plan,
+                                                        int ranks, uint64_t seed, const MakeBucketSum& make_sum);
 
 }  // namespace nibble

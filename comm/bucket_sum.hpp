@@ -64,6 +64,7 @@ struct BucketPlace {
   uint64_t seed = 0;         ///< of whatever is random
   uint32_t first_codes = 0;  ///< the number of the bucket's first bucket of codes, among all of a step
   Isa isa = Isa::avx2;
+  Place memory = Place::host;  ///< in which the values lie
   std::shared_ptr<SumScratch> scratch{};
 
   int ranks() const { return static_cast<int>(part_elements.size()); }
@@ -103,7 +104,7 @@ class BucketSum {
   /// At how many points `step` needs gradients: the last is the current weights.
   virtual int evaluations(int64_t /*step*/) const { return 1; }
   /// Takes the gradient at a point before the last, 0 or 1.
-  virtual void keep(int /*evaluation*/, const Parts& /*gradient*/) {}
+  virtual void keep(Communicator& /*ranks*/, int /*evaluation*/, const Parts& /*gradient*/) {}
 
   /// The sum over ranks in place of this rank's values, of all parts or of its own (BucketPlace::goes). If some rank
   /// has values that are not finite, so has the sum, on each rank that gets it. `own`, if it is not empty, becomes what

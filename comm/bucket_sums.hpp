@@ -67,9 +67,10 @@ BucketSumPointer make_marina_sum(const BucketPlace& place, const MarinaOptions& 
 /// `dense` before `steps`, `inner` from then on.
 BucketSumPointer make_warm_up_sum(int64_t steps, BucketSumPointer dense, BucketSumPointer inner);
 
-/// `inner` for values in a device's memory: fetched, summed by the ranks' hosts (Communicator::host) to the same bits as
-/// theirs, and put back. Not for sums that compare points.
-BucketSumPointer make_sum_on_host(const BucketPlace& place, BucketSumPointer inner);
+/// A sum of values in a device's memory: fetched, summed by the ranks' hosts (Communicator::host) to the same bits as
+/// theirs, and put back. `make_inner` is given the place with its values in the host's memory.
+BucketSumPointer make_sum_on_host(const BucketPlace& place,
+                                  const std::function<BucketSumPointer(const BucketPlace&)>& make_inner);
 
 /// Full precision among the ranks of a host, `inner` between those that stand at the same place on their hosts.
 /// `host` by rank; every host has as many ranks. `make_inner` is given the place within those ranks.

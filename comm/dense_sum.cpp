@@ -36,7 +36,9 @@ class WarmUpSum final : public BucketSum {
   int64_t most_batches() const override { return inner_->most_batches(); }
   bool compares_points() const override { return inner_->compares_points(); }
   int evaluations(int64_t step) const override { return step < steps_ ? 1 : inner_->evaluations(step); }
-  void keep(int evaluation, const Parts& gradient) override { inner_->keep(evaluation, gradient); }
+  void keep(Communicator& ranks, int evaluation, const Parts& gradient) override {
+    inner_->keep(ranks, evaluation, gradient);
+  }
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     (step < steps_ ? dense_ : inner_)->sum(ranks, values, step, own);
   }

@@ -32,6 +32,7 @@ struct ExchangePlan {
   int64_t turns = 1;  ///< micro-batches that each rank computes
   SumGoes goes = SumGoes::to_all;
   Isa isa = Isa::avx2;
+  Place memory = Place::host;  ///< in which gradients lie
 };
 
 class GradientExchange {

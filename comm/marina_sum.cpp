@@ -40,7 +40,7 @@ class MarinaSum final : public BucketSum {
     return options_.noise_every > 0 && step % options_.noise_every == 0 ? 3 : 2;
   }
 
-  void keep(int evaluation, const Parts& gradient) override {
+  void keep(Communicator&, int evaluation, const Parts& gradient) override {
     const std::span<float> memory = span_of(evaluation == 0 ? previous_ : middle_);
     pack(joined(gradient), 0, std::as_writable_bytes(memory));
   }

@@ -6,23 +6,33 @@
 #include <span>
 
 #include "tensor/cuda/device.hpp"
+#include "tensor/memory.hpp"
 
 namespace nibble {
 
+/// Entered in the ledger (tensor/memory.hpp) under "communication".
 class PinnedMemory {
  public:
   PinnedMemory() = default;
-  explicit PinnedMemory(size_t bytes) : memory_(static_cast<std::byte*>(cuda::allocate_pinned(bytes))), bytes_(bytes) {}
+  explicit PinnedMemory(size_t bytes)
+      : memory_(static_cast<std::byte*>(cuda::allocate_pinned(bytes)),
+                Release{bytes, &memory_account("communication")}) {
+    *memory_.get_deleter().account += bytes;
+  }
 
   std::span<std::byte> first(size_t bytes) const { return {memory_.get(), bytes}; }
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return memory_ ? memory_.get_deleter().bytes : 0; }
 
  private:
   struct Release {
-    void operator()(std::byte* memory) const { cuda::release_pinned(memory); }
+    size_t bytes;
+    MemoryAccount* account;
+    void operator()(std::byte* memory) const {
+      cuda::release_pinned(memory);
+      *account -= bytes;
+    }
   };
   std::unique_ptr<std::byte, Release> memory_;
-  size_t bytes_ = 0;
 };
 
 }  // namespace nibble

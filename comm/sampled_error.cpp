@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "comm/cuda/kernels.hpp"
 #include "comm/pieces.hpp"
+#include "tensor/staging.hpp"
 
 namespace nibble {
 namespace {
@@ -11,10 +13,25 @@ namespace {
 /// values.
 constexpr int64_t samples = 128;
 
-float value_at(const Pieces& pieces, int64_t element) {
-  float value = 0;
-  pack(pieces, static_cast<size_t>(element) * sizeof(float), std::as_writable_bytes(std::span(&value, 1)));
-  return value;
+const float* address_of(const Pieces& pieces, int64_t element) {
+  constexpr size_t bytes = sizeof(float);
+  return reinterpret_cast<const float*>(one_run(pieces, static_cast<size_t>(element) * bytes, bytes).data());
+}
+
+/// values = *addresses, of the host's memory or of a device's.
+void fetch(Communicator& ranks, std::span<const float* const> addresses, std::span<float> values) {
+  Stream* const stream = ranks.stream();
+  if (!stream) {
+    for (size_t i = 0; i < addresses.size(); ++i) values[i] = *addresses[i];
+    return;
+  }
+  if (addresses.empty()) return;
+  const float* const* const there = stream->staging().send(addresses);
+  const Staged<float> fetched = stream->staging().take<float>(addresses.size());
+  cuda::gather(*stream, there, std::ssize(addresses), fetched.device);
+  stream->queue().copy(fetched.host, fetched.device, addresses.size() * sizeof(float));
+  ranks.wait();
+  std::copy_n(fetched.host, addresses.size(), values.begin());
 }
 
 }  // namespace
@@ -41,18 +58,22 @@ std::span<float> SampledError::of_part(int part) {
   return std::span(values_).subspan(static_cast<size_t>(begins_[p]), static_cast<size_t>(begins_[p + 1] - begins_[p]));
 }
 
-void SampledError::take(const Parts& values, int64_t step) {
-  for (int part = 0; part < place_.ranks(); ++part) {
-    const std::span<float> of = of_part(part);
-    for (size_t i = 0; i < of.size(); ++i)
-      of[i] = value_at(values[static_cast<size_t>(part)], element(part, static_cast<int64_t>(i), step));
-  }
+void SampledError::find_part(const Parts& values, int part, int64_t step, std::vector<const float*>& found) const {
+  const auto p = static_cast<size_t>(part);
+  for (int64_t i = 0; i < begins_[p + 1] - begins_[p]; ++i)
+    found.push_back(address_of(values[p], element(part, i, step)));
 }
 
-void SampledError::take_sum(const Parts& values, int64_t step) {
-  const std::span<const float> own = of_part(place_.rank);
-  for (size_t i = 0; i < own.size(); ++i)
-    sum_[i] = value_at(values[static_cast<size_t>(place_.rank)], element(place_.rank, static_cast<int64_t>(i), step));
+void SampledError::take(Communicator& ranks, const Parts& values, int64_t step) {
+  std::vector<const float*> found;
+  for (int part = 0; part < place_.ranks(); ++part) find_part(values, part, step, found);
+  fetch(ranks, found, values_);
+}
+
+void SampledError::take_sum(Communicator& ranks, const Parts& values, int64_t step) {
+  std::vector<const float*> found;
+  find_part(values, place_.rank, step, found);
+  fetch(ranks, found, sum_);
 }
 
 Parts SampledError::parts() {

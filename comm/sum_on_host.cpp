@@ -2,32 +2,36 @@
 
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
-#include "comm/pinned_memory.hpp"
-#include "comm/wire_work.hpp"
+#include "comm/values_on_host.hpp"
 
 namespace nibble {
 namespace {
 
 class SumOnHost final : public BucketSum {
  public:
-  SumOnHost(const BucketPlace& place, BucketSumPointer inner) : place_(place), inner_(std::move(inner)) {}
+  SumOnHost(const BucketPlace& place, const std::function<BucketSumPointer(const BucketPlace&)>& make_inner)
+      : place_(place), memory_(place.scratch->shared<ValuesOnHost>("on host", [] { return ValuesOnHost(); })) {
+    assert(place.memory == Place::device);
+    place_.memory = Place::host;
+    inner_ = make_inner(place_);
+    memory_->reserve(place.elements());
+  }
 
   std::string description() const override { return inner_->description(); }
+  bool compares_points() const override { return inner_->compares_points(); }
   int64_t batches(int64_t step) const override { return inner_->batches(step); }
   int64_t most_batches() const override { return inner_->most_batches(); }
+  int evaluations(int64_t step) const override { return inner_->evaluations(step); }
+
+  void keep(Communicator& ranks, int evaluation, const Parts& gradient) override {
+    inner_->keep(ranks.host(), evaluation, parts_of(memory_->fetch(ranks, joined(gradient)), place_));
+  }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
-    assert(ranks.stream() && !inner_->compares_points());
-    const WireWork work(ranks);
-    const size_t bytes = static_cast<size_t>(place_.elements()) * sizeof(float);
-    if (memory_.bytes() < bytes) memory_ = PinnedMemory(bytes);
-    const std::span<std::byte> memory = memory_.first(bytes);
-    work.pack(joined(values), 0, memory);
-    ranks.wait();
-    const std::span<float> vector(reinterpret_cast<float*>(memory.data()), bytes / sizeof(float));
+    const std::span<float> vector = memory_->fetch(ranks, joined(values));
     inner_->sum(ranks.host(), parts_of(vector, place_), step, own);
     const Pieces result = place_.goes == SumGoes::to_all ? joined(values) : values[static_cast<size_t>(place_.rank)];
-    work.unpack(std::as_bytes(result_of(vector, place_)), result, 0);
+    WireWork(ranks).unpack(std::as_bytes(result_of(vector, place_)), result, 0);
     ranks.wait();
   }
 
@@ -35,17 +39,19 @@ class SumOnHost final : public BucketSum {
   void discard() override { inner_->discard(); }
   void state(StateList& list, const std::string& prefix) override { inner_->state(list, prefix); }
   double residual_square() const override { return inner_->residual_square(); }
+  DifferenceSquares difference_squares() const override { return inner_->difference_squares(); }
 
  private:
-  BucketPlace place_;
+  BucketPlace place_;  ///< with its values in the host's memory
+  std::shared_ptr<ValuesOnHost> memory_;
   BucketSumPointer inner_;
-  PinnedMemory memory_;
 };
 
 }  // namespace
 
-BucketSumPointer make_sum_on_host(const BucketPlace& place, BucketSumPointer inner) {
-  return std::make_unique<SumOnHost>(place, std::move(inner));
+BucketSumPointer make_sum_on_host(const BucketPlace& place,
+                                  const std::function<BucketSumPointer(const BucketPlace&)>& make_inner) {
+  return std::make_unique<SumOnHost>(place, make_inner);
 }
 
 }  // namespace nibble

@@ -40,15 +40,15 @@ int SumsOfBuckets::evaluations(int64_t step) const {
   return static_cast<int>(most_of([=](const BucketSum& sum) { return sum.evaluations(step); }));
 }
 
-void SumsOfBuckets::keep(int evaluation, int bucket, const Parts& gradient) {
-  sums_[static_cast<size_t>(bucket)]->keep(evaluation, gradient);
+void SumsOfBuckets::keep(Communicator& ranks, int evaluation, int bucket, const Parts& gradient) {
+  sums_[static_cast<size_t>(bucket)]->keep(ranks, evaluation, gradient);
 }
 
 void SumsOfBuckets::sum(Communicator& ranks, int bucket, const Parts& gradient, int64_t step) {
   SampledError& sample = samples_[static_cast<size_t>(bucket)];
-  sample.take(gradient, step);
+  sample.take(ranks, gradient, step);
   sums_[static_cast<size_t>(bucket)]->sum(ranks, gradient, step, {});
-  sample.take_sum(gradient, step);
+  sample.take_sum(ranks, gradient, step);
 }
 
 ExchangeReport SumsOfBuckets::report(Communicator& ranks) {
@@ -58,7 +58,7 @@ ExchangeReport SumsOfBuckets::report(Communicator& ranks) {
     for (size_t rank = 0; rank < samples.size(); ++rank)
       samples[rank].insert(samples[rank].end(), parts[rank].begin(), parts[rank].end());
   }
-  reduce_scatter(ranks, samples, Wire::f32);
+  reduce_scatter(ranks.host(), samples, Wire::f32);
   using Squares = std::array<double, 5>;
   Squares mine{}, total{};
   for (size_t bucket = 0; bucket < sums_.size(); ++bucket) {

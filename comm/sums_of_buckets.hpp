@@ -20,7 +20,7 @@ class SumsOfBuckets {
   int64_t batches(int64_t step) const;
   int64_t most_batches() const;
   int evaluations(int64_t step) const;
-  void keep(int evaluation, int bucket, const Parts& gradient);
+  void keep(Communicator& ranks, int evaluation, int bucket, const Parts& gradient);
   /// In place; all ranks call it with the same.
   void sum(Communicator& ranks, int bucket, const Parts& gradient, int64_t step);
   /// Of the step whose buckets have been summed. All ranks call it.

@@ -172,13 +172,10 @@ class SumMaker {
     const Choice choice = choice_in(place);
     BucketSumPointer dense = make_dense_sum(place, wire_of(s));
     if (choice.exchange == "dense") return dense;
-    BucketSumPointer sum = compressed(place, choice);
-    if (choice.exchange == "marina") {
-      const double probability = s.full_probability > 0 ? s.full_probability : share_of_bytes(place, choice);
-      sum = make_marina_sum(place, {.full_probability = probability, .full_batches = s.full_batches},
-                            make_dense_sum(place, wire_of(s)), std::move(sum));
-    }
-    if (choice.exchange == "ef21") sum = make_ef21_sum(place, std::move(sum));
+    const bool estimates = choice.exchange == "marina" || choice.exchange == "ef21";
+    BucketSumPointer sum = estimates
+                               ? on_host(place, [&](const BucketPlace& here) { return of_differences(here, choice); })
+                               : compressed(place, choice);
     const int64_t warmup = s.warmup.of(facts_.steps);
     return warmup > 0 ? make_warm_up_sum(warmup, std::move(dense), std::move(sum)) : std::move(sum);
   }
@@ -205,6 +202,20 @@ class SumMaker {
     return codec_named(choice.codec, 1024, "gradients.codec").bits / 32.0;
   }
 
+  /// Whatever compresses has its values in the host's memory.
+  static BucketSumPointer on_host(const BucketPlace& place,
+                                  const std::function<BucketSumPointer(const BucketPlace&)>& make) {
+    return place.memory == Place::host ? make(place) : make_sum_on_host(place, make);
+  }
+
+  BucketSumPointer of_differences(const BucketPlace& place, const Choice& choice) const {
+    const GradientSettings& s = settings_.gradients;
+    if (choice.exchange == "ef21") return make_ef21_sum(place, compressed(place, choice));
+    const double probability = s.full_probability > 0 ? s.full_probability : share_of_bytes(place, choice);
+    return make_marina_sum(place, {.full_probability = probability, .full_batches = s.full_batches},
+                           make_dense_sum(place, wire_of(s)), compressed(place, choice));
+  }
+
   BucketSumPointer compressed(const BucketPlace& place, const Choice& choice) const {
     if (!settings_.gradients.hierarchical) return between_ranks(place, choice);
     return make_hierarchical_sum(place, facts_.host, [maker = *this, choice](const BucketPlace& between) {
@@ -213,6 +224,13 @@ class SumMaker {
   }
 
   BucketSumPointer between_ranks(const BucketPlace& place, const Choice& choice) const {
+    const GradientSettings& s = settings_.gradients;
+    if (choice.exchange == "sparcml" && !way_of(s, choice, place.ranks(), place.elements(), facts_.link))
+      return make_dense_sum(place, wire_of(s));
+    return on_host(place, [&](const BucketPlace& here) { return of_codes(here, choice); });
+  }
+
+  BucketSumPointer of_codes(const BucketPlace& place, const Choice& choice) const {
     const GradientSettings& s = settings_.gradients;
     if (choice.exchange == "sparcml" || choice.codec == top_k_name) return sparse(place, choice);
     if (choice.codec == permutation_name) return make_coordinate_sum(place, 0);
@@ -229,7 +247,6 @@ class SumMaker {
     const int64_t elements = place.elements();
     const bool feedback = choice.exchange == "sparcml" && feeds_back(s, choice);
     const std::optional<SparseAlgorithm> way = way_of(s, choice, place.ranks(), elements, facts_.link);
-    if (!way && choice.exchange == "sparcml") return make_dense_sum(place, wire_of(s));
     const bool coded = way == SparseAlgorithm::dense_split && is_codec(choice.codec);
     return make_sparse_sum(place, {.selection = selection_of(s, choice, std::max<int64_t>(elements, 1)),
                                    .error_feedback = feedback,
@@ -308,7 +325,7 @@ MakeExchange exchange_maker(const Settings& settings, const ExchangeFacts& facts
       if (thread.size() > 1)
         refuse("virtual ranks beside real ones", "virtual_ranks",
                fmt::format("{} with {} ranks", s.virtual_ranks, thread.size()), "one real rank");
-      return make_virtual_exchange(plan, static_cast<int>(s.virtual_ranks), seed, maker);
+      return make_virtual_exchange(thread, plan, static_cast<int>(s.virtual_ranks), seed, maker);
     }
     if (!compresses(s)) return make_dense_exchange(thread, wire_of(s), plan.goes);
     return make_bucket_exchange(thread, plan, seed, maker);

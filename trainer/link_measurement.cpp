@@ -72,7 +72,8 @@ std::vector<std::pair<int, int>> pairs_to_measure(int ranks) {
 
 std::vector<Link> measure_links(World& world, const std::vector<std::pair<int, int>>& pairs) {
   std::vector<double> measured(2 * pairs.size());
-  world.thread().run([&](Communicator& ranks) {
+  world.thread().run([&](Communicator& of) {
+    Communicator& ranks = of.host();
     for (size_t i = 0; i < pairs.size(); ++i) {
       const auto [from, to] = pairs[i];
       barrier(ranks);

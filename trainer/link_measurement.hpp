@@ -23,7 +23,8 @@ inline constexpr int most_ranks_in_pairs = 16;
 /// (from, to): all pairs; of more than most_ranks_in_pairs ranks each with the next one and with the first.
 std::vector<std::pair<int, int>> pairs_to_measure(int ranks);
 
-/// All ranks call these and get the same. They throw as Communicator::transfer.
+/// Of messages in the hosts' memory, GPUs or not. All ranks call these and get the same. They throw as
+/// Communicator::transfer.
 std::vector<Link> measure_links(World& world, const std::vector<std::pair<int, int>>& pairs);
 
 /// The largest latency and the smallest bandwidth from a rank to the next one.

@@ -237,7 +237,6 @@ void check_gradients(const Settings& s, const Contradictions& found) {
 void check_optimizer(const Settings& s, const Contradictions& found) {
   try {
     require_clippable(s.model.qk_norm, s.optimizer.qk_clip);
-    if (on_gpu(s)) require_kernels_on_gpu(s);
   } catch (const Error& error) {
     found.refuse(error);
   }

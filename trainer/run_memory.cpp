@@ -100,8 +100,8 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
   if (world.size() > 1) {
     const size_t staging = collective_staging_bytes(world.size(), stream.place());
-    memory.table["communication"] = staging;  // messages of a GPU may go through the host
-    if (stream.on_device()) memory.gpu["communication"] = staging;
+    memory.table["communication"] += staging;  // messages of a GPU may go through the host
+    if (stream.on_device()) memory.gpu["communication"] += staging;
   }
   (stream.on_device() ? memory.gpu : memory.table)["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +

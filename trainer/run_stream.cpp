@@ -8,7 +8,6 @@
 #include "tensor/cores.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
-#include "trainer/gradient_exchange.hpp"
 
 namespace nibble {
 namespace {
@@ -33,19 +32,6 @@ int gpu_of(const World& world) {
   // Where there are none, the stream says so.
   const size_t gpus = cuda::available() ? cuda::devices().size() : 0;
   return gpus > 0 ? world.local_rank() % static_cast<int>(gpus) : 0;
-}
-
-void require_kernels_on_gpu(const Settings& settings) {
-  const auto refuse = [](const char* key, const std::string& seen, const std::string& allowed) {
-    throw Error({.kind = ErrorKind::configuration,
-                 .what = "this has no kernels for GPUs",
-                 .where = fmt::format("{}, run.device", key),
-                 .seen = seen + ", cuda",
-                 .allowed = allowed,
-                 .next = fmt::format("change {}, or set run.device=cpu", key)});
-  };
-  if (compresses(settings.gradients) || settings.gradients.virtual_ranks > 0)
-    refuse("gradients", settings.gradients.exchange, "exchange: dense, virtual_ranks: 0");
 }
 
 void require_processor(const Settings& settings, const char* command) {

@@ -19,9 +19,6 @@ Stream run_stream(const Settings& settings, const World& world);
 /// Which of the GPUs that this process sees this rank has.
 int gpu_of(const World& world);
 
-/// Throws Error{configuration}, which names the keys of settings, for what has no kernels on GPUs.
-void require_kernels_on_gpu(const Settings& settings);
-
 /// Throws Error{configuration} where the run's device is none that `command` knows.
 void require_processor(const Settings& settings, const char* command);
 

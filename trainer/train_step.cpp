@@ -27,14 +27,15 @@ std::vector<OptimizedParameter> with_gradients(std::vector<OptimizedParameter> p
   return parameters;
 }
 
-ExchangePlan exchange_plan(const ShardPlan& plan, const ParameterLayout& layout, Isa isa) {
+ExchangePlan exchange_plan(const ShardPlan& plan, const ParameterLayout& layout, const Stream& stream) {
   const Partition& partition = plan.partition();
   ExchangePlan exchanged{.part_elements = {},
                          .group = std::vector<int>(static_cast<size_t>(partition.buckets())),
                          .groups = layout.units(),
                          .turns = plan.turns(),
                          .goes = plan.shard() == Shard::none ? SumGoes::to_all : SumGoes::to_owner,
-                         .isa = isa};
+                         .isa = stream.isa(),
+                         .memory = stream.place()};
   for (int bucket = 0; bucket < partition.buckets(); ++bucket) {
     std::vector<int64_t>& parts = exchanged.part_elements.emplace_back(plan.ranks());
     for (int rank = 0; rank < plan.ranks(); ++rank)
@@ -69,7 +70,7 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       plan_(model.layout(), options.shard, world.rank(), world.size(), options.micro_batches, options.lanes,
             options.gather_codes ? code_bits(model.layout(), model.precision()) : CodeBits()),
       weights_(stream, model, world.thread(), plan_),
-      exchange_(make_exchange(world.thread(), exchange_plan(plan_, model.layout(), stream.isa()))),
+      exchange_(make_exchange(world.thread(), exchange_plan(plan_, model.layout(), stream))),
       previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       middle_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       gradients_(stream, world.thread().stream(), model, *exchange_, plan_),

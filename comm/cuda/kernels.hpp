@@ -17,4 +17,7 @@ inline constexpr int most_summed = 256;
                                   std::span<const float* const> contributions, int64_t first, int64_t count,
                                   float* sum);
 
+/// values[i] = *addresses[i]; all of it in the device's memory.
+[[gnu::weak]] void gather(Stream& stream, const float* const* addresses, int64_t count, float* values);
+
 }  // namespace nibble::cuda

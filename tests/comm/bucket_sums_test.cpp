@@ -276,9 +276,9 @@ TEST(MarinaSum, OfUncompressedDifferencesIsTheGradient) {
       EXPECT_EQ(rank.sum->evaluations(step), step == 0 ? 1 : step % 4 == 0 ? 3 : 2);
       if (step > 0) {
         gradient(step - 1);
-        rank.sum->keep(0, rank.values);
+        rank.sum->keep(communicator, 0, rank.values);
         gradient(step - 1);
-        if (rank.sum->evaluations(step) == 3) rank.sum->keep(1, rank.values);
+        if (rank.sum->evaluations(step) == 3) rank.sum->keep(communicator, 1, rank.values);
       }
       gradient(step);
       rank.sum->sum(communicator, rank.values, step, {});
@@ -328,7 +328,8 @@ TEST(BucketExchange, PlayedByOneProcessIsThatOfItsRanks) {
 
   ExchangePlan plan = plan_of(1, SumGoes::to_all);
   plan.turns = 2 * ranks;
-  const auto exchange = make_virtual_exchange(plan, ranks, 7, make);
+  CommunicationThread alone(make_self_communicator);
+  const auto exchange = make_virtual_exchange(alone, plan, ranks, 7, make);
   std::vector<float> gradient(elements), total(elements);
   for (size_t step = 0; step < expected.size(); ++step) {
     exchange->start(static_cast<int64_t>(step));
@@ -342,6 +343,7 @@ TEST(BucketExchange, PlayedByOneProcessIsThatOfItsRanks) {
                         for (int64_t i = 0; i < count; ++i)
                           total[static_cast<size_t>(first + i)] += contributions[0][i];
                       });
+      exchange->wait(0);
     }
     exchange->finish();
     EXPECT_GT(exchange->report().bytes_played, 0);

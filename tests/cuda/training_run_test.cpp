@@ -96,12 +96,6 @@ TEST_F(RunsOnDevice, GoOnNowhereElseUnasked) {
   EXPECT_NO_THROW(TrainingRun(on("cpu", "run"), {.resume = true, .retune = true}).run());
 }
 
-TEST_F(RunsOnDevice, SayWhatHasNoKernels) {
-  const ErrorDetail error = refusal([&] { on("cuda", "run", {"gradients.exchange=marina"}); });
-  EXPECT_EQ(error.what, "this has no kernels for GPUs");
-  EXPECT_NE(error.where.find("gradients"), std::string::npos) << error.where;
-}
-
 TEST_F(RunsOnDevice, SayThatThereIsNone) {
   if (!cuda::emulation::linked()) GTEST_SKIP() << "needs the emulated device";
   cuda::emulation::set_devices(0);

@@ -2,6 +2,7 @@
 // how a run ends that loses a rank.
 #include <algorithm>
 #include <filesystem>
+#include <tuple>
 
 #include "tests/comm/nccl/gpu_ranks.hpp"
 #include "tests/trainer/small_run.hpp"
@@ -56,6 +57,27 @@ TEST_F(GpuRuns, GoOnFromOneGpuToManyAndBack) {
     }
     EXPECT_EQ(products(run), products("alone")) << "recorded once";
     before = run;
+  }
+}
+
+// Residuals, estimates and the weights of the step before go on where they were.
+TEST_F(GpuRuns, GoOnWithCompressedExchanges) {
+  using Overrides = std::vector<std::string>;
+  for (const auto& [run, ranks, how] :
+       {std::tuple{"sparse", 2,
+                   Overrides{"gradients.exchange=sparcml", "gradients.density=10%", "gradients.algorithm=split",
+                             "shard=optimizer"}},
+        {"marina", 2,
+         Overrides{"gradients.exchange=marina", "gradients.codec=eden-4", "gradients.full_probability=0.01",
+                   "precision.recipe=fp32"}},
+        {"played", 1,
+         Overrides{"gradients.exchange=quantized", "gradients.codec=fp8-nearest", "gradients.virtual_ranks=2"}}}) {
+    const std::string again = std::string(run) + " again";
+    train({.ranks = ranks}, on_gpus(run, how));
+    cut(run, again);
+    train({.ranks = ranks}, on_gpus(again, how), true);
+    EXPECT_EQ(rows(again), rows(run)) << run;
+    EXPECT_EQ(rows(run).size(), 5u) << run;
   }
 }
 

@@ -9,7 +9,9 @@
 #include <mutex>
 
 #include "comm/exchange.hpp"
+#include "tensor/cuda/emulation/control.hpp"
 #include "tests/comm/nccl/gpu_ranks.hpp"
+#include "tests/cuda/emulated_architecture.hpp"
 #include "tests/trainer/scripted_exchange.hpp"
 #include "tests/trainer/small_run.hpp"
 #include "trainer/gpu_ranks.hpp"
@@ -210,6 +212,48 @@ TEST_F(GpuSteps, KeepTheirBitsWithGraphsOfBlocks) {
   for (const std::string level : levels)
     expect_same(train({.ranks = 2}, with({"model.layers=2", "run.gpu_graphs=true", "shard=" + level})), alone,
                 "shard " + level);
+}
+
+// Of blocks with scales of their own, which a GPU of this architecture multiplies as codes.
+TEST_F(GpuSteps, KeepTheirBitsWithBlockScaledCodes) {
+  const testing::Architecture device(testing::blackwell);
+  std::vector<std::string> how = {"precision.recipe=quartet2", "model.width=128", "model.ffn=128", "batch.micro=4",
+                                  "batch.tokens=512"};
+  const auto products = [] { return cuda::emulation::library_use ? cuda::emulation::library_use().codes : -1; };
+  const int before = products();
+  const Numbers alone = train({.ranks = 1}, with(how));
+  if (before >= 0) {
+    EXPECT_GT(products(), before);
+  }
+  how.push_back("shard=parameters");
+  expect_same(train({.ranks = 2}, with(how)), alone, "quartet2");
+}
+
+// Codes instead of weights travel, and are multiplied as they come.
+TEST_F(GpuSteps, AreTheSameWhereCodesOfWeightsAreGathered) {
+  for (const auto& [recipe, architecture] : {std::pair{"fp8", testing::hopper}, {"halo1-fp8", testing::blackwell}}) {
+    const testing::Architecture device(architecture);
+    std::vector<std::string> how = {fmt::format("precision.recipe={}", recipe), "model.width=64", "model.ffn=128",
+                                    "batch.tokens=128"};
+    const Numbers alone = train({.ranks = 1}, with(how));
+    how.insert(how.end(), {"shard=parameters", "weights.gather=codes"});
+    expect_same(train({.ranks = 2}, with(how), "nccl"), alone, recipe);
+    if (architecture == testing::hopper) continue;
+    expect_same(train({.ranks = 2, .gpus = 1}, with(how), "staged"), alone, "through the host");
+    expect_same(train({.ranks = 4}, with(how), "auto", {}, {0, 0, 1, 1}), alone, "within and between hosts");
+  }
+}
+
+// The host computes what GPUs send each other, so it does not matter how they do.
+TEST_F(GpuSteps, LearnWithCompressedExchangesHoweverGpusSend) {
+  for (const auto& [exchange, level] : {std::pair{"sparcml", "optimizer"}, {"marina", "none"}}) {
+    const Settings how =
+        with({fmt::format("gradients.exchange={}", exchange), fmt::format("shard={}", level), "gradients.density=10%",
+              "gradients.full_probability=0.01", "precision.recipe=fp32", "gradients.algorithm=split"});
+    const Numbers seen = train({.ranks = 2}, how, "nccl");
+    EXPECT_LT(seen.losses.back(), seen.losses.front()) << exchange;
+    expect_same(seen, train({.ranks = 2, .gpus = 1}, how, "staged"), exchange);
+  }
 }
 
 TEST_F(GpuSteps, ANanOnOneRankStopsThatUpdateOnAll) {

@@ -173,7 +173,9 @@ ExchangePlan plan(SumGoes goes) {
 
 /// One step of a bucket's sum.
 std::vector<float> summed(Communicator& communicator, SumGoes goes, const MakeBucketSum& make_sum) {
-  const BucketPlace place = places_of(plan(goes), communicator.rank(), 7).front();
+  ExchangePlan of_memory = plan(goes);
+  if (communicator.stream()) of_memory.memory = Place::device;
+  const BucketPlace place = places_of(of_memory, communicator.rank(), 7).front();
   const RankValues values(communicator, normal_values(communicator.rank(), elements));
   Parts parts;
   for (int rank = 0; rank < ranks; ++rank) {
@@ -229,11 +231,11 @@ TEST(DeviceSums, CompressedAsTheHosts) {
       return make_quantized_sum(place, codec_named(name, 1024, "test"));
     };
     expect_the_hosts_bits(
-        of_host, [&](const BucketPlace& place) { return make_sum_on_host(place, of_host(place)); }, name);
+        of_host, [&](const BucketPlace& place) { return make_sum_on_host(place, of_host); }, name);
   }
   const MakeBucketSum sparse = [](const BucketPlace& place) { return make_sparse_sum(place, {.selection = {.k = 4}}); };
   expect_the_hosts_bits(
-      sparse, [&](const BucketPlace& place) { return make_sum_on_host(place, sparse(place)); }, "sparse");
+      sparse, [&](const BucketPlace& place) { return make_sum_on_host(place, sparse); }, "sparse");
 }
 
 TEST(DeviceSums, HierarchicalAsTheHosts) {
@@ -241,8 +243,10 @@ TEST(DeviceSums, HierarchicalAsTheHosts) {
     const auto hierarchical = [&](bool on_host) {
       return [&host, on_host](const BucketPlace& place) {
         return make_hierarchical_sum(place, host, [on_host](const BucketPlace& between) {
-          BucketSumPointer inner = make_quantized_sum(between, codec_named("correlated-4", 1024, "test"));
-          return on_host ? make_sum_on_host(between, std::move(inner)) : std::move(inner);
+          const MakeBucketSum inner = [](const BucketPlace& here) {
+            return make_quantized_sum(here, codec_named("correlated-4", 1024, "test"));
+          };
+          return on_host ? make_sum_on_host(between, inner) : inner(between);
         });
       };
     };

@@ -1,0 +1,40 @@
+// Values of a device's memory in the host's, for what is computed there, and back.
+//
+// Not for: messages, which communicators stage themselves (device_communicator.hpp).
+#pragma once
+
+#include <span>
+
+#include "comm/communicator.hpp"
+#include "comm/pieces.hpp"
+#include "comm/pinned_memory.hpp"
+#include "comm/wire_work.hpp"
+
+namespace nibble {
+
+/// Pinned memory that grows with what is fetched into it; what it holds lasts until the next fetch.
+class ValuesOnHost {
+ public:
+  /// So that the memory is there before the first fetch.
+  void reserve(int64_t elements) {
+    const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
+    if (memory_.bytes() >= bytes) return;
+    memory_ = {};
+    memory_ = PinnedMemory(bytes);
+  }
+
+  /// f32 values of a device's memory, packed, behind what the communicator's stream had to do. Waits for them.
+  std::span<float> fetch(Communicator& ranks, const Pieces& values) {
+    const size_t bytes = bytes_of(values);
+    reserve(static_cast<int64_t>(bytes / sizeof(float)));
+    const std::span<std::byte> memory = memory_.first(bytes);
+    WireWork(ranks).pack(values, 0, memory);
+    ranks.wait();
+    return {reinterpret_cast<float*>(memory.data()), bytes / sizeof(float)};
+  }
+
+ private:
+  PinnedMemory memory_;
+};
+
+}  // namespace nibble
