@@ -72,6 +72,12 @@ BucketSumPointer make_warm_up_sum(int64_t steps, BucketSumPointer dense, BucketS
 BucketSumPointer make_sum_on_host(const BucketPlace& place,
                                   const std::function<BucketSumPointer(const BucketPlace&)>& make_inner);
 
+/// Sums of a device's values in correlated codes: codes, their sum as integers by the links
+/// (DeviceCommunicator::all_reduce), and what it stands for, all in the device's memory, to the bits of `on_host`,
+/// which is taken where links do not reduce. Of codecs that counts_on_device.
+BucketSumPointer make_count_sum(const BucketPlace& place, const Codec& codec, BucketSumPointer on_host);
+bool counts_on_device(const Codec& codec);
+
 /// Full precision among the ranks of a host, `inner` between those that stand at the same place on their hosts.
 /// `host` by rank; every host has as many ranks. `make_inner` is given the place within those ranks.
 BucketSumPointer make_hierarchical_sum(const BucketPlace& place, const std::vector<int>& host,

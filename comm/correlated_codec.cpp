@@ -57,14 +57,6 @@ int CorrelatedCodec::count_bits() const {
   return static_cast<int>(std::bit_width(static_cast<uint32_t>(ranks_ * ((1 << codec_.bits) - 1))));
 }
 
-CorrelatedCodec::Levels CorrelatedCodec::levels(const RandomStream& stream) const {
-  if (codec_.bits == 1) return {0, 1};
-  // k levels, a little further apart than the range needs, at a random place: the first in [-1/k, 0).
-  const double k = 1 << codec_.bits;
-  const uint32_t word = word_of_part(stream, CodeSource::first_levels, 0);
-  return {-(word + 1.0) * 0x1p-32 / k, (k + 1) / (k * (k - 1))};
-}
-
 void CorrelatedCodec::prepare(std::span<const float> values, const CodeSource& source,
                               std::span<float> prepared) const {
   assert(static_cast<int64_t>(prepared.size()) == codec_.padded(static_cast<int64_t>(values.size())));
@@ -97,13 +89,7 @@ void CorrelatedCodec::encode(std::span<const float> prepared, std::span<const fl
     const std::span<const float> here = prepared.first(std::min(prepared.size(), static_cast<size_t>(codec_.bucket)));
     prepared = prepared.subspan(here.size());
     const RandomStream stream = source.stream(static_cast<int64_t>(bucket));
-    const auto [first, step] = levels(stream);
-    const float range = ranges[bucket];
-    const CorrelatedLevels bucket_levels{.range = range,
-                                         .inverse = range > 0x1p-100f ? 0.5f / range : 0.0f,
-                                         .first = first,
-                                         .per_step = 1 / step,
-                                         .last = static_cast<double>((1 << codec_.bits) - 1)};
+    const CorrelatedLevels bucket_levels = levels(stream).within(ranges[bucket], codec_.bits);
     const Stratum stratum{n, static_cast<uint32_t>(place), source.correlated_thresholds()};
     kernels_.encode_correlated(bucket_levels, stratum, here, stream, codes_.data());
     const size_t bytes = packed_bytes(static_cast<int64_t>(here.size()), codec_.bits);
@@ -136,15 +122,13 @@ void CorrelatedCodec::decode(std::span<const uint16_t> counts, std::span<const f
     sum = sum.subspan(here.size());
     const auto codes = static_cast<size_t>(codec_.codes_of(static_cast<int64_t>(here.size())));
     const RandomStream stream = source.stream(static_cast<int64_t>(bucket));
-    const auto [first, step] = levels(stream);
-    // sum over ranks of 2 range (first + step code) - range
-    const double per_count = 2 * step * ranges[bucket], lowest = (2 * first - 1) * ranks_ * ranges[bucket];
+    const CountMeaning meaning = CountMeaning::of(levels(stream), ranges[bucket], ranks_);
     const bool rotates = codec_.rotation != Codec::Rotation::none;
     const std::span<float> values = rotates ? std::span(values_).first(codes) : here;
     uint16_t largest = 0;
     for (size_t i = 0; i < codes; ++i) {
       largest = std::max(largest, counts[i]);
-      values[i] = static_cast<float>(lowest + per_count * counts[i]);
+      values[i] = meaning.value(counts[i]);
     }
     if (largest > most)
       refuse_message(source.from_bucket(static_cast<int64_t>(bucket)), fmt::format("a sum of codes of {}", largest),

@@ -52,11 +52,9 @@ class CorrelatedCodec {
               std::span<float> sum);
 
  private:
-  /// Levels are first + step i of the range's length above its lower end.
-  struct Levels {
-    double first, step;
-  };
-  Levels levels(const RandomStream& stream) const;
+  LevelGrid levels(const RandomStream& stream) const {
+    return LevelGrid::of(codec_.bits, word_of_part(stream, CodeSource::first_levels, 0));
+  }
 
   Codec codec_;
   const CodeKernels& kernels_;

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -50,12 +51,29 @@ class DeviceCommunicator : public Communicator {
   /// `waited` so far. Called again and again while it waits.
   virtual void look(std::chrono::nanoseconds waited);
   /// Payload bytes that did not go through the host's communicator.
-  virtual uint64_t sent_beside_host() const { return Communicator::bytes_sent(); }
+  virtual uint64_t sent_beside_host() const { return Communicator::bytes_sent() + reduced_bytes_; }
+
+  /// What NCCL computes itself, others nothing (`reduces`): in place and on all ranks alike, of numbers whose sums and
+  /// maxima depend on no order: integers, magnitudes. All ranks call it with as many bytes; it moves in order as
+  /// messages do, and throws as they.
+  enum class Reduction { sum_of_bytes, sum_of_ints, largest_float };
+  virtual bool reduces() const { return false; }
+  void all_reduce(Reduction how, std::span<std::byte> values) {
+    // Around a ring: each part goes to its owner, and the sum to all.
+    const auto ranks = static_cast<size_t>(size());
+    reduced_bytes_ += 2 * (ranks - 1) * values.size() / ranks;
+    do_all_reduce(how, values);
+  }
 
  protected:
   std::shared_ptr<Communicator> host_;
   std::shared_ptr<Stream> stream_;
   std::atomic<bool> abandoned_ = false;
+
+ private:
+  virtual void do_all_reduce(Reduction, std::span<std::byte>) { assert(false); }
+
+  uint64_t reduced_bytes_ = 0;
 };
 
 /// As DeviceCommunicator::look.

@@ -227,7 +227,10 @@ class SumMaker {
     const GradientSettings& s = settings_.gradients;
     if (choice.exchange == "sparcml" && !way_of(s, choice, place.ranks(), place.elements(), facts_.link))
       return make_dense_sum(place, wire_of(s));
-    return on_host(place, [&](const BucketPlace& here) { return of_codes(here, choice); });
+    BucketSumPointer sum = on_host(place, [&](const BucketPlace& here) { return of_codes(here, choice); });
+    if (place.memory == Place::host || choice.exchange != "quantized") return sum;
+    const Codec codec = codec_of(s, choice);
+    return counts_on_device(codec) ? make_count_sum(place, codec, std::move(sum)) : std::move(sum);
   }
 
   BucketSumPointer of_codes(const BucketPlace& place, const Choice& choice) const {

@@ -14,6 +14,7 @@
 
 #include "comm/code_source.hpp"
 #include "comm/codec.hpp"
+#include "comm/correlated_arithmetic.hpp"
 #include "comm/normal_levels.hpp"
 #include "quant/element_format.hpp"
 #include "tensor/random.hpp"
@@ -25,18 +26,6 @@ namespace nibble {
 struct EqualLevels {
   float step = 0, minimum = 0, offset = 0;
   int last = 0;  ///< code
-};
-
-/// Levels of a correlated quantizer: first + code / per_step of the way from -range to range.
-struct CorrelatedLevels {
-  float range = 0, inverse = 0;  ///< 1 / (2 range)
-  double first = 0, per_step = 1, last = 1;
-};
-
-/// A rank's place among the strata.
-struct Stratum {
-  uint32_t ranks, place;
-  uint32_t thresholds;  ///< part of the stream
 };
 
 struct Extremes {

@@ -1,5 +1,5 @@
-// The only file that uses NCCL's functions. Part of programs that find it when they run (nccl_library.cpp), and of tests, which
-// are linked with a double of it.
+// The only file that uses NCCL's functions. Part of programs that find it when they run (nccl_library.cpp), and of
+// tests, which are linked with a double of it.
 //
 // NCCL is told not to block: whatever it does may still be in progress when it returns, and one asks until it is not.
 #include <fmt/format.h>
@@ -79,6 +79,12 @@ class NcclCommunicator final : public DeviceCommunicator {
     });
   }
 
+  bool reduces() const override { return true; }
+  void do_all_reduce(Reduction how, std::span<std::byte> values) override {
+    look({});
+    in_group([&](Calls& calls) { calls.all_reduce(how, values); });
+  }
+
   /// The stream's order completes it.
   void do_finish() override { look({}); }
 
@@ -94,6 +100,15 @@ class NcclCommunicator final : public DeviceCommunicator {
     void receive(std::span<std::byte> bytes, int from) {
       if (ok() && !bytes.empty())
         result_ = ncclRecv(bytes.data(), bytes.size(), ncclUint8, from, owner_.communicator_, owner_.queue_);
+    }
+    void all_reduce(Reduction how, std::span<std::byte> values) {
+      const bool of_bytes = how == Reduction::sum_of_bytes, of_floats = how == Reduction::largest_float;
+      if (ok() && !values.empty())
+        result_ = ncclAllReduce(values.data(), values.data(), of_bytes ? values.size() : values.size() / 4,
+                                of_bytes    ? ncclUint8
+                                : of_floats ? ncclFloat32
+                                            : ncclInt32,
+                                of_floats ? ncclMax : ncclSum, owner_.communicator_, owner_.queue_);
     }
     bool ok() const { return result_ == ncclSuccess || result_ == ncclInProgress; }
     ncclResult_t result() const { return result_; }

@@ -46,6 +46,7 @@ class Library {
   decltype(&ncclGroupEnd) group_end = find<decltype(&ncclGroupEnd)>("ncclGroupEnd");
   decltype(&ncclSend) send = find<decltype(&ncclSend)>("ncclSend");
   decltype(&ncclRecv) receive = find<decltype(&ncclRecv)>("ncclRecv");
+  decltype(&ncclAllReduce) all_reduce = find<decltype(&ncclAllReduce)>("ncclAllReduce");
 };
 
 }  // namespace
@@ -74,4 +75,8 @@ ncclResult_t ncclSend(const void* memory, size_t count, ncclDataType_t type, int
 ncclResult_t ncclRecv(void* memory, size_t count, ncclDataType_t type, int peer, ncclComm_t communicator,
                       cudaStream_t stream) {
   return Library::loaded().receive(memory, count, type, peer, communicator, stream);
+}
+ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t how,
+                           ncclComm_t communicator, cudaStream_t stream) {
+  return Library::loaded().all_reduce(from, to, count, type, how, communicator, stream);
 }

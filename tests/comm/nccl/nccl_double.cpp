@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -52,6 +53,15 @@ struct Operation {
   bool done = false;
 };
 
+struct Reduction {
+  void* memory;
+  size_t bytes;
+  ncclDataType_t type;
+  ncclRedOp_t how;
+  std::vector<std::byte> sent{};                   ///< what it is, and this rank's values
+  std::vector<std::vector<std::byte>> received{};  ///< by rank
+};
+
 /// What the threads share. Whoever has it locked may not lock the devices, whose queues lock it.
 struct Shared {
   std::mutex mutex;
@@ -79,6 +89,20 @@ class Group {
   ncclComm& communicator() const { return communicator_; }
   cuda::Queue& queue() const { return queue_; }
   void add(const Operation& operation) { operations_.push_back(operation); }
+  /// What all ranks have of it goes to all, and each combines it in the order of the ranks.
+  void add(Reduction reduction) {
+    reduction.sent.assign(1, std::byte(reduction.type));
+    reduction.sent.push_back(std::byte(reduction.how));
+    reduction.received.assign(static_cast<size_t>(world().ranks()), std::vector<std::byte>(2 + reduction.bytes));
+    reductions_.push_back(std::make_unique<Reduction>(std::move(reduction)));
+    Reduction& kept = *reductions_.back();
+    kept.sent.resize(2 + kept.bytes);
+    for (int peer = 0; peer < world().ranks(); ++peer) {
+      if (peer == communicator_.rank) continue;
+      operations_.push_back({true, kept.sent.data(), kept.sent.size(), peer});
+      operations_.push_back({false, kept.received[static_cast<size_t>(peer)].data(), kept.sent.size(), peer});
+    }
+  }
 
   /// False: not all messages have met.
   bool attempt() {
@@ -88,13 +112,18 @@ class Group {
     world().look();
     if (!posted_) begin();
     if (Clock::now() < begins_) return false;
-    if (!posted_) post();
+    if (!posted_) {
+      for (const auto& reduction : reductions_)
+        std::memcpy(reduction->sent.data() + 2, reduction->memory, reduction->bytes);
+      post();
+    }
     std::set<int> waited_for;  // messages of a peer come in order
     for (Operation& operation : operations_)
       if (!operation.sends && !operation.done && !waited_for.contains(operation.peer) && !receive(operation))
         waited_for.insert(operation.peer);
     for (const Operation& operation : operations_)
       if (!operation.done) return false;
+    for (const auto& reduction : reductions_) reduce(*reduction);
     --communicator_.unfinished;
     return true;
   }
@@ -128,6 +157,31 @@ class Group {
     return true;
   }
 
+  void reduce(Reduction& reduction) const {
+    reduction.received[static_cast<size_t>(communicator_.rank)] = reduction.sent;
+    for (const std::vector<std::byte>& theirs : reduction.received)
+      if (!std::equal(theirs.begin(), theirs.begin() + 2, reduction.sent.begin()))
+        shared().violations.push_back(
+            fmt::format("rank {} reduces another type, or otherwise, than others", communicator_.rank));
+    if (reduction.type == ncclUint8) combine<uint8_t>(reduction);
+    else if (reduction.type == ncclInt32) combine<int32_t>(reduction);
+    else combine<float>(reduction);
+  }
+
+  template <class T>
+  static void combine(const Reduction& reduction) {
+    for (size_t i = 0; i < reduction.bytes; i += sizeof(T)) {
+      T all{};
+      for (size_t rank = 0; rank < reduction.received.size(); ++rank) {
+        T value;
+        std::memcpy(&value, reduction.received[rank].data() + 2 + i, sizeof value);
+        if (rank == 0) all = value;
+        else all = reduction.how == ncclMax ? std::max(all, value) : static_cast<T>(all + value);
+      }
+      std::memcpy(static_cast<std::byte*>(reduction.memory) + i, &all, sizeof all);
+    }
+  }
+
   bool leave() {
     world().leave(communicator_.rank);
     --communicator_.unfinished;
@@ -139,6 +193,7 @@ class Group {
   ncclComm& communicator_;
   cuda::Queue& queue_;
   std::vector<Operation> operations_;
+  std::vector<std::unique_ptr<Reduction>> reductions_;
   Clock::time_point begins_{};
   bool posted_ = false, broken_ = false;
 };
@@ -182,19 +237,20 @@ void launch_groups() {
   }
 }
 
-ncclResult_t take_call(ncclComm* communicator, cudaStream_t stream, const Operation& operation, ncclDataType_t type) {
+/// Refuses what a call on this memory and stream may not be; else puts it into the open group. `why_not` says what else
+/// is wrong, if anything is.
+template <class Call, class WhyNot>
+ncclResult_t take_call(const char* what, ncclComm* communicator, cudaStream_t stream, const Call& call, size_t bytes,
+                       WhyNot&& why_not) {
   auto& queue = *static_cast<cuda::Queue*>(static_cast<void*>(stream));
-  const int memory = emulation::device_of(operation.memory, operation.bytes), streams = emulation::device_of(queue);
+  const int memory = emulation::device_of(call.memory, bytes), streams = emulation::device_of(queue);
   {
     const std::lock_guard lock(shared().mutex);
-    const char* const what = operation.sends ? "ncclSend" : "ncclRecv";
     if (const ncclResult_t refused = refuse_unless_ready(communicator, what); refused != ncclSuccess) return refused;
     const auto of_rank = [&](const std::string& why) {
       return violate(fmt::format("{} on rank {}: {}", what, communicator->rank, why), ncclInvalidArgument);
     };
-    if (type != ncclUint8) return of_rank("not bytes");
-    if (operation.peer < 0 || operation.peer >= communicator->world->ranks()) return of_rank("no such peer");
-    if (operation.peer == communicator->rank) return of_rank("to itself");
+    if (const std::string why = why_not(); !why.empty()) return of_rank(why);
     if (memory != communicator->device)
       return of_rank(fmt::format("memory of device {} on device {}", memory, communicator->device));
     if (streams != communicator->device)
@@ -202,9 +258,19 @@ ncclResult_t take_call(ncclComm* communicator, cudaStream_t stream, const Operat
   }
   if (open_groups.empty() || !open_groups.back()->is_of(*communicator, queue))
     open_groups.push_back(std::make_shared<Group>(*communicator, queue));
-  open_groups.back()->add(operation);
+  open_groups.back()->add(call);
   if (group_depth == 0) launch_groups();
   return ncclSuccess;
+}
+
+ncclResult_t take_message(ncclComm* communicator, cudaStream_t stream, const Operation& operation,
+                          ncclDataType_t type) {
+  return take_call(operation.sends ? "ncclSend" : "ncclRecv", communicator, stream, operation, operation.bytes,
+                   [&]() -> std::string {
+                     if (type != ncclUint8) return "not bytes";
+                     if (operation.peer < 0 || operation.peer >= communicator->world->ranks()) return "no such peer";
+                     return operation.peer == communicator->rank ? "to itself" : "";
+                   });
 }
 
 /// The state of a communicator that somebody asks for; `launches` happen now.
@@ -360,10 +426,22 @@ ncclResult_t ncclGroupEnd() {
 
 ncclResult_t ncclSend(const void* memory, size_t count, ncclDataType_t type, int peer, ncclComm_t communicator,
                       cudaStream_t stream) {
-  return take_call(communicator, stream, {true, const_cast<void*>(memory), count, peer}, type);
+  return take_message(communicator, stream, {true, const_cast<void*>(memory), count, peer}, type);
 }
 
 ncclResult_t ncclRecv(void* memory, size_t count, ncclDataType_t type, int peer, ncclComm_t communicator,
                       cudaStream_t stream) {
-  return take_call(communicator, stream, {false, memory, count, peer}, type);
+  return take_message(communicator, stream, {false, memory, count, peer}, type);
+}
+
+ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t how,
+                           ncclComm_t communicator, cudaStream_t stream) {
+  const size_t bytes = count * (type == ncclUint8 ? 1 : sizeof(float));
+  return take_call("ncclAllReduce", communicator, stream,
+                   Reduction{.memory = to, .bytes = bytes, .type = type, .how = how}, bytes, [&]() -> std::string {
+                     if (type != ncclUint8 && type != ncclInt32 && type != ncclFloat32) return "of another type";
+                     // Sums of floats would depend on an order that is not NCCL's.
+                     if (how != (type == ncclFloat32 ? ncclMax : ncclSum)) return "neither counts nor magnitudes";
+                     return from == to ? "" : "not in place";
+                   });
 }

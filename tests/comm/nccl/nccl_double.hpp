@@ -5,7 +5,8 @@
 // too. Work is queued in the device's queue and done when somebody waits for that; a group ends when all its messages
 // have met, each side's in the order of its calls. Communicators do not block: what they are told is in progress until
 // they have been asked for it often enough.
-// Not for other data types than bytes, nor for communicators that block.
+// Not for other messages than bytes, nor for other reductions than sums of integers and maxima, nor for communicators
+// that block.
 #pragma once
 
 #include <nccl.h>

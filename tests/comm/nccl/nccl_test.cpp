@@ -254,6 +254,43 @@ TEST(DeviceSums, HierarchicalAsTheHosts) {
   }
 }
 
+// As NCCL has them, and nobody else.
+TEST(DeviceCommunicator, AddsIntegersAndFindsTheLargest) {
+  using Reduction = DeviceCommunicator::Reduction;
+  constexpr int count = 1000;
+  for (const int all : {1, 3}) {
+    const auto reduced = [&]<class T>(DeviceCommunicator& communicator, Reduction how, T each) {
+      std::vector<T> values(count);
+      for (int i = 0; i < count; ++i) values[static_cast<size_t>(i)] = static_cast<T>(each * (i % 7));
+      const Buffer there(count * sizeof(T), "test", Place::device);
+      communicator.stream()->queue().copy(there.data(), values.data(), there.bytes());
+      communicator.all_reduce(how, {static_cast<std::byte*>(there.data()), there.bytes()});
+      communicator.stream()->queue().copy(values.data(), there.data(), there.bytes());
+      communicator.wait();
+      return values;
+    };
+    run_on_devices({.ranks = all, .faults = {.longest_delay = 300us}}, [&](const auto& host, const auto& stream) {
+      const auto communicator = make(DeviceLinks::nccl, host, stream);
+      ASSERT_TRUE(communicator->reduces());
+      const int own = host->rank() + 1, sum = all * (all + 1) / 2;
+      const uint64_t before = communicator->bytes_sent();
+      const std::vector<uint8_t> bytes = reduced(*communicator, Reduction::sum_of_bytes, static_cast<uint8_t>(own));
+      EXPECT_EQ(communicator->bytes_sent() - before, static_cast<uint64_t>(2 * (all - 1) * count / all));
+      const std::vector<int32_t> ints = reduced(*communicator, Reduction::sum_of_ints, 1000 * own);
+      const std::vector<float> largest = reduced(*communicator, Reduction::largest_float, 0.3f * float(own));
+      for (int i = 0; i < count; ++i) {
+        const auto at = static_cast<size_t>(i);
+        ASSERT_EQ(bytes[at], i % 7 * sum);
+        ASSERT_EQ(ints[at], 1000 * (i % 7) * sum);
+        ASSERT_EQ(largest[at], 0.3f * float(all) * float(i % 7));
+      }
+    });
+  }
+  run_on_devices({.share = true}, [&](const auto& host, const auto& stream) {
+    EXPECT_FALSE(make(DeviceLinks::staged, host, stream)->reduces());
+  });
+}
+
 TEST(DeviceSums, ShowEveryRankAnothersNan) {
   const auto nan_of_rank_1 = [](Communicator& communicator) {
     std::vector<float> values = normal_values(communicator.rank(), 1000);
