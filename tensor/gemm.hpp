@@ -55,7 +55,7 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 
 /// What products take beside their operands and keep for the next ones, at most, where no a, b and c of `operands` has
 /// more elements than these, or than measure_gemm_peak's, and no scaled one a c of more than `scaled_c`: packed blocks,
-/// copies of what must be widened, sums before they are scaled, the library's working memory.
+/// copies of what must be widened, sums before they are scaled, and on the host the library's working memory.
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c = 0);
 
 /// What multiplies operands of a type (u8: codes), "packed FMA 16x32", "oneDNN 2.6.3, <instruction set>" or "cuBLASLt

@@ -7,6 +7,7 @@
 
 #include "tensor/cuda/device.hpp"
 #include "tensor/error.hpp"
+#include "tensor/imagined_device.hpp"
 
 namespace nibble {
 namespace {
@@ -43,6 +44,16 @@ size_t bytes_of(DType type, int64_t rows, int64_t cols) {
 Buffer::Buffer(size_t bytes, const std::string& purpose, Place place) : bytes_(bytes) {
   if (bytes == 0) return;
   MemoryAccount& account = memory_account(purpose, place);
+  if (place == Place::device && imagined_device()) {
+    void* const addresses = imagined_memory(bytes);
+    if (!addresses)
+      throw Error({.kind = ErrorKind::resource,
+                   .what = "no addresses left for " + purpose,
+                   .seen = std::to_string(bytes >> 20) + " MiB asked for"});
+    memory_ = {addresses, Free{bytes, Source::mapping, &account}};
+    account += bytes;
+    return;
+  }
   if (place == Place::device) {
     memory_ = {cuda::allocate(bytes), Free{bytes, Source::device, &account}};
     account += bytes;

@@ -73,7 +73,8 @@ bool tensor_cores_multiply(int architecture, const CodePair& pair) {
 
 bool multiplies_codes(const Stream& stream, const CodePair& pair, int64_t cols, int64_t depth) {
   const int64_t unit = coded_multiple(pair);
-  return stream.on_device() && cuda::coded_gemm && cols % unit == 0 && depth % unit == 0 && depth > 0 &&
+  const bool linked = cuda::coded_gemm || !cuda::gemm;  // a device that is imagined has all products
+  return stream.on_device() && linked && cols % unit == 0 && depth % unit == 0 && depth > 0 &&
          tensor_cores_multiply(stream.memory().architecture(), pair) && !widens_codes(stream);
 }
 

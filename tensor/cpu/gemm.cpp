@@ -130,8 +130,16 @@ void gemm_in_task(Stream& stream, const Tensor& a, Transpose transpose_a, const 
 /// Of the products by which oneDNN's peak is measured.
 static constexpr int64_t measured_size = 1024;
 
+/// Beside what the library has (cuda/cublaslt.hpp): sums that it does not finish and codes that are laid out for it.
+static size_t device_scratch_bytes(DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
+  // Rows of codes that begin on multiples of 16 bytes, and terms of 8 bytes a row and a column.
+  constexpr size_t paddings = size_t{4} << 20;
+  if (operands != DType::i8) return bytes_of(DType::f32, 1, scaled_c);
+  return static_cast<size_t>(a + b) + bytes_of(DType::f32, 1, std::max(c, scaled_c)) + paddings;
+}
+
 size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
-  if (stream.on_device()) return cuda::gemm_scratch_bytes(stream, operands, a, b, c, scaled_c);
+  if (stream.on_device()) return device_scratch_bytes(operands, a, b, c, scaled_c);
   const TileKernel* kernel = tile_kernel(stream, operands);
   return kernel ? static_cast<size_t>(stream.threads()) * packed_gemm_scratch_bytes(*kernel)
                 : onednn_scratch_bytes(stream.threads(), operands, std::max(a, measured_size * measured_size),

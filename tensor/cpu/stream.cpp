@@ -12,6 +12,7 @@
 #include "tensor/cuda/stream_memory.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
+#include "tensor/imagined_device.hpp"
 #include "tensor/staging.hpp"
 
 namespace nibble {
@@ -62,8 +63,10 @@ Stream::Stream(int threads)
   omp_set_dynamic(0);
 }
 
-Stream::Stream(int threads, Place place, int device) : Stream(threads) {
-  if (place == Place::host) return;
+namespace {
+
+/// Selected from now on. Throws Error{resource} where there is none.
+cuda::DeviceFacts select(int device) {
   const std::vector<cuda::DeviceFacts> found = cuda::available() ? cuda::devices() : std::vector<cuda::DeviceFacts>();
   if (std::cmp_greater_equal(device, found.size()))
     throw Error({.kind = ErrorKind::resource,
@@ -75,10 +78,19 @@ Stream::Stream(int threads, Place place, int device) : Stream(threads) {
                  .next = cuda::available() ? "see what nvidia-smi and CUDA_VISIBLE_DEVICES say"
                                            : "build where the CUDA Toolkit (12.8 or newer) is"});
   cuda::select(device);
-  queue_ = cuda::make_queue();
+  return found[static_cast<size_t>(device)];
+}
+
+}  // namespace
+
+Stream::Stream(int threads, Place place, int device) : Stream(threads) {
+  if (place == Place::host) return;
+  const ImaginedDevice* const imagined = imagined_device();
+  const int architecture = imagined ? imagined->architecture() : select(device).architecture;
+  queue_ = new_queue();
   host_ = std::make_unique<Stream>(threads);
   staging_ = std::make_unique<Staging>(*queue_);
-  memory_ = cuda::make_stream_memory(found[static_cast<size_t>(device)].architecture);
+  memory_ = std::make_unique<cuda::StreamMemory>(architecture);
 }
 
 Stream::~Stream() { queue_.reset(); }  // ends when its work does, which reads what is staged

@@ -48,5 +48,7 @@ class CublasLt final : public LibraryState {
 
 /// Working memory of the library for each queue: what NVIDIA recommends for Hopper (cuBLAS manual, cublasSetWorkspace).
 inline constexpr size_t library_workspace_bytes = size_t{32} << 20;
+/// With the zero that products of its factors begin at.
+inline constexpr size_t library_bytes = library_workspace_bytes + sizeof(float);
 
 }  // namespace nibble::cuda

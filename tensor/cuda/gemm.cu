@@ -218,14 +218,6 @@ void coded_gemm(Stream& stream, const CodeMatrix& a, const CodeMatrix& b, const 
   else multiply_and_finish(stream, product, whole, multiplied);
 }
 
-size_t gemm_scratch_bytes(const Stream&, DType operands, int64_t a, int64_t b, int64_t c, int64_t scaled_c) {
-  // Rows of codes that begin on multiples of 16 bytes, and terms of 8 bytes a row and a column.
-  constexpr size_t paddings = size_t{4} << 20;
-  const auto sums = [](int64_t elements) { return nibble::bytes_of(DType::f32, 1, elements); };
-  if (operands != DType::i8) return library_workspace_bytes + sums(scaled_c);
-  return library_workspace_bytes + static_cast<size_t>(a + b) + sums(std::max(c, scaled_c)) + paddings;
-}
-
 std::string gemm_library(const Stream& stream, DType operands) {
   const bool widens = operands == DType::u8 && widens_codes(stream);
   return CublasLt::version() + (widens ? ", codes widened to bf16" : "");

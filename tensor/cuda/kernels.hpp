@@ -14,7 +14,6 @@ namespace nibble::cuda {
 [[gnu::weak]] decltype(nibble::middle) middle;
 [[gnu::weak]] decltype(nibble::fill) fill;
 [[gnu::weak]] decltype(nibble::gemm) gemm;
-[[gnu::weak]] decltype(nibble::gemm_scratch_bytes) gemm_scratch_bytes;
 [[gnu::weak]] decltype(nibble::gemm_library) gemm_library;
 [[gnu::weak]] decltype(nibble::choose_gemms) choose_gemms;
 [[gnu::weak]] decltype(nibble::chosen_gemms) chosen_gemms;

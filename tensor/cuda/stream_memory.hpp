@@ -20,6 +20,8 @@ namespace cuda {
 
 /// Scalars that a stream makes before it takes the first one's place again.
 inline constexpr size_t stream_numbers = 4096;
+/// Words in its ring: several times the most that a call has, the entries of the largest Hadamard core.
+inline constexpr size_t stream_words = 32768;
 
 /// What a library keeps for a stream from call to call.
 class LibraryState {
@@ -56,8 +58,6 @@ class StreamMemory {
   Buffer numbers_, words_, working_[purposes];
   size_t next_number_ = 0, next_word_ = 0;
 };
-
-[[gnu::weak]] std::unique_ptr<StreamMemory> make_stream_memory(int architecture);
 
 }  // namespace cuda
 

@@ -26,7 +26,6 @@ void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& 
   });
 }
 
-size_t gemm_scratch_bytes(const Stream&, DType, int64_t, int64_t, int64_t, int64_t) { return 0; }
 std::string gemm_library(const Stream&, DType) { return "the host's products"; }
 void choose_gemms(Stream&, const GemmRecord&, bool) {}
 GemmRecord chosen_gemms(Stream&) { return {}; }
