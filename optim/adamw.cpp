@@ -22,15 +22,15 @@ void validate(const AdamWSettings& settings) {
 AdamW::AdamW(std::vector<OptimizedParameter> parameters, const AdamWSettings& settings)
     : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
   validate(settings_);
-  memory_ = Arena(
-      "optimizer moments",
-      [this](Arena& arena) {
-        moments_.clear();
-        for (const OptimizedParameter& parameter : parameters_)
-          moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
-                              take_moment(arena, MomentKind::second, settings_.moments, parameter)});
-      },
-      masters_place(parameters_));
+  memory_ = MomentMemory(settings_.moments, masters_place(parameters_), [this](auto& arena) {
+    moments_.clear();
+    for (const OptimizedParameter& parameter : parameters_)
+      moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
+                          take_moment(arena, MomentKind::second, settings_.moments, parameter)});
+  });
+  std::vector<std::vector<Moment>> by_parameter;
+  for (const auto& [first, second] : moments_) by_parameter.push_back({first, second});
+  offloaded_ = offloaded_state(parameters_, by_parameter, settings_.moments.portion);
 }
 
 AdamWFactors adamw_factors(const AdamWSettings& settings, const StepContext& context) {
@@ -51,7 +51,14 @@ AdamWFactors adamw_factors(const AdamWSettings& settings, const StepContext& con
 
 void AdamW::step(Stream& stream, const StepContext& context) {
   assert(context.step >= 1 && std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
-  adamw_update(stream, parameters_, moments_, blocks_, adamw_factors(settings_, context));
+  const AdamWFactors factors = adamw_factors(settings_, context);
+  if (!offloaded_) return adamw_update(stream, parameters_, moments_, blocks_, factors);
+  offloaded_->pass(stream, [&](std::span<const OffloadedState::Piece> pieces) {
+    const std::vector<OptimizedParameter> parts = parameters_of(pieces);
+    std::vector<AdamMoments> moments;
+    for (const OffloadedState::Piece& piece : pieces) moments.push_back({piece.moments[0], piece.moments[1]});
+    adamw_update(stream, parts, moments, master_blocks(parts), factors);
+  });
 }
 
 void AdamW::state(StateList& list) {

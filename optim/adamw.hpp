@@ -6,9 +6,11 @@
 // so epsilon is added after the bias correction of sqrt(v), and the decay is scaled with the scheduled learning rate.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "optim/kernels.hpp"
+#include "optim/offloaded_state.hpp"
 #include "optim/optimizer.hpp"
 
 namespace nibble {
@@ -39,7 +41,8 @@ class AdamW final : public Optimizer {
   AdamWSettings settings_;
   std::vector<TensorBlock> blocks_;
   std::vector<AdamMoments> moments_;
-  Arena memory_;
+  MomentMemory memory_;
+  std::optional<OffloadedState> offloaded_;
 };
 
 }  // namespace nibble

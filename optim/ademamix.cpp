@@ -42,28 +42,36 @@ double ademamix_beta3(const AdEMAMixSettings& settings, int64_t step) {
 AdEMAMix::AdEMAMix(std::vector<OptimizedParameter> parameters, const AdEMAMixSettings& settings)
     : parameters_(std::move(parameters)), settings_(settings), blocks_(master_blocks(parameters_)) {
   validate(settings_);
-  memory_ = Arena(
-      "optimizer moments",
-      [this](Arena& arena) {
-        moments_.clear();
-        for (const OptimizedParameter& parameter : parameters_)
-          moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
-                              take_moment(arena, MomentKind::slow, settings_.moments, parameter),
-                              take_moment(arena, MomentKind::second, settings_.moments, parameter)});
-      },
-      masters_place(parameters_));
+  memory_ = MomentMemory(settings_.moments, masters_place(parameters_), [this](auto& arena) {
+    moments_.clear();
+    for (const OptimizedParameter& parameter : parameters_)
+      moments_.push_back({take_moment(arena, MomentKind::first, settings_.moments, parameter),
+                          take_moment(arena, MomentKind::slow, settings_.moments, parameter),
+                          take_moment(arena, MomentKind::second, settings_.moments, parameter)});
+  });
+  std::vector<std::vector<Moment>> by_parameter;
+  for (const auto& [first, slow, second] : moments_) by_parameter.push_back({first, slow, second});
+  offloaded_ = offloaded_state(parameters_, by_parameter, settings_.moments.portion);
 }
 
 void AdEMAMix::step(Stream& stream, const StepContext& context) {
   assert(context.step >= 1 && std::isfinite(context.learning_rate) && std::isfinite(context.gradient_scale));
-  ademamix_update(stream, parameters_, moments_, blocks_,
-                  {.adamw = adamw_factors({.beta1 = settings_.beta1,
-                                           .beta2 = settings_.beta2,
-                                           .epsilon = settings_.epsilon,
-                                           .weight_decay = settings_.weight_decay},
-                                          context),
-                   .one_minus_beta3 = static_cast<float>(1 - ademamix_beta3(settings_, context.step)),
-                   .slow_size = static_cast<float>(context.learning_rate * ademamix_alpha(settings_, context.step))});
+  const AdEMAMixFactors factors{
+      .adamw = adamw_factors({.beta1 = settings_.beta1,
+                              .beta2 = settings_.beta2,
+                              .epsilon = settings_.epsilon,
+                              .weight_decay = settings_.weight_decay},
+                             context),
+      .one_minus_beta3 = static_cast<float>(1 - ademamix_beta3(settings_, context.step)),
+      .slow_size = static_cast<float>(context.learning_rate * ademamix_alpha(settings_, context.step))};
+  if (!offloaded_) return ademamix_update(stream, parameters_, moments_, blocks_, factors);
+  offloaded_->pass(stream, [&](std::span<const OffloadedState::Piece> pieces) {
+    const std::vector<OptimizedParameter> parts = parameters_of(pieces);
+    std::vector<MixedMoments> moments;
+    for (const OffloadedState::Piece& piece : pieces)
+      moments.push_back({piece.moments[0], piece.moments[1], piece.moments[2]});
+    ademamix_update(stream, parts, moments, master_blocks(parts), factors);
+  });
 }
 
 void AdEMAMix::state(StateList& list) {

@@ -7,9 +7,11 @@
 // and b3 so that its half-life does.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "optim/kernels.hpp"
+#include "optim/offloaded_state.hpp"
 #include "optim/optimizer.hpp"
 
 namespace nibble {
@@ -44,7 +46,8 @@ class AdEMAMix final : public Optimizer {
   AdEMAMixSettings settings_;
   std::vector<TensorBlock> blocks_;
   std::vector<MixedMoments> moments_;
-  Arena memory_;
+  MomentMemory memory_;
+  std::optional<OffloadedState> offloaded_;
 };
 
 }  // namespace nibble

@@ -9,6 +9,9 @@
 #include "optim/gradient_norm.hpp"
 
 namespace nibble {
+
+using Piece = OffloadedState::Piece;
+
 namespace {
 
 MarsMSettings valid(const MarsMSettings& settings) {
@@ -30,17 +33,24 @@ MarsM::MarsM(std::vector<OptimizedParameter> matrices, const MarsMSettings& sett
                      [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
              shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
-  memory_ = Arena(
-      "optimizer moments",
-      [this](Arena& arena) {
-        for (size_t i = 0; i < parameters_.size(); ++i) {
-          const auto take = [&](MomentKind kind) {
-            return take_whole_moment(arena, kind, settings_.moments, parameters_[i], whole_.owns(i));
-          };
-          states_[i] = {take(MomentKind::matrix_momentum), take(MomentKind::last_gradient)};
-        }
-      },
-      masters_place(parameters_));
+  memory_ = MomentMemory(settings_.moments, masters_place(parameters_), [this](auto& arena) {
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const auto take = [&](MomentKind kind) {
+        return take_whole_moment(arena, kind, settings_.moments, parameters_[i], whole_.owns(i));
+      };
+      states_[i] = {take(MomentKind::matrix_momentum), take(MomentKind::last_gradient)};
+    }
+  });
+  const std::vector<size_t> order = whole_.order();
+  std::vector<Moment> momenta, last_gradients;
+  for (const State& state : states_) {
+    momenta.push_back(state.momentum);
+    last_gradients.push_back(state.last_gradient);
+  }
+  const Place place = masters_place(parameters_);
+  offloaded_momenta_ = offloaded_moments(place, momenta, settings_.moments.portion, order);
+  offloaded_gradients_ = offloaded_moments(place, last_gradients, settings_.moments.portion, order);
+  offloaded_masters_ = offloaded_state(parameters_, {}, settings_.moments.portion, order);
 }
 
 void MarsM::step(Stream& stream, const StepContext& context) {
@@ -54,23 +64,34 @@ void MarsM::step(Stream& stream, const StepContext& context) {
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
                 const Tensor row = whole.packed_as(1, whole.size());
-                extrapolate(stream, states_[i].last_gradient, row,
-                            {.gradient_scale = static_cast<float>(context.gradient_scale),
-                             .difference = static_cast<float>(settings_.gamma * momentum / (1 - momentum)),
-                             .step = context.step});
+                const auto part = [&](const Piece& piece) { return row.run(piece.first, piece.size()); };
+                const ExtrapolationFactors extrapolation{
+                    .gradient_scale = static_cast<float>(context.gradient_scale),
+                    .difference = static_cast<float>(settings_.gamma * momentum / (1 - momentum)),
+                    .step = context.step};
+                for_each_piece(
+                    offloaded_gradients_, stream, i, {.moments = {states_[i].last_gradient}},
+                    [&](const Piece& piece) { extrapolate(stream, piece.moments[0], part(piece), extrapolation); });
                 const double norm = gradient_norm(gradient_square_sums(stream, {&row, 1}));
-                momentum_update(stream, row, states_[i].momentum, row,
-                                {.gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
-                                 .momentum = static_cast<float>(momentum),
-                                 .nesterov = false,
-                                 .step = context.step});
+                const MomentumFactors factors{
+                    .gradient_scale = static_cast<float>((1 - momentum) / std::max(norm, 1.0)),
+                    .momentum = static_cast<float>(momentum),
+                    .nesterov = false,
+                    .step = context.step};
+                for_each_piece(offloaded_momenta_, stream, i, {.moments = {states_[i].momentum}},
+                               [&](const Piece& piece) {
+                                 momentum_update(stream, part(piece), piece.moments[0], part(piece), factors);
+                               });
                 orthogonalise(stream, newton_schulz_, parameters_[i], whole, thread);
               },
           .read =
               [&](size_t i, const Tensor& part) {
                 const ParameterInfo& info = *parameters_[i].info;
-                descend(stream, parameters_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
-                        settings_.weight_decay, context.learning_rate);
+                for_each_piece(offloaded_masters_, stream, i, {.parameter = parameters_[i]}, [&](const Piece& piece) {
+                  descend(stream, piece.parameter, part.run(piece.first, piece.size()),
+                          muon_scale(settings_.scale, info.rows, info.cols), settings_.weight_decay,
+                          context.learning_rate);
+                });
               },
       });
 }

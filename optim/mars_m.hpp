@@ -44,7 +44,8 @@ class MarsM final : public Optimizer {
   std::vector<State> states_;
   WholeMatrices whole_;
   NewtonSchulz newton_schulz_;
-  Arena memory_;
+  MomentMemory memory_;
+  std::optional<OffloadedState> offloaded_momenta_, offloaded_gradients_, offloaded_masters_;
 };
 
 }  // namespace nibble

@@ -30,7 +30,8 @@ int64_t code_block(MomentKind kind) {
 
 int64_t blocks_in(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-Moment take(Arena& arena, MomentKind kind, const MomentSettings& settings, const OptimizedParameter& parameter,
+template <class Memory>
+Moment take(Memory& memory, MomentKind kind, const MomentSettings& settings, const OptimizedParameter& parameter,
             int64_t rows, int64_t cols) {
   Moment moment{.kind = kind,
                 .precision = moment_precision(settings, *parameter.info),
@@ -46,10 +47,10 @@ Moment take(Arena& arena, MomentKind kind, const MomentSettings& settings, const
                      : moment.precision == MomentPrecision::bf16 ? DType::bf16
                      : kind == MomentKind::matrix_momentum       ? DType::i8
                                                                  : DType::u8;
-  moment.values = arena.take_packed(type, rows, cols);
+  moment.values = memory.take_packed(type, rows, cols);
   if (!coded) return moment;
   const int64_t blocks = blocks_in(rows * cols, code_block(kind));
-  moment.scales = arena.take_packed(DType::f32, blocks, 1);
+  moment.scales = memory.take_packed(DType::f32, blocks, 1);
   return moment;
 }
 
@@ -93,22 +94,39 @@ void Moment::state(StateList& list) const {
   add(list, prefix + "_scale", *this, scales, blocks_in(info->size(), block), 1, first / block);
 }
 
-Moment take_moment(Arena& arena, MomentKind kind, const MomentSettings& settings, const OptimizedParameter& parameter) {
-  return take(arena, kind, settings, parameter, parameter.master.rows, parameter.master.cols);
+template <class Memory>
+Moment take_moment(Memory& memory, MomentKind kind, const MomentSettings& settings,
+                   const OptimizedParameter& parameter) {
+  return take(memory, kind, settings, parameter, parameter.master.rows, parameter.master.cols);
 }
+template Moment take_moment(Arena&, MomentKind, const MomentSettings&, const OptimizedParameter&);
+template Moment take_moment(PinnedArena&, MomentKind, const MomentSettings&, const OptimizedParameter&);
 
-Moment take_whole_moment(Arena& arena, MomentKind kind, const MomentSettings& settings,
+template <class Memory>
+Moment take_whole_moment(Memory& memory, MomentKind kind, const MomentSettings& settings,
                          const OptimizedParameter& parameter, bool owns) {
-  Moment moment = take(arena, kind, settings, parameter, 1, owns ? parameter.info->size() : 0);
+  Moment moment = take(memory, kind, settings, parameter, 1, owns ? parameter.info->size() : 0);
   moment.owned = true;
   moment.first = 0;
   return moment;
 }
+template Moment take_whole_moment(Arena&, MomentKind, const MomentSettings&, const OptimizedParameter&, bool);
+template Moment take_whole_moment(PinnedArena&, MomentKind, const MomentSettings&, const OptimizedParameter&, bool);
 
 Moment moment_over(const Tensor& values) {
   Moment moment;
   moment.values = values;
   return moment;
+}
+
+Moment part_of(const Moment& moment, int64_t first, int64_t count) {
+  Moment part = moment;
+  part.values = moment.values.run(first, count);
+  part.first += first;
+  if (moment.precision != MomentPrecision::eight_bit) return part;
+  const int64_t block = code_block(moment.kind);
+  part.scales = moment.scales.run(first / block, blocks_in(count, block));
+  return part;
 }
 
 }  // namespace nibble

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "optim/optimizer.hpp"
+#include "tensor/pinned_arena.hpp"
 #include "tensor/random.hpp"
 
 namespace nibble {
@@ -40,6 +41,9 @@ struct MomentSettings {
   MomentPrecision precision = MomentPrecision::f32;
   uint64_t seed = 0;             ///< of rounding
   bool embedding_codes = false;  ///< 8 bits for embeddings, too
+  bool offloaded = false;        ///< in pinned memory of the host, where updates are a device's (offloaded_state.hpp)
+  /// What passes through the device together, in elements: 16 MiB of f32, some tenths of a millisecond on a bus.
+  int64_t portion = int64_t{1} << 22;
 };
 
 /// Tensors with fewer elements keep f32 where others have codes (bitsandbytes' min_8bit_size).
@@ -79,12 +83,35 @@ struct Moment {
   void state(StateList& list) const;
 };
 
-/// Of what this rank has of a parameter; zero.
-Moment take_moment(Arena& arena, MomentKind kind, const MomentSettings& settings, const OptimizedParameter& parameter);
+/// Of what this rank has of a parameter; zero. From an Arena or a PinnedArena.
+template <class Memory>
+Moment take_moment(Memory& memory, MomentKind kind, const MomentSettings& settings,
+                   const OptimizedParameter& parameter);
 /// Of the whole parameter on the rank that `owns` it; empty on others.
-Moment take_whole_moment(Arena& arena, MomentKind kind, const MomentSettings& settings,
+template <class Memory>
+Moment take_whole_moment(Memory& memory, MomentKind kind, const MomentSettings& settings,
                          const OptimizedParameter& parameter, bool owns);
+
+/// Where moments are kept: with the masters, or in pinned memory of the host.
+class MomentMemory {
+ public:
+  MomentMemory() = default;
+  /// `layout` takes them from an Arena or a PinnedArena. `place` of updates.
+  template <class Layout>
+  MomentMemory(const MomentSettings& settings, Place place, Layout&& layout) {
+    if (settings.offloaded && place == Place::device) pinned_ = PinnedArena("pinned optimizer moments", layout);
+    else arena_ = Arena("optimizer moments", layout, place);
+  }
+
+ private:
+  Arena arena_;
+  PinnedArena pinned_;
+};
+
 /// In f32, over memory that somebody else has taken and declares.
 Moment moment_over(const Tensor& values);
+
+/// Elements [first, first + count) of what this rank has of it; `first` a multiple of the largest block of codes.
+Moment part_of(const Moment& moment, int64_t first, int64_t count);
 
 }  // namespace nibble

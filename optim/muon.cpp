@@ -8,6 +8,9 @@
 #include "optim/constants.hpp"
 
 namespace nibble {
+
+using Piece = OffloadedState::Piece;
+
 namespace {
 
 MuonSettings valid(const MuonSettings& settings) {
@@ -65,18 +68,23 @@ Muon::Muon(std::vector<OptimizedParameter> matrices, const MuonSettings& setting
                      [&](const ParameterInfo& info) { return orthogonalisation_work(settings.newton_schulz, info); }),
              shares),
       newton_schulz_(newton_schulz_of(settings.newton_schulz, parameters_, whole_, shares)) {
-  memory_ = Arena(
-      "optimizer moments",
-      [this](Arena& arena) {
-        momenta_.clear();
-        rows_.clear();
-        for (size_t i = 0; i < parameters_.size(); ++i) {
-          momenta_.push_back(take_moment(arena, MomentKind::matrix_momentum, settings_.moments, parameters_[i]));
-          if (!settings_.row_beta2) continue;
-          rows_.push_back(arena.take(DType::f32, 1, whole_.owns(i) ? parameters_[i].info->rows : 0));
-        }
-      },
-      masters_place(parameters_));
+  memory_ = MomentMemory(settings_.moments, masters_place(parameters_), [this](auto& arena) {
+    momenta_.clear();
+    for (const OptimizedParameter& parameter : parameters_)
+      momenta_.push_back(take_moment(arena, MomentKind::matrix_momentum, settings_.moments, parameter));
+  });
+  if (settings_.row_beta2)
+    row_memory_ = Arena(
+        "optimizer moments",
+        [this](Arena& arena) {
+          rows_.clear();
+          for (size_t i = 0; i < parameters_.size(); ++i)
+            rows_.push_back(arena.take(DType::f32, 1, whole_.owns(i) ? parameters_[i].info->rows : 0));
+        },
+        masters_place(parameters_));
+  const std::vector<size_t> order = whole_.order();
+  offloaded_momenta_ = offloaded_moments(masters_place(parameters_), momenta_, settings_.moments.portion, order);
+  offloaded_masters_ = offloaded_state(parameters_, {}, settings_.moments.portion, order);
 }
 
 void Muon::step(Stream& stream, const StepContext& context) {
@@ -92,7 +100,10 @@ void Muon::step(Stream& stream, const StepContext& context) {
           .operations = [&](size_t i) { return orthogonalisation_work(settings_.newton_schulz, *parameters_[i].info); },
           .write =
               [&](size_t i, const Tensor& part) {
-                momentum_update(stream, parameters_[i].gradient, momenta_[i], part, momentum);
+                for_each_piece(offloaded_momenta_, stream, i, {.moments = {momenta_[i]}}, [&](const Piece& piece) {
+                  momentum_update(stream, parameters_[i].gradient.run(piece.first, piece.size()), piece.moments[0],
+                                  part.run(piece.first, piece.size()), momentum);
+                });
               },
           .change =
               [&](size_t i, const Tensor& whole, int64_t thread) {
@@ -102,8 +113,11 @@ void Muon::step(Stream& stream, const StepContext& context) {
           .read =
               [&](size_t i, const Tensor& part) {
                 const ParameterInfo& info = *parameters_[i].info;
-                descend(stream, parameters_[i], part, muon_scale(settings_.scale, info.rows, info.cols),
-                        settings_.weight_decay, context.learning_rate);
+                for_each_piece(offloaded_masters_, stream, i, {.parameter = parameters_[i]}, [&](const Piece& piece) {
+                  descend(stream, piece.parameter, part.run(piece.first, piece.size()),
+                          muon_scale(settings_.scale, info.rows, info.cols), settings_.weight_decay,
+                          context.learning_rate);
+                });
               },
       });
 }

@@ -16,6 +16,7 @@
 
 #include "optim/descend.hpp"
 #include "optim/newton_schulz.hpp"
+#include "optim/offloaded_state.hpp"
 #include "optim/whole_matrices.hpp"
 
 namespace nibble {
@@ -70,7 +71,9 @@ class Muon final : public Optimizer {
   std::vector<Tensor> rows_;     ///< [1, rows] on the rank that orthogonalises the matrix, else empty
   WholeMatrices whole_;
   NewtonSchulz newton_schulz_;
-  Arena memory_;
+  MomentMemory memory_;
+  Arena row_memory_;
+  std::optional<OffloadedState> offloaded_momenta_, offloaded_masters_;
 };
 
 }  // namespace nibble

@@ -31,7 +31,7 @@ std::vector<TensorBlock> master_blocks(std::span<const OptimizedParameter> param
 }
 
 Place masters_place(std::span<const OptimizedParameter> parameters) {
-  return parameters.empty() ? Place::host : parameters.front().master.place;
+  return parameters.empty() ? Place::host : parameters.front().working.place;
 }
 
 void refresh_working_copies(Stream& stream, std::span<const OptimizedParameter> parameters) {

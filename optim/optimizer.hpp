@@ -42,7 +42,7 @@ struct ParameterShares {
   const Partition* partition = nullptr;   ///< whose runs the ranks have; none: each has all
 };
 
-/// Where the masters are, and with them all that optimizers keep.
+/// Where masters are updated, and where optimizers keep what is not offloaded (offloaded_state.hpp).
 Place masters_place(std::span<const OptimizedParameter> parameters);
 
 /// Rounds every master into its working copy: after initialisation, after loading. Steps do it themselves.

@@ -2,9 +2,11 @@
 //   w *= 1 - lr wd;   m = momentum m + g;   w -= lr m
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "optim/kernels.hpp"
+#include "optim/offloaded_state.hpp"
 #include "optim/optimizer.hpp"
 
 namespace nibble {
@@ -29,7 +31,8 @@ class Sgd final : public Optimizer {
   SgdSettings settings_;
   std::vector<TensorBlock> blocks_;
   std::vector<Moment> momenta_;  ///< empty without momentum
-  Arena memory_;
+  MomentMemory memory_;
+  std::optional<OffloadedState> offloaded_;
 };
 
 }  // namespace nibble

@@ -144,6 +144,13 @@ void WholeMatrices::lay_out(Wave& wave, const Tensor& memory) const {
   }
 }
 
+std::vector<size_t> WholeMatrices::order() const {
+  std::vector<size_t> order;
+  for (const Wave& wave : waves_)
+    for (const Part& part : wave.parts) order.push_back(index(part.matrix));
+  return order;
+}
+
 void WholeMatrices::begin(Stream& stream, Wave& wave, const Stages& stages) {
   for (const Part& part : wave.parts) {
     if (part.part.size() == 0) continue;

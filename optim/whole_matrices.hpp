@@ -66,6 +66,9 @@ class WholeMatrices {
   /// Whether several threads may change one matrix each, this one among them.
   bool changes_beside_others(size_t matrix) const { return beside_others_[matrix]; }
 
+  /// In which a pass writes, changes and reads them.
+  std::vector<size_t> order() const;
+
   /// All ranks call it.
   void pass(Stream& stream, const Stages& stages);
 

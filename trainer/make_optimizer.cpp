@@ -124,7 +124,8 @@ std::unique_ptr<Optimizer> make_one(const OptimizerSettings& settings, const Opt
   const double weight_decay = group.weight_decay.value_or(settings.weight_decay);
   const MomentSettings moments{.precision = moment_precision(group.moments.empty() ? settings.moments : group.moments),
                                .seed = seed,
-                               .embedding_codes = !group.moments.empty()};
+                               .embedding_codes = !group.moments.empty(),
+                               .offloaded = settings.offload != "none"};
   if (group.name == "sgd")
     return std::make_unique<Sgd>(std::move(parameters), SgdSettings{settings.momentum, weight_decay, moments});
   if (group.name == "ademamix")

@@ -12,6 +12,7 @@
 
 #include "tensor/error.hpp"
 #include "trainer/gradient_exchange.hpp"
+#include "trainer/make_optimizer.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/presets.hpp"
 #include "trainer/qk_clip.hpp"
@@ -248,6 +249,33 @@ void check_device(const Settings& s, const Contradictions& found) {
                  "run.device: cuda, or run.gpu_graphs: false", "set run.gpu_graphs=false");
 }
 
+void check_offload(const Settings& s, const Contradictions& found) {
+  const OptimizerSettings& optimizer = s.optimizer;
+  if (optimizer.offload == "none") return;
+  const auto refuse = [&](const std::string& what, const char* key, const std::string& value,
+                          const std::string& allowed, const std::string& next) {
+    found.refuse(what, {"optimizer.offload", key}, fmt::format("{}, {}: {}", optimizer.offload, key, value), allowed,
+                 next);
+  };
+  if (!on_gpu(s))
+    refuse("the state of a processor's optimizer is in the host's memory already", "run.device", s.run.device,
+           "optimizer.offload: none, or run.device: cuda", "set optimizer.offload=none");
+  std::vector<std::pair<const char*, std::string>> names = {{"optimizer.name", optimizer.name}};
+  for (const OptimizerGroup& group : optimizer.groups) names.emplace_back("optimizer.groups", group.name);
+  for (const auto& [key, name] : names)
+    if (takes_matrices(name) && !orthogonalizes(name))
+      refuse(name + " needs whole factors and bases at once, which come to the GPU in no parts", key, name,
+             "adamw, sgd, ademamix, muon, normuon, mars-m", "set optimizer.offload=none");
+  if (optimizer.offload != "masters") return;
+  if (optimizer.qk_clip > 0)
+    refuse("QK-clip changes masters where they are", "optimizer.qk_clip", fmt::format("{}", optimizer.qk_clip),
+           "optimizer.offload: moments, or qk_clip: 0", "set optimizer.offload=moments");
+  if (s.precision.cage.strength > 0)
+    refuse("CAGE changes masters where they are", "precision.cage.strength",
+           fmt::format("{}", s.precision.cage.strength), "optimizer.offload: moments, or strength: 0",
+           "set optimizer.offload=moments");
+}
+
 /// With the gather of weights, which depends on their recipes.
 void check_precision(const Settings& s, const Contradictions& found) {
   try {
@@ -276,6 +304,7 @@ void validate(const Settings& settings, const SettingOrigins& origins) {
   check_gradients(settings, found);
   check_optimizer(settings, found);
   check_device(settings, found);
+  check_offload(settings, found);
   check_validation(settings, found);
   check_checkpoints(settings, found);
   if (settings.epochs == 0) check_schedule(settings, steps_without_data(settings, found), found);

@@ -183,6 +183,7 @@ struct OptimizerSettings {
   double clip = 1;
   double qk_clip = 0;
   std::string moments = "f32";
+  std::string offload = "none";
   std::vector<std::string> no_decay = default_no_decay;
   std::vector<OptimizerGroup> groups{};
   OrthogonalSettings muon{};

@@ -151,6 +151,9 @@ std::vector<Setting> make_table() {
     {"optimizer.moments", choice, NIBBLE_MEMBER(optimizer.moments),
      "what moments are kept in between steps; 8-bit: codes with a scale each block, but f32 of the embedding and of what has "
      "fewer than 4096 elements", {}, moment_precision_names, true},
+    {"optimizer.offload", choice, NIBBLE_MEMBER(optimizer.offload),
+     "on a GPU, what of the optimizer lies in the host's memory and comes to it piece by piece in each step, with the "
+     "same numbers; masters: those and the moments", {}, {"none", "moments", "masters"}},
     {"optimizer.no_decay", list, NIBBLE_MEMBER(optimizer.no_decay),
      "names of parameters without decay; * stands for any characters (QuEST and Quartet: lm_head.weight too)"},
     {"optimizer.groups", overrides, NIBBLE_MEMBER(optimizer.groups),

@@ -23,7 +23,8 @@ void copy_pieces(const WireWork& work, const Pieces& from, const Pieces& to) {
 
 }  // namespace
 
-ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan)
+ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan,
+                               bool offloaded)
     : stream_(stream),
       layout_(model.layout()),
       thread_(thread),
@@ -32,27 +33,42 @@ ShardedWeights::ShardedWeights(Stream& stream, const Llama& model, Communication
                                   plan.code_bits())),
       rotating_(model.layout()) {
   if (plan.shard() == Shard::none) {
-    keep_all();
+    keep_all(offloaded);
     return;
   }
-  keep_own(model);
+  keep_own(model, offloaded);
   for (int unit = 0; unit < layout_.units(); ++unit) gathered_.push_back(plan.unit_parts(unit, working_));
   tickets_.assign(gathered_.size(), nothing);
   working_.on_await([this](int unit) { bring(unit); });
 }
 
-void ShardedWeights::keep_all() {
-  whole_masters_ =
-      ParameterSet(layout_, DType::f32, DType::f32, false, "master weights", Residency::all, {}, stream_.place());
-  for (size_t i = 0; i < whole_masters_.size(); ++i)
+void ShardedWeights::keep_all(bool offloaded) {
+  if (!offloaded)
+    whole_masters_ =
+        ParameterSet(layout_, DType::f32, DType::f32, false, "master weights", Residency::all, {}, stream_.place());
+  for (size_t i = 0; i < layout_.parameters().size(); ++i)
     parameters_.push_back({.info = &layout_.parameters()[i],
-                           .master = whole_masters_[i],
+                           .master = offloaded ? Tensor() : whole_masters_[i],
                            .gradient = {},
                            .working = working_[i],
                            .number = static_cast<int>(i)});
+  if (offloaded) offload();
 }
 
-void ShardedWeights::keep_own(const Llama& model) {
+void ShardedWeights::offload() {
+  const std::vector<Run>& runs = plan_.partition().runs(plan_.rank());
+  offloaded_masters_ = PinnedArena("pinned master weights", [&](PinnedArena& arena) {
+    for (OptimizedParameter& parameter : parameters_) {
+      const ParameterInfo& info = *parameter.info;
+      parameter.master = parameter.owned ? arena.take_packed(DType::f32, 1, runs[index(parameter.number)].count)
+                                         : arena.take_packed(DType::f32, info.rows, info.cols);
+    }
+  });
+  constexpr int64_t portion = int64_t{1} << 20;  // small: masters are rounded by themselves once in a run
+  offloaded_ = offloaded_state(parameters_, {}, portion);
+}
+
+void ShardedWeights::keep_own(const Llama& model, bool offloaded) {
   const Partition& partition = plan_.partition();
   const std::vector<Run>& runs = partition.runs(plan_.rank());
   for (const Run& run : runs)
@@ -64,13 +80,20 @@ void ShardedWeights::keep_own(const Llama& model) {
                            .first = run.first,
                            .working_first = run.first,
                            .number = run.tensor});
-  own_masters_ = Arena(
-      "master weights",
-      [&](Arena& arena) {
-        for (const Run& run : runs) parameters_[index(run.tensor)].master = arena.take(DType::f32, 1, run.count);
-      },
-      stream_.place());
-  if (plan_.shard() != Shard::parameters) return;
+  if (!offloaded)
+    own_masters_ = Arena(
+        "master weights",
+        [&](Arena& arena) {
+          for (const Run& run : runs) parameters_[index(run.tensor)].master = arena.take(DType::f32, 1, run.count);
+        },
+        stream_.place());
+  if (plan_.shard() == Shard::parameters) keep_own_working(model);
+  if (offloaded) offload();
+}
+
+void ShardedWeights::keep_own_working(const Llama& model) {
+  const Partition& partition = plan_.partition();
+  const std::vector<Run>& runs = partition.runs(plan_.rank());
   const auto lay_out_working = [&](Arena& arena) {
     for (const Run& run : runs) {
       OptimizedParameter& parameter = parameters_[index(run.tensor)];
@@ -94,7 +117,7 @@ void ShardedWeights::keep_own(const Llama& model) {
 
 void ShardedWeights::fill(const WriteWhole& write) {
   if (plan_.shard() == Shard::none) {
-    for (size_t i = 0; i < whole_masters_.size(); ++i) fill_whole(i, write);
+    for (size_t i = 0; i < parameters_.size(); ++i) fill_whole(i, write);
     return round();
   }
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -109,7 +132,7 @@ void ShardedWeights::fill(const WriteWhole& write) {
 }
 
 void ShardedWeights::fill_whole(size_t parameter, const WriteWhole& write) {
-  const Tensor& master = whole_masters_[parameter];
+  const Tensor& master = parameters_[parameter].master;
   if (master.place == Place::host) return write(parameter, master);
   const OwnedTensor there(DType::f32, master.rows, master.cols);
   write(parameter, there);
@@ -124,7 +147,10 @@ void ShardedWeights::settle() {
 
 void ShardedWeights::round() {
   settle();
-  refresh_working_copies(stream_, parameters_);
+  if (!offloaded_) return refresh_working_copies(stream_, parameters_);
+  offloaded_->pass(stream_, [this](std::span<const OffloadedState::Piece> pieces) {
+    refresh_working_copies(stream_, parameters_of(pieces));
+  });
 }
 
 void ShardedWeights::publish() {

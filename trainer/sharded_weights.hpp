@@ -8,12 +8,15 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "comm/communication_thread.hpp"
 #include "model/llama.hpp"
+#include "optim/offloaded_state.hpp"
 #include "optim/optimizer.hpp"
+#include "tensor/pinned_arena.hpp"
 #include "trainer/own_codes.hpp"
 #include "trainer/rotating_units.hpp"
 #include "trainer/shard_plan.hpp"
@@ -22,8 +25,10 @@ namespace nibble {
 
 class ShardedWeights {
  public:
-  /// All arguments must outlive the object.
-  ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan);
+  /// `offloaded`: the masters of a device's stream lie in pinned memory of the host (optim/offloaded_state.hpp). All
+  /// other arguments must outlive the object.
+  ShardedWeights(Stream& stream, const Llama& model, CommunicationThread& thread, const ShardPlan& plan,
+                 bool offloaded = false);
 
   /// What the model's passes run on, values or codes; awaiting a unit brings it. All ranks await the same units in the
   /// same order.
@@ -49,8 +54,11 @@ class ShardedWeights {
   void state(StateList& list);
 
  private:
-  void keep_all();
-  void keep_own(const Llama& model);
+  void keep_all(bool offloaded);
+  void keep_own(const Llama& model, bool offloaded);
+  void keep_own_working(const Llama& model);
+  /// Masters to the host, from which they pass.
+  void offload();
   void fill_whole(size_t parameter, const WriteWhole& write);
   /// What is being sent must not change.
   void settle();
@@ -63,7 +71,9 @@ class ShardedWeights {
   const ShardPlan& plan_;
   ParameterSet whole_masters_, working_;
   Arena own_masters_, own_working_;
+  PinnedArena offloaded_masters_;
   std::vector<OptimizedParameter> parameters_;
+  std::optional<OffloadedState> offloaded_;
   OwnCodes codes_;                                    ///< of what the others get as codes
   std::vector<Parts> gathered_;                       ///< by unit
   std::vector<Pieces> own_;                           ///< by unit: this rank's part where it is kept, if not in place

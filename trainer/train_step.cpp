@@ -69,7 +69,7 @@ TrainStep::TrainStep(Stream& stream, Llama& model, World& world, const TrainStep
       options_(options),
       plan_(model.layout(), options.shard, world.rank(), world.size(), options.micro_batches, options.lanes,
             options.gather_codes ? code_bits(model.layout(), model.precision()) : CodeBits()),
-      weights_(stream, model, world.thread(), plan_),
+      weights_(stream, model, world.thread(), plan_, options.offload_masters),
       exchange_(make_exchange(world.thread(), exchange_plan(plan_, model.layout(), stream))),
       previous_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),
       middle_(exchange_->compares_points() ? model.make_weights(Residency::all) : ParameterSet()),

@@ -50,11 +50,12 @@ struct TrainStepOptions {
   int64_t micro_batches = 1;  ///< of one step, of all ranks
   int64_t lanes = 4;
   Shard shard = Shard::none;
-  bool gather_codes = false;    ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
-  double clip = 0;              ///< largest gradient norm; 0: no clipping
-  bool cautious_decay = false;  ///< of the parameters that decay (OptimizedParameter)
-  double z_loss = 0;            ///< coefficient of z-loss (TokenObjective); 0: none
-  double qk_clip = 0;           ///< largest logit of attention (QkClip); 0: none
+  bool offload_masters = false;  ///< to the host of a device's stream
+  bool gather_codes = false;     ///< with Shard::parameters: of weights that have them (weight_gather.hpp)
+  double clip = 0;               ///< largest gradient norm; 0: no clipping
+  bool cautious_decay = false;   ///< of the parameters that decay (OptimizedParameter)
+  double z_loss = 0;             ///< coefficient of z-loss (TokenObjective); 0: none
+  double qk_clip = 0;            ///< largest logit of attention (QkClip); 0: none
   ScheduleSettings schedule;
   CageSettings cage{};
   std::vector<UpdateGroup> update_groups{};  ///< whose updates are recorded
