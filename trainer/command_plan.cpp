@@ -24,7 +24,7 @@ struct Arguments {
   std::vector<std::string> overrides;
   int ranks = 0;
   size_t memory = 0;
-  std::string link, latency;
+  std::string link, latency, gpu;
   bool json = false;
 };
 
@@ -67,17 +67,25 @@ void run_plan(const Arguments& arguments) {
     const Settings settings = load_settings(arguments.file, arguments.overrides);
     PlanOptions options{.ranks = arguments.ranks > 0 ? arguments.ranks : world.size(), .speed = given_speed(arguments)};
     if (arguments.memory > 0) options.memory = arguments.memory;
+    if (!arguments.gpu.empty()) options.gpu = datasheet_of(arguments.gpu);
     const RunPlan plan = make_plan(world, settings, options);
     if (!world.is_first()) return;
     fmt::print("{}", arguments.json ? plan_json(plan).dump(2) + "\n" : plan_text(plan));
-    const size_t least = plan.candidates.empty() ? total(plan.memory.table) : plan.candidates.back().bytes;
-    if (least <= plan.most.bytes) return;
-    throw Error({.kind = ErrorKind::resource,
-                 .what = "no settings that were tried fit into the memory of a rank",
-                 .where = plan.most.limit,
-                 .seen = format_bytes(least),
-                 .allowed = format_bytes(plan.most.bytes),
-                 .next = "choose a smaller model, or more ranks with shard: parameters"});
+    const auto fits = [&](const MemoryCandidate& candidate) {
+      return candidate.bytes <= plan.most.bytes && candidate.gpu <= plan.most_gpu.bytes;
+    };
+    if (plan.fits() || std::ranges::any_of(plan.candidates, fits)) return;
+    const MemoryCandidate least = plan.candidates.empty()
+                                      ? MemoryCandidate{"", total(plan.memory.table), total(plan.memory.gpu)}
+                                      : plan.candidates.back();
+    const bool of_gpu = least.gpu > plan.most_gpu.bytes;
+    throw Error(
+        {.kind = ErrorKind::resource,
+         .what = fmt::format("no settings that were tried fit into the memory of a rank{}", of_gpu ? "'s GPU" : ""),
+         .where = of_gpu ? plan.most_gpu.limit : plan.most.limit,
+         .seen = format_bytes(of_gpu ? least.gpu : least.bytes),
+         .allowed = format_bytes(of_gpu ? plan.most_gpu.bytes : plan.most.bytes),
+         .next = "choose a smaller model, or more ranks with shard: parameters"});
   });
 }
 
@@ -94,8 +102,14 @@ void add_plan_command(CLI::App& app) {
       ->take_all();
   command->add_option("--ranks", arguments->ranks, "ranks of the run; default: those that were started")
       ->check(CLI::Range(1, 1 << 16));
-  command->add_option("--memory", arguments->memory, "memory of a rank (24GiB); default: what this machine has left")
+  command
+      ->add_option(
+          "--memory", arguments->memory,
+          "memory of a rank (24GiB), with run.device: cuda of its GPU; default: what this machine has left, or "
+          "the datasheet says")
       ->transform(CLI::AsSizeValue(false));
+  command->add_option("--gpu", arguments->gpu, "with run.device: cuda, a GPU that need not be here (h100, b200)")
+      ->type_name("NAME");
   CLI::Option* link =
       command->add_option("--link", arguments->link, "bandwidth of a rank's link (1Gbit/s), instead of a measured one")
           ->type_name("RATE");

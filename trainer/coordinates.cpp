@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "comm/local_world.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
+#include "trainer/gpu_ranks.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/page_frame.hpp"
@@ -40,38 +42,43 @@ class Looks {
       : stream_(stream),
         model_(model),
         batch_(batch),
-        logits_(DType::f32, model.tokens(), model.config().vocabulary),
-        first_logits_(DType::f32, model.tokens(), model.config().vocabulary) {}
+        logits_(DType::f32, model.tokens(), model.config().vocabulary, "logits", stream.place()) {}
 
   /// Of the embedding, each block, and the logits.
   std::vector<double> changes(const ParameterSet& weights) {
-    const bool first = first_.empty();
     std::vector<double> changes;
     model_.logits(weights, {batch_.inputs, batch_.targets, batch_.document_starts}, logits_,
-                  [&](int64_t layer, const Tensor& now) {
-                    if (first) convert(stream_, now, first_.emplace_back(DType::f32, now.rows, now.cols));
-                    changes.push_back(change(now, first_[static_cast<size_t>(layer)]));
-                  });
-    if (first) convert(stream_, logits_, first_logits_);
-    changes.push_back(change(logits_, first_logits_));
+                  [&](int64_t, const Tensor& now) { changes.push_back(change_of(changes.size(), now)); });
+    changes.push_back(change_of(changes.size(), logits_));
     return changes;
   }
 
  private:
+  /// Of a coordinate, on the host.
+  double change_of(size_t coordinate, const Tensor& now) {
+    OwnedTensor here(DType::f32, now.rows, now.cols);
+    copy(stream_, now, here);
+    stream_.wait();
+    if (coordinate == first_.size()) first_.push_back(std::move(here));
+    else return change(here, first_[coordinate]);
+    return 0;
+  }
+
   Stream& stream_;
   Llama& model_;
   const Batch& batch_;
-  OwnedTensor logits_, first_logits_;
-  std::vector<OwnedTensor> first_;
+  OwnedTensor logits_;
+  std::vector<OwnedTensor> first_;  ///< by coordinate
 };
 
 /// By step, then by coordinate.
 std::vector<std::vector<double>> changes_of(const Settings& settings, const RunData& data, int64_t steps,
                                             const std::function<void()>& step_done) {
-  require_processor(settings, "nibble coordinates");
   const ModelConfig config = model_config(settings, data.tokenizer().vocabulary);
-  Stream stream(static_cast<int>(settings.run.threads));
   const std::unique_ptr<World> world = make_local_world();
+  Stream stream = run_stream(settings, *world);
+  std::optional<GpuRanks> gpus;
+  if (stream.on_device()) gpus.emplace(*world, stream, settings.run.gpu_exchange, "");
   require_memory(stream, *world, settings, config, resident_memory().all, available_memory(), false);
   RunParts parts =
       make_run_parts(stream, *world, settings, config, steps, exchange_maker(settings, {.host = host_numbers(*world)}));

@@ -1,15 +1,29 @@
 #include "trainer/datasheet_peaks.hpp"
 
+#include <algorithm>
+#include <cctype>
+
+#include "tensor/error.hpp"
+
 namespace nibble {
 namespace {
 
 // H100 and H200, SXM, NVL and PCIe: NVIDIA's datasheets; B200 and GB200, one GPU of them: the Blackwell datasheet's HGX
-// B200 and GB200 NVL72. Rates that these give with sparsity are halved.
+// B200 and GB200 NVL72. Rates that these give with sparsity are halved, and what links carry both ways together.
 constexpr DatasheetPeaks table[] = {
-    {"H100 PCIe", 756, 1513, 0, 2000},    {"H100 NVL", 835.5, 1670.5, 0, 3900}, {"H100", 989.4, 1978.9, 0, 3350},
-    {"H200 NVL", 835.5, 1670.5, 0, 4800}, {"H200", 989.4, 1978.9, 0, 4800},     {"GB200", 2500, 5000, 10000, 8000},
-    {"B200", 2250, 4500, 9000, 7700},
+    {"H100 PCIe", 756, 1513, 0, 2000, 90, 80, 64},  {"H100 NVL", 835.5, 1670.5, 0, 3900, 90, 94, 64},
+    {"H100", 989.4, 1978.9, 0, 3350, 90, 80, 64},   {"H200 NVL", 835.5, 1670.5, 0, 4800, 90, 141, 64},
+    {"H200", 989.4, 1978.9, 0, 4800, 90, 141, 64},  {"GB200", 2500, 5000, 10000, 8000, 100, 186, 450},
+    {"B200", 2250, 4500, 9000, 7700, 100, 180, 64},
 };
+
+/// "H100-NVL" is "h100 nvl".
+std::string plain(std::string_view name) {
+  std::string text;
+  for (const char letter : name)
+    text += letter == '-' || letter == '_' ? ' ' : static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  return text;
+}
 
 }  // namespace
 
@@ -17,6 +31,19 @@ std::optional<DatasheetPeaks> datasheet_peaks(std::string_view driver_name) {
   for (const DatasheetPeaks& row : table)
     if (driver_name.find(row.name) != std::string_view::npos) return row;
   return std::nullopt;
+}
+
+DatasheetPeaks datasheet_of(const std::string& name) {
+  std::string names;
+  for (const DatasheetPeaks& row : table) {
+    if (plain(row.name) == plain(name)) return row;
+    names += (names.empty() ? "" : ", ") + std::string(row.name);
+  }
+  throw Error({.kind = ErrorKind::configuration,
+               .what = "of this GPU no datasheet is known here",
+               .where = "--gpu",
+               .seen = name,
+               .allowed = names});
 }
 
 }  // namespace nibble

@@ -79,46 +79,86 @@ nlohmann::ordered_json exchanges_json(const RunPlan& plan) {
   return list;
 }
 
+/// "989.4 TFLOP/s of bf16, 1978.9 of FP8".
+std::string rates_text(const DatasheetPeaks& peaks) {
+  std::string text = fmt::format("{} TFLOP/s of bf16, {} of FP8", peaks.bf16, peaks.fp8);
+  if (peaks.fp4 > 0) text += fmt::format(", {} of FP4", peaks.fp4);
+  return text;
+}
+
+std::string estimate_text(const RunPlan& plan) {
+  if (!plan.estimate) return "";
+  return fmt::format("  an estimate from the datasheet of {}: {}, {} GB/s; no run reaches these\n", plan.estimate->name,
+                     rates_text(*plan.estimate), plan.estimate->bandwidth);
+}
+
 std::string time_text(const RunPlan& plan) {
   const StepForecast& step = plan.step;
   if (!plan.no_compute.empty())
     return fmt::format("time of a step: not predicted, since no micro-batch could be run here\n  {}\n",
                        plan.no_compute);
+  const char* const source = plan.estimate ? "estimated" : "measured";
   return fmt::format(
-      "a step takes\n"
-      "  passes         {:>9.1f} ms  {} micro-batches of {:.1f} ms, measured\n"
-      "  optimizer      {:>9.1f} ms  measured, of what this rank updates\n"
-      "  communication  {:>9.1f} ms  most of it beside the passes\n"
-      "  waiting for it {:>9.1f} ms\n"
-      "  slowed by it   {:>9.1f} ms{}\n"
-      "  together       {:>9.1f} ms  {:.0f} tokens/s{}\n",
-      step.forward_backward * 1e3, step.turns, step.forward_backward / static_cast<double>(step.turns) * 1e3,
-      step.optimizer * 1e3, step.communication * 1e3, step.exposed * 1e3, step.slowed * 1e3,
-      plan.speed_is == RunPlan::Speed::given ? "  not known, counted as none" : "", step.step() * 1e3,
-      static_cast<double>(plan.tokens) / step.step(),
-      plan.speed_is == RunPlan::Speed::unknown ? ", without communication" : "");
+             "a step takes{}\n"
+             "  passes         {:>9.1f} ms  {} micro-batches of {:.1f} ms, {}\n"
+             "  optimizer      {:>9.1f} ms  {}, of what this rank updates\n"
+             "  communication  {:>9.1f} ms  most of it beside the passes\n"
+             "  waiting for it {:>9.1f} ms\n"
+             "  slowed by it   {:>9.1f} ms{}\n"
+             "  together       {:>9.1f} ms  {:.0f} tokens/s{}\n",
+             plan.estimate ? " at least" : "", step.forward_backward * 1e3, step.turns,
+             step.forward_backward / static_cast<double>(step.turns) * 1e3, source, step.optimizer * 1e3, source,
+             step.communication * 1e3, step.exposed * 1e3, step.slowed * 1e3,
+             plan.speed_is == RunPlan::Speed::given ? "  not known, counted as none" : "", step.step() * 1e3,
+             static_cast<double>(plan.tokens) / step.step(),
+             plan.speed_is == RunPlan::Speed::unknown ? ", without communication" : "") +
+         estimate_text(plan);
+}
+
+bool fits(const RunPlan& plan, const MemoryCandidate& candidate) {
+  return candidate.bytes <= plan.most.bytes && candidate.gpu <= plan.most_gpu.bytes;
+}
+
+std::string limits_text(const RunPlan& plan) {
+  const std::string host = fmt::format("{} ({})", format_bytes(plan.most.bytes), plan.most.limit);
+  if (!plan.on_gpu()) return fmt::format("memory of a rank: {}\n", host);
+  return fmt::format("memory of a rank on its GPU: {} ({}); on the host: {}\n", format_bytes(plan.most_gpu.bytes),
+                     plan.most_gpu.limit, plan.knows_host() ? host : "that of another machine");
 }
 
 std::string candidates_text(const RunPlan& plan) {
   size_t widest = 8;
   for (const MemoryCandidate& candidate : plan.candidates) widest = std::max(widest, candidate.change.size() + 4);
   bool found = false;
-  const auto row = [&](const std::string& change, size_t bytes) {
-    const bool first = !found && bytes <= plan.most.bytes;
+  const auto row = [&](const std::string& change, const MemoryCandidate& candidate) {
+    const bool first = !found && fits(plan, candidate);
     found |= first;
-    return fmt::format("  {:<{}}  {:>10}{}\n", change, widest, format_bytes(bytes), first ? "  fits" : "");
+    const std::string host =
+        plan.on_gpu() ? fmt::format("  and {:>10} of the host", format_bytes(candidate.bytes)) : "";
+    return fmt::format("  {:<{}}  {:>10}{}{}\n", change, widest,
+                       format_bytes(plan.on_gpu() ? candidate.gpu : candidate.bytes), host, first ? "  fits" : "");
   };
-  std::string text = fmt::format("memory of a rank: {} ({})\n", format_bytes(plan.most.bytes), plan.most.limit) +
-                     row("as given", total(plan.memory.table));
-  for (const MemoryCandidate& candidate : plan.candidates) text += row("and " + candidate.change, candidate.bytes);
+  std::string text = limits_text(plan) + row("as given", {"", total(plan.memory.table), total(plan.memory.gpu)});
+  for (const MemoryCandidate& candidate : plan.candidates) text += row("and " + candidate.change, candidate);
   return text;
 }
 
 nlohmann::ordered_json candidates_json(const RunPlan& plan) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const auto& [change, bytes] : plan.candidates)
-    list.push_back({{"and", change}, {"bytes", bytes}, {"fits", bytes <= plan.most.bytes}});
+  for (const MemoryCandidate& candidate : plan.candidates) {
+    list.push_back({{"and", candidate.change}, {"bytes", candidate.bytes}, {"fits", fits(plan, candidate)}});
+    if (plan.on_gpu()) list.back()["gpu_bytes"] = candidate.gpu;
+  }
   return list;
+}
+
+/// What of a GPU is in the answer.
+nlohmann::ordered_json gpu_json(const RunPlan& plan) {
+  if (!plan.on_gpu()) return nullptr;
+  return {{"rows", plan.memory.gpu},
+          {"bytes", total(plan.memory.gpu)},
+          {"memory_of_a_rank", plan.most_gpu.bytes},
+          {"memory_from", plan.most_gpu.limit}};
 }
 
 }  // namespace
@@ -127,6 +167,9 @@ std::string plan_text(const RunPlan& plan) {
   return fmt::format("{:.2f}M parameters on {} ranks, shard: {}, {} tokens a step\n\nmemory of rank 0\n  {}\n\n",
                      static_cast<double>(plan.parameters) * 1e-6, plan.ranks, plan.shard, plan.tokens,
                      memory_text(plan.memory, "\n  ")) +
+         (plan.on_gpu()
+              ? fmt::format("of its GPU, without what the driver takes\n  {}\n\n", gpu_memory_text(plan.memory, "\n  "))
+              : "") +
          wire_text(plan) + "\n" + exchanges_text(plan) + time_text(plan) + "\n" + candidates_text(plan);
 }
 
@@ -162,7 +205,9 @@ nlohmann::ordered_json plan_json(const RunPlan& plan) {
       {"exchanges", exchanges_json(plan)},
       {"seconds", seconds},
       {"not_measured", plan.no_compute},
-      {"memory_of_a_rank", plan.most.bytes},
+      {"estimated_for", plan.estimate ? nlohmann::ordered_json(plan.estimate->name) : nullptr},
+      {"gpu", gpu_json(plan)},
+      {"memory_of_a_rank", plan.knows_host() ? nlohmann::ordered_json(plan.most.bytes) : nullptr},
       {"fits", plan.fits()},
       {"smaller", candidates_json(plan)}};
 }

@@ -5,11 +5,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <optional>
+#include <utility>
 
 #include "comm/collectives.hpp"
 #include "data/prefetcher.hpp"
+#include "tensor/cuda/cublaslt.hpp"
 #include "tensor/error.hpp"
-#include "tensor/gemm.hpp"
+#include "tensor/imagined_device.hpp"
+#include "tensor/staging.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
 #include "trainer/resolve.hpp"
@@ -41,17 +45,28 @@ struct Remedy {
   std::string change;
   std::function<void(Settings& settings)> apply;
   bool identity = false;  ///< a resumed run cannot have another value
-  bool on_gpu = true;     ///< takes less memory there
 };
 
-std::vector<Remedy> remedies(int ranks) {
+/// Levels of optimizer.offload that the optimizer can have.
+std::vector<const char*> offload_levels(const Settings& settings) {
+  const OptimizerSettings& optimizer = settings.optimizer;
+  const auto passes = [](const std::string& name) { return !takes_matrices(name) || orthogonalizes(name); };
+  const bool all_pass = passes(optimizer.name) && std::ranges::all_of(optimizer.groups, passes, &OptimizerGroup::name);
+  if (!on_gpu(settings) || !all_pass) return {};
+  if (optimizer.qk_clip > 0 || settings.precision.cage.strength > 0) return {"moments"};
+  return {"moments", "masters"};
+}
+
+std::vector<Remedy> remedies(const Settings& of, int ranks) {
   std::vector<Remedy> list;
   if (ranks > 1)
     for (const char* level : {"optimizer", "gradients", "parameters"})
       list.push_back({fmt::format("shard={}", level), [level](Settings& settings) { settings.shard = level; }});
-  list.push_back({.change = "run.checkpoint.background=false",
-                  .apply = [](Settings& settings) { settings.run.checkpoint.background = false; },
-                  .on_gpu = false});
+  for (const char* level : offload_levels(of))
+    list.push_back({fmt::format("optimizer.offload={}", level),
+                    [level](Settings& settings) { settings.optimizer.offload = level; }});
+  list.push_back(
+      {"run.checkpoint.background=false", [](Settings& settings) { settings.run.checkpoint.background = false; }});
   list.push_back({"model.recompute=block", [](Settings& settings) { settings.model.recompute = "block"; }});
   // The fewest lanes are one for each rank.
   const std::string lanes = fmt::format("batch.lanes={}", ranks);
@@ -66,12 +81,41 @@ std::vector<Remedy> remedies(int ranks) {
   return list;
 }
 
-std::string advice(const std::vector<MemoryCandidate>& candidates, size_t most) {
+/// `of` the candidates' bytes.
+std::string advice(const std::vector<MemoryCandidate>& candidates, size_t MemoryCandidate::*of, size_t most,
+                   const char* otherwise) {
   std::string text;
-  for (const auto& [change, bytes] : candidates)
-    text += fmt::format("{}{} takes {}", text.empty() ? "" : "; with ", change, format_bytes(bytes));
-  if (!candidates.empty() && candidates.back().bytes <= most) return text;
-  return text + (text.empty() ? "" : "; ") + "choose a smaller model, or end what else fills the memory";
+  for (const MemoryCandidate& candidate : candidates)
+    text += fmt::format("{}{} takes {}", text.empty() ? "" : "; with ", candidate.change, format_bytes(candidate.*of));
+  if (!candidates.empty() && candidates.back().*of <= most) return text;
+  return text + (text.empty() ? "" : "; ") + otherwise;
+}
+
+/// Memory that comes while a run works on a GPU, at most; of the host as much pinned as the GPU has of staging.
+void add_working_memory(const RunParts& parts, const Stream& stream, World& world, const Settings& settings,
+                        RunMemory& memory) {
+  constexpr size_t streams = 2;  // the run's and that of messages
+  memory.gpu["numbers of a stream"] *= streams;
+  memory.gpu["working memory of the GEMM library"] = cuda::library_bytes;
+  // Sums of blocks, which are staged together, are the largest of what is, but for the tokens of large micro-batches.
+  const Partition& partition = parts.step->plan().partition();
+  const auto blocks = parts.step->plan().shard() == Shard::none ? static_cast<size_t>(partition.blocks())
+                                                                : partition.blocks_of(world.rank()).size();
+  const size_t staged = 2 * std::max({Staging::least_half, blocks * sizeof(double),
+                                      bytes_of(DType::i32, settings.batch.micro, settings.data.sequence)});
+  memory.gpu["staging"] = memory.table["staging"] = staged;
+  const ParameterLayout& layout = parts.model->layout();
+  size_t of_kernels =
+      parts.model->gemm_scratch_bytes() + optimizer_scratch_bytes(stream, settings.optimizer, layout.parameters());
+  if (settings.run.operands.every > 0) {  // as they are multiplied, and as they would be without rounding
+    int64_t largest = 0;
+    for (const BufferInfo& info : layout.buffers())
+      if (!is_vector(info.kind))
+        largest = std::max({largest, info.rows * info.cols, parts.model->tokens() * std::max(info.rows, info.cols)});
+    memory.gpu["observed operands"] = bytes_of(DType::f32, 1, largest);
+    of_kernels += bytes_of(DType::f32, 1, largest);
+  }
+  memory.gpu["working memory of kernels"] = of_kernels;
 }
 
 }  // namespace
@@ -81,9 +125,16 @@ int64_t foreseen_steps(const Settings& settings) {
   return settings.epochs > 0 ? many : resolve_steps(settings, 0);
 }
 
-RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
+RunMemory foresee_memory(Stream& given, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident) {
   const MemoryTable before = held_memory(), before_on_gpu = held_memory(Place::device);
+  std::optional<ImaginedDevice> imagined;
+  std::optional<Stream> there;
+  if (given.on_device()) {
+    imagined.emplace(given.memory().architecture());
+    there.emplace(given.threads(), Place::device);
+  }
+  Stream& stream = there ? *there : given;
   const RunParts parts = make_run_parts(stream, world, settings, config, foreseen_steps(settings),
                                         exchange_maker(settings, {.host = host_numbers(world)}));
   StateList state;
@@ -98,12 +149,16 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
                    .token_files = file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
-  if (world.size() > 1) {
+  if (world.size() > 1 || parts.step->plan().shard() != Shard::none) {  // a rank that is alone gathers its weights, too
     const size_t staging = collective_staging_bytes(world.size(), stream.place());
     memory.table["communication"] += staging;  // messages of a GPU may go through the host
     if (stream.on_device()) memory.gpu["communication"] += staging;
   }
-  (stream.on_device() ? memory.gpu : memory.table)["GEMM scratch"] =
+  if (stream.on_device()) {
+    add_working_memory(parts, stream, world, settings, memory);
+    return memory;
+  }
+  memory.table["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +
       optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
   const size_t decomposed = decomposition_bytes(stream, settings.optimizer, parts.model->layout().parameters());
@@ -112,73 +167,39 @@ RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings,
 }
 
 std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
-                                              const ModelConfig& config, size_t resident, size_t most, bool resumed) {
+                                              const ModelConfig& config, size_t resident, const MemoryLimits& most,
+                                              bool resumed) {
   Settings kept = settings;
-  size_t needed = total(foresee_memory(stream, world, settings, config, resident).table);
+  RunMemory needed = foresee_memory(stream, world, settings, config, resident);
+  const auto helps = [&](const RunMemory& less) {
+    const size_t gpu = total(less.gpu), before = total(needed.gpu);
+    const bool less_of_host = total(less.table) < total(needed.table);
+    return before > most.gpu ? gpu < before || (gpu == before && less_of_host) : less_of_host;
+  };
   std::vector<MemoryCandidate> candidates;
-  for (const Remedy& remedy : remedies(world.size())) {
+  for (const Remedy& remedy : remedies(settings, world.size())) {
     if (resumed && remedy.identity) continue;
     Settings smaller = kept;
     remedy.apply(smaller);
-    const size_t less = total(foresee_memory(stream, world, smaller, config, resident).table);
-    if (less >= needed) continue;
-    candidates.push_back({remedy.change, less});
-    if (less <= most) break;
-    needed = less;
+    RunMemory less = foresee_memory(stream, world, smaller, config, resident);
+    if (!helps(less)) continue;
+    candidates.push_back({remedy.change, total(less.table), total(less.gpu)});
+    if (most.hold(less)) break;
+    needed = std::move(less);
     kept = smaller;
   }
   return candidates;
 }
 
-namespace {
-
-/// The parts were there for a moment; what products take comes to it, of which the stream may hold some already.
-void require_free(const RunMemory& memory, int device) {
-  const size_t free = cuda::devices()[static_cast<size_t>(device)].free + total(held_memory(Place::device));
-  if (total(memory.gpu) > free)
-    throw Error({.kind = ErrorKind::resource,
-                 .what = "too little of it is free",
-                 .seen = format_bytes(total(memory.gpu)),
-                 .allowed = format_bytes(free)});
+AvailableMemory available_gpu_memory(const World& world) {
+  const std::vector<cuda::DeviceFacts> gpus = cuda::devices();
+  const int own = gpu_of(world);
+  const cuda::DeviceFacts& facts = gpus[static_cast<size_t>(own)];
+  const size_t here = gpus.size(), sharing = (static_cast<size_t>(world.local_size()) + here - 1) / here;
+  return {
+      (facts.free + total(held_memory(Place::device))) / sharing,
+      fmt::format("device {}: {}{}", own, facts.name, sharing > 1 ? fmt::format(", shared by {} ranks", sharing) : "")};
 }
-
-/// Of remedies, one after the other added to those before, those with which the parts fit into the GPU; empty: none.
-std::string fitting_on_gpu(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
-                           size_t resident, bool resumed) {
-  Settings smaller = settings;
-  std::string changes;
-  for (const Remedy& remedy : remedies(world.size())) {
-    if ((resumed && remedy.identity) || !remedy.on_gpu) continue;
-    remedy.apply(smaller);
-    changes += (changes.empty() ? "" : " and ") + remedy.change;
-    try {
-      require_free(foresee_memory(stream, world, smaller, config, resident), gpu_of(world));
-      return changes;
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::resource) throw;
-    }
-  }
-  return {};
-}
-
-RunMemory foresee_or_advise(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
-                            size_t resident, bool resumed) {
-  try {
-    RunMemory memory = foresee_memory(stream, world, settings, config, resident);
-    if (stream.on_device()) require_free(memory, gpu_of(world));
-    return memory;
-  } catch (const Error& error) {
-    if (!stream.on_device() || error.kind() != ErrorKind::resource) throw;
-    ErrorDetail detail = error.detail();
-    detail.what = "the run does not fit into the GPU's memory: " + detail.what;
-    const std::string changes = fitting_on_gpu(stream, world, settings, config, resident, resumed);
-    detail.next =
-        changes.empty() ? "choose a smaller model, or end what else fills the GPU" : "with " + changes + " it fits";
-    throw Error(detail);
-  }
-}
-
-}  // namespace
 
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident, const AvailableMemory& most, bool resumed) {
@@ -187,9 +208,18 @@ RunMemory require_memory(Stream& stream, World& world, const Settings& settings,
                              {"RoPE table", bytes_of(DType::f32, settings.data.sequence, config.head_dim)}};
   require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
-  RunMemory memory = foresee_or_advise(stream, world, settings, config, resident, resumed);
+  const RunMemory memory = foresee_memory(stream, world, settings, config, resident);
+  const AvailableMemory gpu = stream.on_device() ? available_gpu_memory(world) : AvailableMemory{};
+  const auto next = [&](size_t MemoryCandidate::*of, size_t limit, const char* otherwise) {
+    return advice(smaller_settings(stream, world, settings, config, resident, {most.bytes, gpu.bytes}, resumed), of,
+                  limit, otherwise);
+  };
+  if (stream.on_device())
+    require_fits("the run on the GPU", memory.gpu, gpu, [&] {
+      return next(&MemoryCandidate::gpu, gpu.bytes, "choose a smaller model, or end what else fills the GPU");
+    });
   require_fits("the run", memory.table, most, [&] {
-    return advice(smaller_settings(stream, world, settings, config, resident, most.bytes, resumed), most.bytes);
+    return next(&MemoryCandidate::bytes, most.bytes, "choose a smaller model, or end what else fills the memory");
   });
   return memory;
 }

@@ -30,23 +30,38 @@ struct RunMemory {
 /// So many that every phase of the run has steps; epochs become steps only where the data is at hand.
 int64_t foreseen_steps(const Settings& settings);
 
-/// The parts that the settings make of a model of that shape are built for a moment, without touching their memory; to
-/// them come batches, what the GEMM takes while it works, and the program itself: `resident` bytes, the token files
-/// with it, before it has parts. Throws what building the parts throws: Error{resource} where a GPU has no memory left.
+/// The parts that the settings make of a model of that shape are built for a moment, without touching their memory, and
+/// on a device that is imagined (tensor/imagined_device.hpp) where `stream` is a device's; to them come batches, what
+/// products take while they work, and the program itself: `resident` bytes, the token files with it, before it has
+/// parts. On a GPU without what its driver takes. Throws what building the parts throws.
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident);
+
+/// What a rank can take.
+struct MemoryLimits {
+  size_t host = 0;
+  size_t gpu = 0;  ///< where its stream is a GPU's
+
+  bool hold(const RunMemory& memory) const { return total(memory.table) <= host && total(memory.gpu) <= gpu; }
+};
 
 /// Settings that take less memory, added to those of the candidates before.
 struct MemoryCandidate {
   std::string change;  ///< "batch.lanes=1"
   size_t bytes = 0;    ///< in all rows
+  size_t gpu = 0;      ///< in all rows of the GPU
 };
 
 /// What the settings take as one remedy after the other is added to those before: shard levels where there are several
 /// ranks, then what costs time, then what changes a run's identity, which a resumed run cannot do. Those that do not
-/// help are left out. Ends with the first that fits into `most`, or with the last.
+/// help are left out: where the GPU's memory is short, those that take no less of it. Ends with the first that fits
+/// into `most`, or with the last.
 std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
-                                              const ModelConfig& config, size_t resident, size_t most, bool resumed);
+                                              const ModelConfig& config, size_t resident, const MemoryLimits& most,
+                                              bool resumed);
+
+/// Of this rank's GPU, with what its streams hold already; ranks that share one have equal parts.
+AvailableMemory available_gpu_memory(const World& world);
 
 /// What foresee_memory gives, if `most` is enough for it and the GPU has what it needs there. Throws Error{resource} if
 /// not, with the largest rows and with what smaller settings would take; a resumed run can change fewer of them.

@@ -4,13 +4,17 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 
 #include "comm/local_world.hpp"
 #include "comm/thread_communicator.hpp"
 #include "optim/whole_matrices.hpp"
+#include "tensor/cuda/stream_memory.hpp"
 #include "tensor/error.hpp"
+#include "tensor/imagined_device.hpp"
 #include "trainer/exchange_measurement.hpp"
+#include "trainer/gpu_estimate.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/machine_facts.hpp"
 #include "trainer/make_optimizer.hpp"
@@ -208,14 +212,66 @@ ComputeTime measure_compute_alone(const Settings& settings, const ModelConfig& c
   return {.micro_batch = burst.forward_backward, .update = std::max(burst.optimizer - in_burst, 0.0) + matrices};
 }
 
+namespace {
+
+/// What the parts of the run are foreseen on.
+struct Imagined {
+  std::optional<ImaginedDevice> device{};
+  std::optional<Stream> stream{};
+};
+
+void require_gpu() {
+  if (cuda::available() && !cuda::devices().empty()) return;
+  throw Error({.kind = ErrorKind::resource,
+               .what = "there is no GPU to plan for",
+               .where = "run.device: cuda",
+               .seen = cuda::available() ? "the driver finds none" : "this program was built without CUDA",
+               .next = "name one: --gpu h100"});
+}
+
+/// Fills in what a rank can take.
+void imagine(const World& world, const Settings& settings, const PlanOptions& options, RunPlan& plan,
+             Imagined& imagined) {
+  const auto threads = static_cast<int>(settings.run.threads);
+  if (!on_gpu(settings)) {
+    if (options.gpu)
+      throw Error({.kind = ErrorKind::configuration,
+                   .what = "a GPU is named, and the run is on processors",
+                   .where = "--gpu, run.device",
+                   .seen = fmt::format("{}, {}", options.gpu->name, settings.run.device),
+                   .allowed = "run.device: cuda",
+                   .next = "add --set run.device=cuda"});
+    plan.most = options.memory ? AvailableMemory{*options.memory, "--memory"} : memory_of_a_rank(world);
+    imagined.stream.emplace(threads);
+    return;
+  }
+  int architecture = 0;
+  if (options.gpu) {
+    constexpr double gigabyte = 1e9;
+    architecture = options.gpu->architecture;
+    plan.most = {std::numeric_limits<size_t>::max(), "another machine's"};
+    plan.most_gpu = {static_cast<size_t>(options.gpu->memory * gigabyte),
+                     fmt::format("the datasheet of {}", options.gpu->name)};
+  } else {
+    require_gpu();
+    const Stream there = run_stream(settings, world);
+    architecture = there.memory().architecture();
+    plan.most = memory_of_a_rank(world);
+    plan.most_gpu = available_gpu_memory(world);
+  }
+  if (options.memory) plan.most_gpu = {*options.memory, "--memory"};
+  imagined.device.emplace(architecture);
+  imagined.stream.emplace(threads, Place::device);
+}
+
+}  // namespace
+
 RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& options) {
-  require_processor(settings, "nibble plan");
   const size_t resident = resident_before_parts(settings);
   RunPlan plan;
   plan.ranks = options.ranks;
   plan.shard = settings.shard;
   plan.tokens = settings.batch.tokens;
-  plan.most = options.memory ? AvailableMemory{*options.memory, "--memory"} : memory_of_a_rank(world);
   const ModelConfig config = shape_of(settings);
   plan.parameters = config.parameters();
 
@@ -224,26 +280,37 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
   const ShardPlan shards(layout, shard_of(settings), 0, options.ranks,
                          settings.batch.tokens / (settings.data.sequence * settings.batch.micro), settings.batch.lanes,
                          gathers_codes(settings) ? code_bits(layout, precision) : CodeBits());
+  const std::vector<MatrixWork> matrices = whole_matrices(settings.optimizer, layout.parameters());
+  ComputeSeconds compute;
   {
-    Stream stream(static_cast<int>(settings.run.threads));
+    Imagined here;
+    imagine(world, settings, options, plan, here);
     const std::unique_ptr<World> imagined = make_local_world(make_imagined_communicator(0, options.ranks));
-    plan.memory = foresee_memory(stream, *imagined, settings, config, resident);
-    constexpr size_t nothing_fits = 0;  // all candidates
-    plan.candidates = smaller_settings(stream, *imagined, settings, config, resident, nothing_fits, false);
+    plan.memory = foresee_memory(*here.stream, *imagined, settings, config, resident);
+    constexpr MemoryLimits nothing_fits{};  // all candidates
+    plan.candidates = smaller_settings(*here.stream, *imagined, settings, config, resident, nothing_fits, false);
+    if (plan.estimate = options.gpu; plan.estimate) {
+      const GpuEstimate estimate =
+          estimate_step(*here.stream, settings, config, precision, plan.memory, matrices, *options.gpu);
+      compute = {.turn = estimate.turn,
+                 .optimizer = estimate.optimizer / share_of(shards, plan.parameters),
+                 .matrices = estimate.matrices};
+    }
   }
 
   world.at(0, "plan: a step's passes");
-  const ComputeSeconds compute = measure_compute(world, settings, config, shards.turns());
+  if (!plan.estimate) compute = measure_compute(world, settings, config, shards.turns());
   plan.no_compute = compute.trouble;
   world.at(0, "plan: exchange");
   const LlamaOptions llama = llama_options(settings);
   const Wire wire = wire_of(settings);
+  const bool measures = world.size() > 1 && !on_gpu(settings);  // GPUs have links of their own
   if (options.ranks > 1) {
-    plan.speed_is = options.speed      ? RunPlan::Speed::given
-                    : world.size() > 1 ? RunPlan::Speed::measured
-                                       : RunPlan::Speed::unknown;
-    plan.speed = options.speed ? *options.speed : measure_exchange(world, wire);
-    if (!all_cores_compute(world, settings)) plan.speed.core_share = 0;
+    plan.speed_is = options.speed ? RunPlan::Speed::given
+                    : measures    ? RunPlan::Speed::measured
+                                  : RunPlan::Speed::unknown;
+    plan.speed = options.speed ? *options.speed : measures ? measure_exchange(world, wire) : ExchangeSpeed();
+    if (on_gpu(settings) || !all_cores_compute(world, settings)) plan.speed.core_share = 0;
   }
   std::optional<ValueCost> compressed;
   if (options.ranks > 1 && world.is_first()) measure_exchanges(settings, plan);
@@ -252,7 +319,6 @@ RunPlan make_plan(World& world, const Settings& settings, const PlanOptions& opt
     const auto values = static_cast<double>(plan.parameters);
     compressed = {.bytes = own.bytes / values, .processor_seconds = own.processor_seconds / values};
   }
-  const std::vector<MatrixWork> matrices = whole_matrices(settings.optimizer, layout.parameters());
   plan.step = forecast_step(layout, shards,
                             {.config = config,
                              .length = settings.data.sequence,

@@ -34,16 +34,6 @@ int gpu_of(const World& world) {
   return gpus > 0 ? world.local_rank() % static_cast<int>(gpus) : 0;
 }
 
-void require_processor(const Settings& settings, const char* command) {
-  if (!on_gpu(settings)) return;
-  throw Error({.kind = ErrorKind::configuration,
-               .what = fmt::format("{} knows processors only", command),
-               .where = "run.device",
-               .seen = settings.run.device,
-               .allowed = "cpu",
-               .next = "add --set run.device=cpu"});
-}
-
 nlohmann::json tuning_of(const Stream& stream, const World& world) {
   nlohmann::json tuning = {{"threads", stream.threads()},
                            {"instruction_set", name(stream.isa())},

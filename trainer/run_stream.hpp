@@ -19,9 +19,6 @@ Stream run_stream(const Settings& settings, const World& world);
 /// Which of the GPUs that this process sees this rank has.
 int gpu_of(const World& world);
 
-/// Throws Error{configuration} where the run's device is none that `command` knows.
-void require_processor(const Settings& settings, const char* command);
-
 /// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library,
 /// GPU.
 nlohmann::json tuning_of(const Stream& stream, const World& world);

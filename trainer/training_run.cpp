@@ -285,7 +285,6 @@ TrainingRun::Outcome TrainingRun::run() {
   const InterruptScope signals;
   last_step_ = options_.stop_at > 0 ? std::min(options_.stop_at, total_steps_) : total_steps_;
   told_ = {.step = counters_.step, .total_steps = total_steps_};
-  gemm_peak_ = measure_gemm_peak(stream_, parts_.model->precision().operands());
   describe();
   if (counters_.step == 0) {
     if (const std::optional<Evaluation> evaluation = run_validation()) {

@@ -107,17 +107,20 @@ TEST_F(RunsOnDevice, SayThatThereIsNone) {
 
 TEST_F(RunsOnDevice, SayWhatWouldFitIntoItsMemory) {
   if (!cuda::emulation::linked()) GTEST_SKIP() << "needs the emulated device";
-  const std::vector<std::string> large = {"batch.tokens=2048", "batch.micro=32", "batch.lanes=2"};
+  const std::vector<std::string> large = {"model.layers=4", "batch.tokens=2048", "batch.micro=32", "batch.lanes=2"};
   const size_t usual = cuda::devices().front().memory;
   ErrorDetail error;
-  for (size_t most = size_t{40} << 20; most > size_t{1} << 20 && error.next.find("it fits") == std::string::npos;
-       most = most * 99 / 100) {
+  for (size_t most = size_t{48} << 20; most > size_t{1} << 20 && error.kind != ErrorKind::resource;
+       most = most * 19 / 20) {
     cuda::emulation::limit_memory(most);
     error = refusal([&] { TrainingRun(on("cuda", "run", large), {}); });
+    std::filesystem::remove_all(path("run"));
   }
   cuda::emulation::limit_memory(usual);
   EXPECT_EQ(error.kind, ErrorKind::resource);
-  EXPECT_NE(error.next.find("model.recompute=block"), std::string::npos) << error.next;
+  EXPECT_EQ(error.what, "the run on the GPU needs more memory than there is");
+  EXPECT_NE(error.seen.find("activations"), std::string::npos) << error.seen;
+  EXPECT_NE(error.next.find("model.recompute=block takes"), std::string::npos) << error.next;
 }
 
 }  // namespace

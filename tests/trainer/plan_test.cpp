@@ -70,6 +70,34 @@ TEST_F(PlanTest, NamesTheFirstSettingsThatFit) {
   expect_said(ended, "unknown, and counted as no time: give --link");
 }
 
+TEST_F(PlanTest, PlansForGpusThatAreNotHere) {
+  const std::string on_h100 = "--set run.device=cuda --gpu h100 ";
+  const nlohmann::json all = answer(on_h100);
+  EXPECT_EQ(all["estimated_for"], "H100");
+  EXPECT_EQ(all["gpu"]["memory_of_a_rank"], 80000000000u);
+  EXPECT_TRUE(all["memory_of_a_rank"].is_null()) << "the host is another machine's";
+  EXPECT_EQ(all["gpu"]["rows"]["master weights"], 4 * all["parameters"].get<size_t>());
+  EXPECT_GT(all["seconds"]["step"], 0.0);
+  const nlohmann::json two = answer(on_h100 + "--ranks 2 --set shard=optimizer --link 400Gbit/s");
+  EXPECT_LT(two["gpu"]["rows"]["optimizer moments"], all["gpu"]["rows"]["optimizer moments"].get<double>() * 0.6);
+  EXPECT_GT(two["bytes_sent"]["step"], 0);
+
+  const Ended text = plan(on_h100 + "--memory 40GiB");
+  EXPECT_EQ(text.code, 0) << text.output;
+  expect_said(text, "of its GPU, without what the driver takes");
+  expect_said(text, "memory of a rank on its GPU: 40.00 GiB (--memory); on the host: that of another machine");
+  expect_said(text, "an estimate from the datasheet of H100");
+  const Ended little = plan(on_h100 + "--memory 1MiB");
+  EXPECT_EQ(little.code, 7);
+  expect_said(little, "no settings that were tried fit into the memory of a rank's GPU");
+  const Ended unknown = plan("--set run.device=cuda --gpu h1000");
+  EXPECT_EQ(unknown.code, 2);
+  expect_said(unknown, "H100 PCIe, H100 NVL, H100, H200 NVL, H200, GB200, B200");
+  const Ended processor = plan("--gpu h100");
+  EXPECT_EQ(processor.code, 2);
+  expect_said(processor, "add --set run.device=cuda");
+}
+
 TEST_F(PlanTest, ImpossibleWishesAreRefused) {
   const Ended three = plan("--ranks 3");
   EXPECT_EQ(three.code, 2);

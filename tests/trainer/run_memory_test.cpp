@@ -8,6 +8,7 @@
 #include "comm/local_world.hpp"
 #include "data/tokenize.hpp"
 #include "tensor/files.hpp"
+#include "tensor/imagined_device.hpp"
 #include "tests/tensor/temporary_directory.hpp"
 #include "tests/trainer/expect_error.hpp"
 #include "trainer/resolve.hpp"
@@ -193,6 +194,43 @@ TEST_F(RunMemoryTest, ActivationsOfRecipesAreWhatARunHolds) {
   const auto wider = [&](const char* recipe) { return activations(recipe, false, "model.width=512"); };
   EXPECT_LT(wider("fp8"), wider("bf16")) << "saved inputs are packed";
   EXPECT_LT(wider("quartet2"), wider("fp8"));
+}
+
+// This program has no code for devices at all.
+TEST_F(RunMemoryTest, OfAGpuThatIsImagined) {
+  const auto on_gpu = [&](std::vector<std::string> overrides, int architecture) {
+    overrides.insert(overrides.begin(), {"run.device=cuda", "model.width=64", "model.heads=4", "model.ffn=96"});
+    const ImaginedDevice imagined(architecture);
+    Stream stream(2, Place::device);
+    const Settings run = settings(overrides);
+    return foresee_memory(stream, *make_local_world(), run, model_config(run, 257), 0);
+  };
+  constexpr size_t parameters = 2 * 300 * 64 + 5 * 64 + 2 * (192 * 64 + 64 * 64 + 192 * 64 + 64 * 96);
+  const size_t resident = resident_memory().anonymous;
+  const MemoryTable before = held_memory(Place::device);
+  const RunMemory bf16 = on_gpu({}, 90);
+  EXPECT_EQ(bf16.gpu.at("master weights"), 4 * parameters);
+  EXPECT_EQ(bf16.gpu.at("optimizer moments"), 8 * parameters);
+  EXPECT_EQ(bf16.gpu.at("gradients"), 3 * 4 * parameters);
+  EXPECT_EQ(bf16.gpu.at("weights"), 2 * (parameters - 5 * 64) + 4 * 5 * 64);
+  EXPECT_FALSE(bf16.table.contains("master weights"));
+  EXPECT_EQ(bf16.table.at("state of the device"), 12 * parameters) << "what a checkpoint is copied through";
+  const RunMemory offloaded = on_gpu({"optimizer.offload=masters"}, 90);
+  EXPECT_FALSE(offloaded.gpu.contains("master weights"));
+  EXPECT_FALSE(offloaded.gpu.contains("optimizer moments"));
+  EXPECT_EQ(offloaded.table.at("pinned master weights"), 4 * parameters);
+  EXPECT_EQ(offloaded.table.at("pinned optimizer moments"), 8 * parameters);
+  EXPECT_FALSE(offloaded.table.contains("state of the device"));
+  EXPECT_EQ(offloaded.gpu.at("portions of offloaded state"), 12 * parameters + 4 * parameters)
+      << "one portion for the update, and one for the first rounding";
+  for (const char* recipe : {"fp8", "mxfp8", "nvfp4-nvidia", "ste-w4a4", "halo0-int8"})
+    for (const int architecture : {90, 100}) {
+      const RunMemory memory = on_gpu({std::string("precision.recipe=") + recipe}, architecture);
+      EXPECT_EQ(memory.gpu.at("master weights"), 4 * parameters) << recipe;
+      EXPECT_NE(memory.gpu.at("activations"), bf16.gpu.at("activations")) << recipe;
+    }
+  EXPECT_EQ(held_memory(Place::device), before);
+  EXPECT_LT(resident_memory().anonymous, resident + 32 * mebibyte);
 }
 
 TEST_F(RunMemoryTest, TooLargeARunIsRefusedBeforeAnythingIsWritten) {
