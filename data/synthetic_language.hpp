@@ -4,7 +4,8 @@
 //   an octave, drawn by Zipf's law whatever came before, and a place in it: with probability 1 - noise the one that the
 //   token g back speaks for, each g of 1 to `order` alike; else any.
 // What token t, g back, speaks for is a hash of (g, t, octave) by Philox, so that tables of any size cost nothing. The
-// places of an octave are dealt out to the g, every order-th to each: so two tokens never speak for one place.
+// places of an octave are dealt out to the g in turn, and only its own can be spoken for: so tokens at different g never
+// speak for one place.
 //
 // Entropy. In an octave of probability P with s places, of which c = min(order, s) have a g that may speak for them
 // (c = 0 where s = 1: there is nothing to say), let w = (1 - noise) / order and n = 1 - c w. Whatever came before, c
