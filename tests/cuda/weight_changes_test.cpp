@@ -60,15 +60,15 @@ class Weights {
   ShardedWeights weights_;
 };
 
-ModelConfig small(int64_t width, int64_t heads, int64_t kv_heads) {
+ModelConfig small(int64_t width, int64_t heads, int64_t kv_heads, int64_t ffn) {
   ModelConfig config;
   config.width = width, config.layers = 2, config.heads = heads, config.kv_heads = kv_heads;
-  config.head_dim = width / heads, config.ffn = 256, config.vocabulary = 64, config.context = 128;
+  config.head_dim = width / heads, config.ffn = ffn, config.vocabulary = 64, config.context = 128;
   return config;
 }
 
 TEST(CageOnDevice, PullsAsOnTheHost) {
-  const ModelConfig config = small(128, 2, 2);
+  const ModelConfig config = small(128, 2, 2, 256);
   for (const char* recipe : {"quest-w4a4", "quest-w3a3-plain", "bf16"}) {
     Weights here(Place::host, config, recipe), there(Place::device, config, recipe), left(Place::host, config, recipe);
     here.pull(10);
@@ -86,25 +86,27 @@ TEST(CageOnDevice, PullsAsOnTheHost) {
 
 // Runs of ranks begin and end in the midst of rows.
 TEST(QkClipOnDevice, ScalesRowsOfHeadsAsOnTheHost) {
-  const ModelConfig config = small(96, 4, 2);  // a run of 4096 elements has 42 rows and two thirds of one
-  const std::vector<float> logits = {99, 400, 900, 100, 20, 30, 250, 101};
+  const ModelConfig config = small(192, 8, 2, 16);  // runs end after 4096 elements, in a third of a row, or more
+  int64_t within_rows = 0;
+  const std::vector<float> logits = {99, 400, 900, 100, 20, 30, 250, 101, 7, 7, 7, 180, 190, 200, 210, 220};
   const double threshold = 100;
   Weights before(Place::host, config, "bf16");
   for (const auto& [shard, ranks] : {std::pair{Shard::none, 1}, {Shard::optimizer, 4}, {Shard::parameters, 2}})
     for (int rank = 0; rank < ranks; ++rank) {
       Weights here(Place::host, config, "bf16", shard, rank, ranks),
           there(Place::device, config, "bf16", shard, rank, ranks);
-      EXPECT_EQ(here.clip(logits, threshold), 4);
-      EXPECT_EQ(there.clip(logits, threshold), 4);
+      EXPECT_EQ(here.clip(logits, threshold), 9);
+      EXPECT_EQ(there.clip(logits, threshold), 9);
       for (size_t i = 0; i < before.parameters().size(); ++i) {
         const OptimizedParameter& run = here.parameters()[i];
         const ParameterInfo& info = *run.info;
         const std::vector<float> whole = before.master(i);
         std::vector<float> expected(whole.begin() + run.first, whole.begin() + run.first + run.master.size());
         const bool of_heads = info.name.ends_with("q_proj.weight") || info.name.ends_with("k_proj.weight");
+        within_rows += of_heads && run.first % info.cols != 0 && run.master.size() > info.cols * config.head_dim;
         for (int64_t j = 0; j < run.master.size() && of_heads; ++j) {
           const int64_t head = (info.first_row + (run.first + j) / info.cols) / config.head_dim;
-          const std::vector<float> of_layer(logits.begin() + info.layer * 4, logits.begin() + info.layer * 4 + 4);
+          const std::vector<float> of_layer(logits.begin() + info.layer * 8, logits.begin() + info.layer * 8 + 8);
           expected[static_cast<size_t>(j)] *=
               qk_clip_factors(of_layer, config.kv_heads, threshold)[static_cast<size_t>(head)];
         }
@@ -117,6 +119,7 @@ TEST(QkClipOnDevice, ScalesRowsOfHeadsAsOnTheHost) {
             << info.name;
       }
     }
+  EXPECT_GT(within_rows, 0) << "no run begins in the midst of a row";
 }
 
 }  // namespace
