@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tensor/stream.hpp"
@@ -28,13 +29,25 @@ struct AttentionShape {
 /// Heads of more channels have no kernels on devices.
 inline constexpr int64_t largest_device_head_dim = 128;
 
-/// Scratch memory of both passes.
+/// Whose kernels compute attention on a device.
+enum class AttentionBy : uint8_t { own, cudnn };
+
+/// What AttentionBy::cudnn is here.
+struct AttentionLibrary {
+  std::string version;  ///< "9.19.0"; empty: there is none
+  std::string missing;  ///< why
+};
+AttentionLibrary attention_library();
+
+/// Scratch memory of both passes, and who computes them.
 class AttentionScratch {
  public:
   AttentionScratch() = default;
-  /// Takes its memory from `arena`, which is of the stream's place; `type` is that of the operands. Throws
-  /// Error{configuration} for heads that its device has no kernels for.
-  AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, const Stream& stream, bool training);
+  /// Takes its memory from `arena`, which is of the stream's place; `type` is that of the operands. The host has
+  /// kernels of our own only. Throws Error{configuration} for heads and operands that a device has no kernels for, and
+  /// for a library that is not there, and what model/cudnn/cudnn_attention.hpp says.
+  AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, const Stream& stream, bool training,
+                   AttentionBy by = AttentionBy::own);
 
   /// Of one thread of the host.
   struct Part {
@@ -47,16 +60,20 @@ class AttentionScratch {
   const Part& part(int64_t thread) const { return parts_[static_cast<size_t>(thread)]; }
   const Tensor& delta() const { return delta_; }    ///< [H, tokens] f32
   const Tensor& dquery() const { return dquery_; }  ///< [tokens, H hd] f32, of the host
+  bool by_library() const { return by_library_; }
+  const Tensor& working() const { return working_; }  ///< bytes that the library works in
 
  private:
   std::vector<Part> parts_;
-  Tensor delta_, dquery_;
+  Tensor delta_, dquery_, working_;
+  bool by_library_ = false;
 };
 
 /// y[tokens, H hd] from qkv[tokens, (H + 2 KV) hd] (queries, keys, values; rotated already), same type.
 /// log_sum_exp[H, tokens] (f32) is left for the backward pass.
 /// document_starts[tokens]: token t of a sequence attends to positions document_starts[t] .. t of it; empty: 0 .. t.
 /// max_logits[H] are raised to the largest q k / sqrt(hd) of each head that the softmax sees; empty: not asked for.
+/// A library has its own order of log_sum_exp, sees 0 .. t whatever document_starts say, and raises no max_logits.
 void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
                        std::span<const int32_t> document_starts, const AttentionScratch& scratch, const Tensor& y,
                        const Tensor& log_sum_exp, std::span<float> max_logits = {});

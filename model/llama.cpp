@@ -50,7 +50,8 @@ Llama::Llama(Stream& stream, const ModelConfig& config, const Precision& precisi
     for_each_linear(
         [&](const Linear& linear) { of_linear = std::max(of_linear, linear.scratch_bytes(stream_, tokens())); });
     linear_scratch_ = arena.take(DType::u8, 1, static_cast<int64_t>(of_linear));
-    attention_scratch_ = AttentionScratch(arena, attention_shape_, precision_.operands(), stream_, options_.training);
+    attention_scratch_ = AttentionScratch(arena, attention_shape_, precision_.operands(), stream_, options_.training,
+                                          options_.attention);
     loss_scratch_ = LossScratch(arena, tokens(), config_.vocabulary, precision_.operands(), options_.training);
     if (options_.training) embedding_scratch_ = EmbeddingScratch(arena, tokens());
   };
@@ -253,6 +254,11 @@ void Llama::check(const MicroBatch& batch) const {
                  .what = "a micro-batch of another size than the model was built for",
                  .seen = fmt::format("{} inputs, {} targets", batch.inputs.size(), batch.targets.size()),
                  .allowed = fmt::format("{} tokens", size)});
+  if (attention_scratch_.by_library() && std::ranges::any_of(batch.document_starts, [](int32_t at) { return at != 0; }))
+    throw Error({.kind = ErrorKind::internal,
+                 .what = "cuDNN's attention crosses documents",
+                 .seen = "sequences of several documents that it must not cross",
+                 .allowed = "document_starts of 0"});
   const auto refuse = [&](const char* what, int32_t id) {
     throw Error({.kind = ErrorKind::data,
                  .what = fmt::format("{} outside the vocabulary", what),

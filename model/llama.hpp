@@ -36,13 +36,15 @@ struct LlamaOptions {
   bool training = true;  ///< false: no memory for gradients
   uint64_t seed = 0;     ///< of the recipe's random numbers
   bool graphs = false;   ///< on a device: the blocks of training passes are graphs (block_graphs.hpp)
+  AttentionBy attention = AttentionBy::own;  ///< on a device
 };
 
 /// One micro-batch, row-major [sequences, length].
 struct MicroBatch {
   std::span<const int32_t> inputs;
-  std::span<const int32_t> targets;          ///< -1: not counted
-  std::span<const int32_t> document_starts;  ///< see attention_forward; empty: attention crosses documents
+  std::span<const int32_t> targets;  ///< -1: not counted
+  /// See attention_forward; empty: attention crosses documents, as it does where a library computes it.
+  std::span<const int32_t> document_starts;
 };
 
 /// Called in the backward pass as soon as a physical buffer's gradient of this micro-batch is complete; where blocks
@@ -117,7 +119,8 @@ class Llama {
   void commit();
   void discard();
 
-  /// By layer and head: attention's largest logit in the training passes since they were forgotten; -inf before any.
+  /// By layer and head: attention's largest logit in the training passes since they were forgotten; -inf before any,
+  /// and where a library computes attention.
   std::span<float> max_logits() { return max_logits_; }
   void forget_max_logits();
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/attention.hpp"
 #include "tensor/error.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
@@ -247,6 +248,27 @@ void check_device(const Settings& s, const Contradictions& found) {
   if (s.run.gpu_graphs && !on_gpu(s))
     found.refuse("only a GPU is given graphs", {"run.gpu_graphs", "run.device"}, fmt::format("true, {}", s.run.device),
                  "run.device: cuda, or run.gpu_graphs: false", "set run.gpu_graphs=false");
+  if (s.run.gpu_attention == "own") return;
+  const char* own = "set run.gpu_attention=own";
+  if (!on_gpu(s))
+    found.refuse("cuDNN computes attention on GPUs only", {"run.gpu_attention", "run.device"},
+                 fmt::format("{}, {}", s.run.gpu_attention, s.run.device),
+                 "run.device: cuda, or run.gpu_attention: own", own);
+  if (s.data.attention_within_documents())
+    found.refuse("cuDNN's attention crosses documents", {"run.gpu_attention", "data.mask_documents", "data.packing"},
+                 fmt::format("{}, {}, {}", s.run.gpu_attention, s.data.mask_documents, s.data.packing),
+                 "data.packing: stream without data.mask_documents, or run.gpu_attention: own", own);
+  if (s.optimizer.qk_clip > 0)
+    found.refuse("cuDNN does not tell the largest logits of its attention", {"run.gpu_attention", "optimizer.qk_clip"},
+                 fmt::format("{}, {}", s.run.gpu_attention, s.optimizer.qk_clip),
+                 "optimizer.qk_clip: 0, or run.gpu_attention: own", own);
+  if (const DType operands = operands_of(s); operands != DType::bf16)
+    found.refuse("cuDNN's attention is for other operands", {"run.gpu_attention", "precision"},
+                 fmt::format("{}, {}", s.run.gpu_attention, name(operands)),
+                 "a recipe with bf16 operands, or run.gpu_attention: own", own);
+  if (const std::string missing = attention_library().missing; !missing.empty())
+    found.refuse("attention by cuDNN is not there", {"run.gpu_attention"},
+                 fmt::format("{}: {}", s.run.gpu_attention, missing), "own", own);
 }
 
 void check_offload(const Settings& s, const Contradictions& found) {

@@ -25,7 +25,8 @@ LlamaOptions llama_options(const Settings& settings) {
           .length = settings.data.sequence,
           .recompute = settings.model.recompute == "block" ? Recompute::block : Recompute::none,
           .seed = static_cast<uint64_t>(settings.run.seed),
-          .graphs = settings.run.gpu_graphs};
+          .graphs = settings.run.gpu_graphs,
+          .attention = settings.run.gpu_attention == "cudnn" ? AttentionBy::cudnn : AttentionBy::own};
 }
 
 ScheduleSettings schedule_settings(const Settings& settings, int64_t steps) {

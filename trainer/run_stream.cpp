@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "model/attention.hpp"
 #include "tensor/cores.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
@@ -34,7 +35,7 @@ int gpu_of(const World& world) {
   return gpus > 0 ? world.local_rank() % static_cast<int>(gpus) : 0;
 }
 
-nlohmann::json tuning_of(const Stream& stream, const World& world) {
+nlohmann::json tuning_of(const Stream& stream, const World& world, const std::string& gpu_attention) {
   nlohmann::json tuning = {{"threads", stream.threads()},
                            {"instruction_set", name(stream.isa())},
                            {"gemm_bf16", gemm_library(stream, DType::bf16)},
@@ -43,6 +44,7 @@ nlohmann::json tuning_of(const Stream& stream, const World& world) {
     const cuda::DeviceFacts gpu = cuda::devices()[static_cast<size_t>(gpu_of(world))];
     tuning["gemm_codes"] = gemm_library(stream, DType::u8);
     tuning["gpu"] = {{"name", gpu.name}, {"architecture", gpu.architecture}};
+    if (gpu_attention != "own") tuning["gpu_attention"] = "cuDNN " + attention_library().version;
   }
   return tuning;
 }

@@ -20,7 +20,7 @@ Stream run_stream(const Settings& settings, const World& world);
 int gpu_of(const World& world);
 
 /// Whatever can change the rounding of a run on the same data and settings: threads, instruction set, GEMM library,
-/// GPU.
-nlohmann::json tuning_of(const Stream& stream, const World& world);
+/// GPU, and who computes attention there (run.gpu_attention) where it is a library.
+nlohmann::json tuning_of(const Stream& stream, const World& world, const std::string& gpu_attention = "own");
 
 }  // namespace nibble

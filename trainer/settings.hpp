@@ -279,6 +279,7 @@ struct RunSettings {
   std::string device = "cpu";
   std::string gpu_exchange = "auto";
   bool gpu_graphs = false;
+  std::string gpu_attention = "own";
   int64_t threads = 0;
   std::string directory{};
   std::string branch{};

@@ -57,7 +57,7 @@ TrainingRun::TrainingRun(const Settings& settings, const TrainingRunOptions& opt
       alone_(options.world ? nullptr : make_local_world()),
       world_(options.world ? *options.world : *alone_),
       stream_(run_stream(settings, world_)),
-      tuning_(tuning_of(stream_, world_)),
+      tuning_(tuning_of(stream_, world_, settings.run.gpu_attention)),
       progress_(world_.is_first() ? new Progress(Progress::to_stderr(settings.run.progress))
                                   : new Progress(Progress::silent())) {  // not movable: made in place
   world_.at(0, "start");

@@ -11,6 +11,8 @@
 #include <nlohmann/json.hpp>
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include "model/attention.hpp"
+
 namespace nibble {
 namespace {
 
@@ -36,7 +38,7 @@ std::string decimal_version(unsigned number) { return dotted(number / 10000, num
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> versions() {
-  return {
+  std::vector<std::pair<std::string, std::string>> list = {
       {"nibble", NIBBLE_VERSION},
       {"compiler", __VERSION__},
       {"oneDNN", onednn_version()},
@@ -50,6 +52,9 @@ std::vector<std::pair<std::string, std::string>> versions() {
       {"fmt", decimal_version(FMT_VERSION)},
       {"nlohmann-json", dotted(NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
       {"CLI11", CLI11_VERSION}};
+  if (const AttentionLibrary library = attention_library(); library.missing.empty())
+    list.emplace_back("cuDNN", library.version);
+  return list;
 }
 
 std::string versions_text() {

@@ -10,6 +10,7 @@
 
 #include "model/cpu/dispatch.hpp"
 #include "model/cuda/kernels.hpp"
+#include "model/cudnn/cudnn_attention.hpp"
 #include "tensor/error.hpp"
 #include "tensor/gemm.hpp"
 #include "tensor/profile.hpp"
@@ -294,15 +295,43 @@ void check_head_dim(int64_t head_dim) {
                .next = "choose more heads of fewer channels, or train on the CPU"});
 }
 
+void check_library(const AttentionShape& shape, DType type) {
+  const auto refuse = [](const char* what, const std::string& seen, const std::string& allowed) {
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = what,
+                 .seen = seen,
+                 .allowed = allowed,
+                 .next = "set run.gpu_attention=own"});
+  };
+  if (type != DType::bf16) refuse("cuDNN's attention is for other operands", std::string(name(type)), "bf16");
+  if (shape.head_dim % 8 != 0)
+    refuse("cuDNN has no attention for heads of so many channels", "head_dim " + std::to_string(shape.head_dim),
+           "multiples of 8");
+  if (const std::string missing = attention_library().missing; !missing.empty())
+    refuse("attention by cuDNN is not there", missing, "kernels of our own");
+}
+
 }  // namespace
 
+AttentionLibrary attention_library() {
+  if (cuda::why_no_cudnn == nullptr)
+    return {.version = "", .missing = "this program was built without cuDNN's frontend"};
+  const std::string missing = cuda::why_no_cudnn();
+  return {.version = missing.empty() ? cuda::cudnn_version() : "", .missing = missing};
+}
+
 AttentionScratch::AttentionScratch(Arena& arena, const AttentionShape& shape, DType type, const Stream& stream,
-                                   bool training) {
-  if (training) delta_ = arena.take(DType::f32, shape.heads, shape.tokens());
-  if (stream.on_device()) {
-    check_head_dim(shape.head_dim);
+                                   bool training, AttentionBy by) {
+  by_library_ = stream.on_device() && by == AttentionBy::cudnn;
+  if (stream.on_device()) check_head_dim(shape.head_dim);
+  if (by_library_) {
+    check_library(shape, type);
+    const size_t bytes = cuda::cudnn_attention_bytes(stream, shape, training);
+    working_ = arena.take(DType::u8, 1, static_cast<int64_t>(bytes));
     return;
   }
+  if (training) delta_ = arena.take(DType::f32, shape.heads, shape.tokens());
+  if (stream.on_device()) return;
   if (training) dquery_ = arena.take(DType::f32, shape.tokens(), shape.query_width());
   const int64_t queries = std::min(query_block, shape.length), keys = std::min(key_block, shape.length);
   for (int thread = 0; thread < stream.threads(); ++thread) {
@@ -323,6 +352,7 @@ void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor
                        std::span<const int32_t> document_starts, const AttentionScratch& scratch, const Tensor& y,
                        const Tensor& log_sum_exp, std::span<float> max_logits) {
   const KernelTimer timer(stream, "attention_forward", {qkv, y, log_sum_exp}, 2 * product_operations(shape));
+  if (scratch.by_library()) return cuda::cudnn_attention_forward(stream, shape, qkv, scratch.working(), y, log_sum_exp);
   if (stream.on_device())
     return cuda::attention_forward(stream, shape, qkv, document_starts, scratch, y, log_sum_exp, max_logits);
   const int64_t blocks = (shape.length + query_block - 1) / query_block;
@@ -344,6 +374,8 @@ void attention_backward(Stream& stream, const AttentionShape& shape, const Tenso
                         std::span<const int32_t> document_starts, const Tensor& y, const Tensor& log_sum_exp,
                         const AttentionScratch& scratch, const Tensor& dqkv) {
   const KernelTimer timer(stream, "attention_backward", {dy, qkv, y, log_sum_exp, dqkv}, 5 * product_operations(shape));
+  if (scratch.by_library())
+    return cuda::cudnn_attention_backward(stream, shape, dy, qkv, y, log_sum_exp, scratch.working(), dqkv);
   if (stream.on_device())
     return cuda::attention_backward(stream, shape, dy, qkv, document_starts, y, log_sum_exp, scratch, dqkv);
   const int64_t key_blocks = (shape.length + key_block - 1) / key_block,

@@ -50,6 +50,8 @@ class StreamMemory {
   const uint32_t* words(Stream& stream, std::span<const uint32_t> words);
   /// Of its products (cublaslt.hpp).
   std::unique_ptr<LibraryState> products;
+  /// Of attention, where a library computes it (model/cudnn).
+  std::unique_ptr<LibraryState> attention;
 
  private:
   void* working_bytes(Purpose purpose, size_t bytes);

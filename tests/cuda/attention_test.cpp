@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/cuda/graph.hpp"
 #include "tensor/error.hpp"
 #include "tests/cuda/on_device.hpp"
 
@@ -130,11 +131,12 @@ class AttentionOnDevice : public ::testing::Test {
   }
 
   /// The backward pass gets y and the log-sum-exps from `forward` where it is given.
-  Results of_device(const Case& of, const Operands& in, const Results* forward = nullptr) {
+  Results of_device(const Case& of, const Operands& in, const Results* forward = nullptr,
+                    AttentionBy by = AttentionBy::own) {
     const Results made = results(of);
     AttentionScratch scratch;
     const Arena arena(
-        "scratch", [&](Arena& memory) { scratch = AttentionScratch(memory, of.shape, of.type, device, true); },
+        "scratch", [&](Arena& memory) { scratch = AttentionScratch(memory, of.shape, of.type, device, true, by); },
         Place::device);
     const Padded qkv(device, in.qkv, of.padding), dy(device, in.dy, of.padding);
     const Padded y(device, of.type, made.y.view().rows, made.y.view().cols, of.padding),
@@ -275,19 +277,114 @@ TEST_F(AttentionOnDevice, LargestLogitsAreOnlyRaised) {
   EXPECT_EQ(values[2], 7);
 }
 
-TEST_F(AttentionOnDevice, WideHeadsAreRefused) {
-  try {
-    const Arena arena(
-        "scratch",
-        [&](Arena& memory) {
-          AttentionScratch(memory, {1, 8, 1, 1, 129}, DType::bf16, device, true);
-        },
-        Place::device);
-    FAIL() << "accepted";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::configuration);
-    EXPECT_EQ(error.detail().allowed, "1 to 128");
+class AttentionIsRefused : public AttentionOnDevice {
+ protected:
+  void expect(const std::string& allowed, int64_t head_dim, DType type, AttentionBy by) {
+    try {
+      const Arena arena(
+          "scratch",
+          [&](Arena& memory) {
+            AttentionScratch(memory, {1, 8, 1, 1, head_dim}, type, device, true, by);
+          },
+          Place::device);
+      FAIL() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::configuration);
+      EXPECT_EQ(error.detail().allowed, allowed);
+    }
   }
+};
+
+TEST_F(AttentionIsRefused, ForWideHeads) {
+  expect("1 to 128", 129, DType::bf16, AttentionBy::own);
+  expect("1 to 128", 136, DType::bf16, AttentionBy::cudnn);
+}
+
+TEST_F(AttentionIsRefused, ByCudnnForOtherHeadsAndOperandsAndWhereThereIsNone) {
+  expect("multiples of 8", 41, DType::bf16, AttentionBy::cudnn);
+  expect("bf16", 64, DType::f32, AttentionBy::cudnn);
+  if (!attention_library().missing.empty()) expect("kernels of our own", 64, DType::bf16, AttentionBy::cudnn);
+}
+
+// Rows without gaps, as arenas lay out these widths.
+const std::vector<AttentionShape> cudnn_shapes = {{1, 64, 2, 2, 64},   {1, 130, 4, 2, 32}, {2, 256, 4, 1, 64},
+                                                  {3, 128, 2, 1, 128}, {2, 160, 4, 2, 40}, {1, 1024, 8, 2, 64}};
+
+class AttentionByCudnn : public AttentionOnDevice {
+ protected:
+  void SetUp() override {
+    if (const std::string missing = attention_library().missing; !missing.empty())
+      GTEST_SKIP() << "not run: " << missing;
+  }
+
+  /// log_sum_exp in the host's order, [H, sequences T].
+  Results of_cudnn(const Case& of, const Operands& in) {
+    const AttentionShape& shape = of.shape;
+    Results out = of_device(of, in, nullptr, AttentionBy::cudnn);
+    OwnedTensor by_head(DType::f32, shape.heads, shape.tokens());
+    const auto* from = out.log_sum_exp.view().as<float>();
+    for (int64_t sequence = 0; sequence < shape.sequences; ++sequence)
+      for (int64_t head = 0; head < shape.heads; ++head, from += shape.length)
+        std::copy_n(from, shape.length, by_head.view().row<float>(head) + sequence * shape.length);
+    out.log_sum_exp = std::move(by_head);
+    return out;
+  }
+};
+
+// Probabilities and results in bf16 may have another last bit, 2^-8 of a number: cuDNN sums in an order of its own, and
+// reads its own output in the backward pass.
+TEST_F(AttentionByCudnn, AgreesWithTheHostsAndOurOwn) {
+  for (const AttentionShape& shape : cudnn_shapes) {
+    const Case of{DType::bf16, shape};
+    SCOPED_TRACE(of.name());
+    const Operands in = operands(of);
+    const Results seen = of_cudnn(of, in), here = of_host(of, in), own = of_device(of, in);
+    for (const Results* expected : {&here, &own}) {
+      EXPECT_LT(difference(seen.y, expected->y).typical, 0x1p-7);
+      EXPECT_LT(difference(seen.dqkv, expected->dqkv).typical, 0x1p-7);
+      EXPECT_LT(difference(seen.y, expected->y).largest, 0x1p-3);
+      EXPECT_LT(difference(seen.dqkv, expected->dqkv).largest, 0x1p-3);
+      for (int64_t head = 0; head < shape.heads; ++head)
+        for (int64_t t = 0; t < shape.tokens(); ++t)
+          ASSERT_NEAR(seen.log_sum_exp.view().row<float>(head)[t], expected->log_sum_exp.view().row<float>(head)[t],
+                      1e-4)
+              << "head " << head << ", token " << t;
+    }
+  }
+}
+
+TEST_F(AttentionByCudnn, GivesTheSameBitsEveryTime) {
+  for (const AttentionShape& shape : cudnn_shapes) {
+    const Case of{DType::bf16, shape};
+    SCOPED_TRACE(of.name());
+    const Operands in = operands(of);
+    const Results once = of_cudnn(of, in), again = of_cudnn(of, in);
+    EXPECT_TRUE(same_bits(once.y, again.y));
+    EXPECT_TRUE(same_bits(once.log_sum_exp, again.log_sum_exp));
+    EXPECT_TRUE(same_bits(once.dqkv, again.dqkv));
+  }
+}
+
+TEST_F(AttentionByCudnn, MayBePartOfAGraph) {
+  const Case of{DType::bf16, {2, 128, 4, 2, 64}};
+  const AttentionShape& shape = of.shape;
+  const Operands in = operands(of);
+  const Results expected = of_device(of, in, nullptr, AttentionBy::cudnn), made = results(of);
+  AttentionScratch scratch;
+  const Arena arena(
+      "scratch",
+      [&](Arena& memory) { scratch = AttentionScratch(memory, shape, of.type, device, true, AttentionBy::cudnn); },
+      Place::device);
+  const OwnedTensor qkv = on_device(device, in.qkv), dy = on_device(device, in.dy), y = on_device(device, made.y),
+                    log_sum_exp = on_device(device, made.log_sum_exp), dqkv = on_device(device, made.dqkv);
+  const std::unique_ptr<cuda::Graph> graph = cuda::make_graph(device.queue());
+  for (int time = 0; time < 2; ++time)
+    graph->run([&] {
+      attention_forward(device, shape, qkv, {}, scratch, y, log_sum_exp);
+      attention_backward(device, shape, dy, qkv, {}, y, log_sum_exp, scratch, dqkv);
+    });
+  EXPECT_TRUE(same_bits(on_host(device, y), expected.y));
+  EXPECT_TRUE(same_bits(on_host(device, dqkv), expected.dqkv));
 }
 
 }  // namespace

@@ -90,6 +90,34 @@ TEST(Resolve, GraphsAreForGpus) {
                        [](Settings& s) { s.run.gpu_graphs = true; });
 }
 
+TEST(Resolve, AttentionByCudnnIsForGpusAndBf16WithoutDocuments) {
+  const auto expect_refused = [](const std::vector<std::string>& texts, auto change) {
+    expect_contradiction(texts, [&](Settings& s) {
+      s.run.device = "cuda";
+      s.run.gpu_attention = "cudnn";
+      change(s);
+    });
+  };
+  expect_refused({"on GPUs only", "run.gpu_attention, run.device", "cudnn, cpu", "set run.gpu_attention=own"},
+                 [](Settings& s) { s.run.device = "cpu"; });
+  expect_refused({"crosses documents", "run.gpu_attention, data.mask_documents, data.packing", "cudnn, true, stream"},
+                 [](Settings& s) { s.data.mask_documents = true; });
+  expect_refused({"crosses documents", "cudnn, false, documents"}, [](Settings& s) { s.data.packing = "documents"; });
+  expect_refused({"other operands", "run.gpu_attention, precision", "cudnn, f32"},
+                 [](Settings& s) { s.precision.recipe = "fp32"; });
+  expect_refused({"no kernels for GPUs", "optimizer.qk_clip"}, [](Settings& s) { s.optimizer.qk_clip = 100; });
+}
+
+// This program has no code for GPUs.
+TEST(Resolve, AttentionByCudnnIsRefusedWhereThereIsNone) {
+  expect_contradiction(
+      {"attention by cuDNN is not there", "built without cuDNN's frontend", "set run.gpu_attention=own"},
+      [](Settings& s) {
+        s.run.device = "cuda";
+        s.run.gpu_attention = "cudnn";
+      });
+}
+
 TEST(Resolve, Batch) {
   expect_contradiction({"no whole number of micro-batches", "8 x 512 = 4096", "set batch.tokens to 8192 or 12288"},
                        [](Settings& s) { s.batch.tokens = 10000; });

@@ -144,7 +144,8 @@ TEST(SettingsTable, EveryMemberIsBound) {
   // Each row must reach a member of its own: with all members changed, no row shows its default.
   const Settings defaults;
   Settings changed = everything_changed();
-  changed.run.gpu_graphs = true;  // for GPUs alone
+  changed.run.gpu_graphs = true;  // these two are for GPUs alone
+  changed.run.gpu_attention = "cudnn";
   const std::set<std::string> exclusive = {"tokens",
                                            "epochs",
                                            "model.from",
