@@ -2,37 +2,26 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <span>
 
-#include "tensor/cuda/device.hpp"
-#include "tensor/memory.hpp"
+#include "tensor/pinned_arena.hpp"
 
 namespace nibble {
 
-/// Entered in the ledger (tensor/memory.hpp) under "communication".
+/// In the ledger (tensor/memory.hpp) under "communication".
 class PinnedMemory {
  public:
   PinnedMemory() = default;
   explicit PinnedMemory(size_t bytes)
-      : memory_(static_cast<std::byte*>(cuda::allocate_pinned(bytes)),
-                Release{bytes, &memory_account("communication")}) {
-    *memory_.get_deleter().account += bytes;
-  }
+      : arena_("communication",
+               [&](PinnedArena& arena) { memory_ = arena.take_packed(DType::u8, 1, static_cast<int64_t>(bytes)); }) {}
 
-  std::span<std::byte> first(size_t bytes) const { return {memory_.get(), bytes}; }
-  size_t bytes() const { return memory_ ? memory_.get_deleter().bytes : 0; }
+  std::span<std::byte> first(size_t bytes) const { return {static_cast<std::byte*>(memory_.data), bytes}; }
+  size_t bytes() const { return memory_.bytes(); }
 
  private:
-  struct Release {
-    size_t bytes;
-    MemoryAccount* account;
-    void operator()(std::byte* memory) const {
-      cuda::release_pinned(memory);
-      *account -= bytes;
-    }
-  };
-  std::unique_ptr<std::byte, Release> memory_;
+  Tensor memory_;
+  PinnedArena arena_;
 };
 
 }  // namespace nibble

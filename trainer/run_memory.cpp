@@ -154,15 +154,15 @@ RunMemory foresee_memory(Stream& given, World& world, const Settings& settings, 
     memory.table["communication"] += staging;  // messages of a GPU may go through the host
     if (stream.on_device()) memory.gpu["communication"] += staging;
   }
+  const size_t decomposed = decomposition_bytes(stream, settings.optimizer, parts.model->layout().parameters());
   if (stream.on_device()) {
+    if (decomposed > 0) memory.table["matrix updates"] += decomposed;
     add_working_memory(parts, stream, world, settings, memory);
     return memory;
   }
   memory.table["GEMM scratch"] =
       parts.model->gemm_scratch_bytes() +
-      optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters());
-  const size_t decomposed = decomposition_bytes(stream, settings.optimizer, parts.model->layout().parameters());
-  if (decomposed > 0) memory.table[stream.on_device() ? "matrix updates" : "GEMM scratch"] += decomposed;
+      optimizer_scratch_bytes(stream, settings.optimizer, parts.model->layout().parameters()) + decomposed;
   return memory;
 }
 

@@ -105,7 +105,8 @@ TEST(Resolve, AttentionByCudnnIsForGpusAndBf16WithoutDocuments) {
   expect_refused({"crosses documents", "cudnn, false, documents"}, [](Settings& s) { s.data.packing = "documents"; });
   expect_refused({"other operands", "run.gpu_attention, precision", "cudnn, f32"},
                  [](Settings& s) { s.precision.recipe = "fp32"; });
-  expect_refused({"no kernels for GPUs", "optimizer.qk_clip"}, [](Settings& s) { s.optimizer.qk_clip = 100; });
+  expect_refused({"does not tell the largest logits", "run.gpu_attention, optimizer.qk_clip", "cudnn, 100"},
+                 [](Settings& s) { s.optimizer.qk_clip = 100; });
 }
 
 // This program has no code for GPUs.
