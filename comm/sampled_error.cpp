@@ -26,6 +26,7 @@ void fetch(Communicator& ranks, std::span<const float* const> addresses, std::sp
     return;
   }
   if (addresses.empty()) return;
+  ranks.wait();  // staging may wait for the stream, and would not see that a rank is gone
   const float* const* const there = stream->staging().send(addresses);
   const Staged<float> fetched = stream->staging().take<float>(addresses.size());
   cuda::gather(*stream, there, std::ssize(addresses), fetched.device);

@@ -34,10 +34,8 @@ class Loader : public WindowSource {
   /// predict (documents), Error{configuration} when the sequence is not positive.
   Loader(const TokenData& data, const LoaderOptions& options);
 
-  const TokenData& data() const { return data_; }
   int64_t sequence() const override { return options_.sequence; }
   std::string name() const override { return data_.path(); }
-  Packing packing() const { return options_.packing; }
   int64_t windows_per_epoch() const { return windows_; }
   int64_t tokens_per_epoch() const override { return windows_ * options_.sequence; }
   /// Tokens at the end that do not fill a window and are not trained on (stream only).

@@ -25,4 +25,8 @@ void BlockGraphs::run(int64_t layer, Part part, int64_t step, const std::functio
   of.graph->run(work);
 }
 
+void BlockGraphs::forget() {
+  for (Of& part : parts_) part = {};
+}
+
 }  // namespace nibble

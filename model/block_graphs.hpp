@@ -25,6 +25,8 @@ class BlockGraphs {
   /// Queues `work`, a part of a block with the recipes of `step`. Where these change, and at first, by itself: then
   /// products choose their algorithms and buffers grow, which a graph cannot have.
   void run(int64_t layer, Part part, int64_t step, const std::function<void()>& work);
+  /// Products have been given other algorithms: the next work is queued by itself.
+  void forget();
 
  private:
   struct Of {

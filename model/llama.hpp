@@ -76,6 +76,10 @@ class Llama {
   int64_t length() const { return options_.length; }
   int64_t tokens() const { return options_.sequences * options_.length; }
   size_t activation_bytes() const { return arena_.bytes(); }
+  /// After a choice of algorithms (choose_gemms): see BlockGraphs::forget.
+  void products_changed() {
+    if (graphs_) graphs_->forget();
+  }
   /// What the products of a pass take beside their operands, at most (gemm_scratch_bytes).
   size_t gemm_scratch_bytes() const;
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string_view>
@@ -152,6 +153,11 @@ bool Recipe::quantizes() const {
   for (const Quantizer* quantizer : quantizers_of(copy))
     if (quantizer->quantizes()) return true;
   return forward.rotation || backward.input.rotation || backward.input.left || backward.weight.rotation;
+}
+
+bool Recipe::delays() const {
+  Recipe copy = *this;
+  return std::ranges::any_of(quantizers_of(copy), [](const Quantizer* quantizer) { return quantizer->history > 0; });
 }
 
 const std::vector<Recipe>& recipes() {

@@ -55,6 +55,8 @@ struct Recipe {
   bool quantizes() const;
   /// Whether its linear layers have parameters of their own: LinearCall::steps.
   bool learns() const { return forward.input.learns() || forward.weight.learns(); }
+  /// Whether a quantizer takes its statistic from earlier steps, for which the host waits in every call.
+  bool delays() const;
   bool operator==(const Recipe&) const = default;
 };
 

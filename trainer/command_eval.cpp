@@ -191,7 +191,7 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--micro", arguments->micro, "windows in one forward pass")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
       ->capture_default_str();
-  command->add_option("--tokens", arguments->tokens, "stop after so many tokens; 0: all")
+  command->add_option("--tokens", arguments->tokens, "stop after so many tokens; 0: all, of a synthetic language 65536")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command

@@ -43,7 +43,8 @@ DatasheetPeaks datasheet_of(const std::string& name) {
                .what = "of this GPU no datasheet is known here",
                .where = "--gpu",
                .seen = name,
-               .allowed = names});
+               .allowed = names,
+               .next = "name one of these, or plan where the GPU is"});
 }
 
 }  // namespace nibble

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "data/json.hpp"
@@ -64,15 +65,21 @@ class TableReader {
       begin = end + 1;
       ++number_;
       if (line.empty() || line[0] == '#') continue;
-      if (json) take(json_row(line));
-      else if (header_.empty()) read_header(line);
-      else take(csv_row(line));
+      if (json) {
+        if (const std::optional<Row> row = json_row(line)) take(*row);
+      } else if (header_.empty()) {
+        read_header(line);
+      } else {
+        take(csv_row(line));
+      }
     }
     if (rows_ == 0)
       throw Error({.kind = ErrorKind::data,
                    .what = "a table without a run",
                    .where = file_.string(),
-                   .allowed = "CSV with names in its first line, or JSON lines (.jsonl)"});
+                   .seen = fmt::format("{} lines", number_),
+                   .allowed = "CSV with names in its first line, or JSON lines (.jsonl)",
+                   .next = "name the file that has the runs"});
   }
 
  private:
@@ -107,18 +114,24 @@ class TableReader {
                    .what = "a line with another number of fields than the first",
                    .where = here(),
                    .seen = fmt::format("{} fields", fields.size()),
-                   .allowed = fmt::format("{}", header_.size())});
+                   .allowed = fmt::format("{}", header_.size()),
+                   .next = "put fields that hold commas in quotes"});
     Row row;
     for (size_t i = 0; i < fields.size(); ++i)
       if (!fields[i].empty()) row[header_[i]] = fields[i];
     return row;
   }
 
-  Row json_row(const std::string& line) {
+  /// Nothing for a run that is left out.
+  std::optional<Row> json_row(const std::string& line) {
     const nlohmann::json object = parse_json(line, here(), ErrorKind::data);
     if (!object.is_object())
-      throw Error(
-          {.kind = ErrorKind::data, .what = "a line that is no JSON object", .where = here(), .seen = excerpt(object)});
+      throw Error({.kind = ErrorKind::data,
+                   .what = "a line that is no JSON object",
+                   .where = here(),
+                   .seen = excerpt(object),
+                   .allowed = "{\"parameters\": 30e6, \"tokens\": 1e9, \"loss\": 3.2}",
+                   .next = "end a file that is no JSON lines in .csv"});
     const auto sweep = object.find("precision");
     if (sweep != object.end() && sweep->is_object()) return sweep_row(object, *sweep);
     Row row;
@@ -129,8 +142,20 @@ class TableReader {
     return row;
   }
 
-  /// A line of a sweep's runs.jsonl.
-  static Row sweep_row(const nlohmann::json& object, const nlohmann::json& precision) {
+  /// A line of a sweep's runs.jsonl. What is left out is what read_run_point leaves out of the runs themselves.
+  std::optional<Row> sweep_row(const nlohmann::json& object, const nlohmann::json& precision) {
+    const auto text_of = [&](const char* name) {
+      const auto found = object.find(name);
+      return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+    };
+    const auto leave_out = [&](const std::string& why) {
+      into_.left_out.push_back({text_of("run_id"), why});
+      ++rows_;
+      return std::nullopt;
+    };
+    if (const std::string from = text_of("from"); !from.empty()) return leave_out("began with the weights of " + from);
+    if (const auto loss = object.find("final_val_loss_nats"); loss != object.end() && loss->is_null())
+      return leave_out("its validation loss at the end is not finite");
     Row row;
     for (const auto& [name, column] : {std::pair("run_id", "run"),
                                        {"N_nonemb", "parameters"},

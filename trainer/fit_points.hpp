@@ -54,7 +54,7 @@ FitPoints read_fit_points(std::span<const std::filesystem::path> paths);
 /// optionally run, forward, backward (bf16 where empty), entropy (of the data), weight_bits, input_bits, weight_error,
 /// input_error (relative squared errors on normal values), exponent_bits, mantissa_bits, block. Numbers may have units
 /// (30M, 2B).
-/// Lines of a sweep's runs.jsonl are read by their own names.
+/// Lines of a sweep's runs.jsonl are read by their own names; runs that read_run_point would leave out are left out.
 /// Throws Error{data}: unreadable, a column is missing, no number, not positive, a loss that is not finite.
 void read_point_table(const std::filesystem::path& file, FitPoints& into);
 

@@ -1,6 +1,7 @@
 #include "trainer/gpu_estimate.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "model/parameters.hpp"
 #include "quant/coded_operand.hpp"
@@ -23,19 +24,24 @@ bool has_e2m1(const Recipe& recipe) {
   return coded(recipe.forward.weight) || coded(recipe.backward.input.error) || coded(recipe.backward.weight.error);
 }
 
-/// Seconds of an operation of a linear layer, in the mean of its products and phases.
-double seconds_of_operation(Stream& stream, const std::vector<Precision::Phase>& phases, const LinearSpec& spec,
-                            const DatasheetPeaks& peaks) {
-  const bool in_four_bits = std::ranges::any_of(phases, has_e2m1, &Precision::Phase::recipe);
-  const auto rate = [&](DType type) {
-    if (type == DType::u8) return in_four_bits && peaks.fp4 > 0 ? peaks.fp4 : peaks.fp8;
-    return type == DType::i8 ? peaks.fp8 : peaks.bf16;  // int8 as fast as FP8 on all of them
-  };
-  const std::vector<DType> types = make_linear(phases, spec)->product_types(stream);
-  if (types.empty()) return 1e-12 / peaks.bf16;
-  double seconds = 0;
-  for (const DType type : types) seconds += 1e-12 / rate(type);
-  return seconds / static_cast<double>(types.size());
+/// Seconds that the products of a token with a weight take, forward, once more where it is recomputed, and backward; in
+/// the fastest phase.
+double seconds_of_weight(Stream& stream, const std::vector<Precision::Phase>& phases, const LinearSpec& spec,
+                         const DatasheetPeaks& peaks, bool recomputes) {
+  constexpr double operations = 2;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Precision::Phase& phase : phases) {
+    const bool in_four_bits = has_e2m1(phase.recipe);
+    const auto seconds = [&](DType type) {
+      const double fastest_codes = in_four_bits && peaks.fp4 > 0 ? peaks.fp4 : peaks.fp8;
+      const bool coded = type == DType::u8 || type == DType::i8;  // int8 as fast as FP8 on all of them
+      return operations * 1e-12 / (type == DType::u8 ? fastest_codes : coded ? peaks.fp8 : peaks.bf16);
+    };
+    std::vector<DType> types = make_linear({phase}, spec)->product_types(stream);
+    types.resize(3, DType::bf16);  // none where all are of the model's type
+    least = std::min(least, (recomputes ? 2 : 1) * seconds(types[0]) + seconds(types[1]) + seconds(types[2]));
+  }
+  return least;
 }
 
 }  // namespace
@@ -47,7 +53,7 @@ GpuEstimate estimate_step(Stream& stream, const Settings& settings, const ModelC
   const int64_t tokens = settings.batch.micro * settings.data.sequence;
   const bool recomputes = settings.model.recompute == "block";
   const double bf16 = 1e-12 / peaks.bf16, per_byte = 1e-9 / peaks.bandwidth;
-  // Forward, and twice as many products backward; blocks once more forward where activations are not kept.
+  // Of attention: forward, and twice as many products backward; once more forward where activations are not kept.
   const double passes = recomputes ? 8 : 6;
   const auto of_tokens = static_cast<double>(tokens);
 
@@ -56,8 +62,8 @@ GpuEstimate estimate_step(Stream& stream, const Settings& settings, const ModelC
     const auto add = [&](Projection projection, int buffer) {
       const BufferInfo& info = layout.buffers()[static_cast<size_t>(buffer)];
       const LinearSpec spec{.name = info.name, .in = info.cols, .out = info.rows, .tokens = tokens};
-      estimate.turn += passes * of_tokens * static_cast<double>(info.rows * info.cols) *
-                       seconds_of_operation(stream, precision.phases(layer, projection), spec, peaks);
+      estimate.turn += of_tokens * static_cast<double>(info.rows * info.cols) *
+                       seconds_of_weight(stream, precision.phases(layer, projection), spec, peaks, recomputes);
     };
     add(Projection::qkv, layout.qkv(layer));
     add(Projection::output, layout.output(layer));

@@ -119,9 +119,11 @@ std::vector<TwinGap> twin_gaps(std::span<const ReportRun> runs) {
     shared.run = {};
     const std::string key = values_of(shared, all) + values_of(*own->settings, is_precision);
     const auto [group, added] = known.emplace(key, groups.size());
-    if (added)
-      groups.push_back(
-          {.gap = {.precision = precision_name(*own->settings), .others = {}, .gaps = {}}, .settings = shared});
+    if (added) {
+      Group& fresh = groups.emplace_back();
+      fresh.gap.precision = precision_name(*own->settings);
+      fresh.settings = shared;
+    }
     Group& of = groups[group->second];
     if (!of.seeds.insert(own->settings->run.seed).second) continue;  // the same run, from another folder
     of.gap.gaps.push_back(own->loss - twin->second.loss);

@@ -10,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "model/attention.hpp"
 #include "tensor/error.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
@@ -88,6 +87,10 @@ void check_synthetic(const Settings& s, const Contradictions& found) {
                    fmt::format("data.synthetic.vocabulary: {}, {}: {}", s.data.synthetic.vocabulary, key, seen),
                    "one of them", next);
   };
+  if (s.data.synthetic.vocabulary == 1)
+    found.refuse("a language of one token has nothing to learn", {"data.synthetic.vocabulary"}, "1",
+                 fmt::format("0 (none), or 2 to {}", SyntheticOptions::most_tokens),
+                 "set data.synthetic.vocabulary=256");
   const std::string no_file = "remove it, or set data.synthetic.vocabulary=0";
   exclude("data.train", !s.data.train.empty(), s.data.train, no_file);
   exclude("data.validation", !s.data.validation.empty(), s.data.validation, no_file);
@@ -98,6 +101,12 @@ void check_synthetic(const Settings& s, const Contradictions& found) {
 }
 
 void check_required(const Settings& s, const Contradictions& found) {
+  if (!s.data.is_synthetic() && s.data.synthetic != SyntheticSettings{})
+    found.refuse("settings of a synthetic language, and there is none",
+                 {"data.synthetic.vocabulary", "data.synthetic.order", "data.synthetic.zipf", "data.synthetic.noise",
+                  "data.synthetic.seed"},
+                 "data.synthetic.vocabulary: 0", "a vocabulary of 2 tokens or more, or none of the others",
+                 "set data.synthetic.vocabulary");
   if (s.data.is_synthetic()) check_synthetic(s, found);
   else if (s.data.train.empty())
     found.refuse(
@@ -248,6 +257,12 @@ void check_device(const Settings& s, const Contradictions& found) {
   if (s.run.gpu_graphs && !on_gpu(s))
     found.refuse("only a GPU is given graphs", {"run.gpu_graphs", "run.device"}, fmt::format("true, {}", s.run.device),
                  "run.device: cuda, or run.gpu_graphs: false", "set run.gpu_graphs=false");
+  if (s.run.gpu_graphs)
+    for (const Recipe& recipe : recipes_of(s.precision))
+      if (recipe.delays())
+        found.refuse("a graph cannot wait for statistics of earlier steps", {"run.gpu_graphs", "precision"},
+                     fmt::format("true, {}", recipe.name), "recipes without them, or run.gpu_graphs: false",
+                     "set run.gpu_graphs=false");
   if (s.run.gpu_attention == "own") return;
   const char* own = "set run.gpu_attention=own";
   if (!on_gpu(s))
@@ -266,9 +281,6 @@ void check_device(const Settings& s, const Contradictions& found) {
     found.refuse("cuDNN's attention is for other operands", {"run.gpu_attention", "precision"},
                  fmt::format("{}, {}", s.run.gpu_attention, name(operands)),
                  "a recipe with bf16 operands, or run.gpu_attention: own", own);
-  if (const std::string missing = attention_library().missing; !missing.empty())
-    found.refuse("attention by cuDNN is not there", {"run.gpu_attention"},
-                 fmt::format("{}: {}", s.run.gpu_attention, missing), "own", own);
 }
 
 void check_offload(const Settings& s, const Contradictions& found) {

@@ -41,7 +41,7 @@ class RunData {
   /// What makes the tokenizer, for checkpoints; none where its identity says all.
   std::vector<TokenizerFile> tokenizer_files() const;
   nlohmann::json identity() const;
-  /// Throws Error{data} as TokenData::require_vocabulary does.
+  /// Throws Error{data} as TokenData::require_vocabulary does; of a language, Error{configuration}.
   void require_vocabulary(int64_t model_vocabulary) const;
 
  private:

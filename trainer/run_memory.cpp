@@ -174,7 +174,7 @@ std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, cons
   const auto helps = [&](const RunMemory& less) {
     const size_t gpu = total(less.gpu), before = total(needed.gpu);
     const bool less_of_host = total(less.table) < total(needed.table);
-    return before > most.gpu ? gpu < before || (gpu == before && less_of_host) : less_of_host;
+    return before > most.gpu ? gpu < before || (gpu == before && less_of_host) : less_of_host && gpu <= most.gpu;
   };
   std::vector<MemoryCandidate> candidates;
   for (const Remedy& remedy : remedies(settings, world.size())) {

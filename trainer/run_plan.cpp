@@ -226,6 +226,7 @@ void require_gpu() {
                .what = "there is no GPU to plan for",
                .where = "run.device: cuda",
                .seen = cuda::available() ? "the driver finds none" : "this program was built without CUDA",
+               .allowed = "a GPU, or the name of one",
                .next = "name one: --gpu h100"});
 }
 
@@ -246,6 +247,13 @@ void imagine(const World& world, const Settings& settings, const PlanOptions& op
     return;
   }
   int architecture = 0;
+  if (options.gpu && settings.run.gpu_attention != "own")
+    throw Error({.kind = ErrorKind::configuration,
+                 .what = "cuDNN tells what it works in where the GPU is",
+                 .where = "--gpu, run.gpu_attention",
+                 .seen = fmt::format("{}, {}", options.gpu->name, settings.run.gpu_attention),
+                 .allowed = "run.gpu_attention: own",
+                 .next = "add --set run.gpu_attention=own"});
   if (options.gpu) {
     constexpr double gigabyte = 1e9;
     architecture = options.gpu->architecture;

@@ -252,7 +252,7 @@ std::vector<Setting> make_table() {
 
     {"validation.every", count, NIBBLE_MEMBER(validation.every),
      "steps between validations (0: at the end only)", any_count},
-    {"validation.tokens", count, NIBBLE_MEMBER(validation.tokens), "validation tokens to use (0: all)", any_count},
+    {"validation.tokens", count, NIBBLE_MEMBER(validation.tokens), "validation tokens to use (0: all; of a synthetic language 65536)", any_count},
 
     {"run.seed", count, NIBBLE_MEMBER(run.seed), "key of all random numbers", any_count, {}, true},
     {"run.device", choice, NIBBLE_MEMBER(run.device), "where the run computes: the processor, or a GPU for each rank", {},

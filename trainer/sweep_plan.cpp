@@ -116,7 +116,9 @@ GivenSettings settings_of(const SweepFile& file, const SweepPoint& point) {
 
 int64_t steps_of(const Settings& settings) {
   if (settings.epochs == 0) return resolve_steps(settings, 0);
-  return resolve_steps(settings, RunData(settings).train().tokens_per_epoch());
+  Settings trained = settings;
+  trained.data.validation.clear();
+  return resolve_steps(settings, RunData(trained).train().tokens_per_epoch());
 }
 
 bool quantizes(const Settings& settings) {
@@ -297,7 +299,7 @@ class Planner {
       refuse("rungs must ascend and end before the run does", fmt::format("{}: rungs, run {}", file_.name, run.name),
              fmt::format("step {} behind {} of {}", step, before, run.steps), "each behind the one before",
              "change the rungs, or lengthen the runs");
-    if (run.settings.data.validation.empty())
+    if (run.settings.data.validation.empty() && !run.settings.data.is_synthetic())
       refuse("halving compares validation losses", "data.validation", "nothing", "validation tokens",
              "set data.validation");
     return step;

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -49,9 +48,10 @@ struct Result {
   MetricTable metrics;
   Manifest manifest;  ///< of the last step's checkpoint
 
+  /// In the last row; `number` leaves out what is not finite there.
   std::optional<double> last(const std::string& column) const {
-    const std::vector<double> numbers = metrics.numbers(column);
-    return numbers.empty() ? std::nullopt : std::optional(numbers.back());
+    const std::vector<double>& values = metrics[column];
+    return values.empty() ? std::nullopt : std::optional(values.back());
   }
 };
 
@@ -116,7 +116,8 @@ ordered_json fit_row(const SweepPlan& plan, const std::vector<std::optional<Resu
                       {"role", run.role_name()},
                       {"nibble", versions().front().second},
                       {"config_hash", hex(checksum(bytes_of(settings_yaml(without_place(settings)))))},
-                      {"seed", settings.run.seed}};
+                      {"seed", settings.run.seed},
+                      {"from", settings.model.from}};
   append(row, model_fields(config));
   append(row, {{"D_tokens", tokens},
                {"steps", run.steps},

@@ -153,6 +153,7 @@ void TrainingRun::share_products() {
   const Batch any = data_->train().batch(0, settings_.batch.micro);
   parts_.step->rehearse({any.inputs, any.targets, any.document_starts});
   share_gemms(world_, stream_);
+  parts_.model->products_changed();
   tuning_["products"] = chosen_gemms(stream_);
 }
 
@@ -255,7 +256,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   std::optional<LoadedModel> start;
   if (!checkpoint && !settings_.model.from.empty()) {
     start = load_model(settings_.model.from, DType::f32);
-    require_tokenizer(*start, data_->tokenizer(), data_->train().name());
+    if (!data_->language()) require_tokenizer(*start, data_->tokenizer(), data_->train().name());
     if (settings_.data.sequence > start->config.context) {
       progress_->message(fmt::format("the model's context grows from {} to data.sequence = {}", start->config.context,
                                      settings_.data.sequence));

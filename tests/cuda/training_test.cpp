@@ -82,7 +82,7 @@ TEST_F(TrainingOnDevice, GraphsOfBlocksChangeNoBit) {
   const std::string of_two = "precision.overrides=[{phase: last 50%, recipe: fp8}]";
   for (const auto& [recipe, more] : {std::pair<std::string, std::string>{"bf16", "model.qk_norm=true"},
                                      {"quartet2", "model.recompute=block"},
-                                     {"fp8-delayed", "model.tied=true"},
+                                     {"fp8", "model.tied=true"},
                                      {"mxfp4-rht-sr", of_two}}) {
     std::vector<std::string> with = shape;
     with.insert(with.end(), {"precision.recipe=" + recipe, more});

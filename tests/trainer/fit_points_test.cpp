@@ -149,6 +149,26 @@ TEST_F(FitPointsTest, PassesAreNamedByWhatTheyQuantize) {
   EXPECT_NE(one, other);
 }
 
+TEST_F(FitPointsTest, LinesOfASweepAreReadByTheirNames) {
+  const std::string line =
+      R"({"run_id":"a","from":"","N_nonemb":1000,"D_tokens":3e6,"precision":{"forward":"quartet2","backward":"bf16"},)";
+  const FitPoints points =
+      table("runs.jsonl", line + R"("final_val_loss_nats":2.5,"entropy":null,"gap_to_entropy":null})" + "\n" + line +
+                              R"("final_val_loss_nats":2.51,"entropy":2.0,"gap_to_entropy":0.5})" + "\n" + line +
+                              R"("final_val_loss_nats":null})" + "\n" +
+                              R"({"run_id":"b","from":"llama","precision":{},"final_val_loss_nats":2})" + "\n");
+  ASSERT_EQ(points.points.size(), 2u);
+  EXPECT_EQ(points.points[0].run, "a");
+  EXPECT_EQ(points.points[0].parameters, 1000);
+  EXPECT_EQ(points.points[0].forward, "quartet2");
+  EXPECT_EQ(points.points[0].backward, "bf16");
+  EXPECT_FALSE(points.points[0].entropy);
+  EXPECT_EQ(points.points[1].entropy, 2.0);
+  EXPECT_EQ(points.points[1].loss, 2.5);
+  EXPECT_EQ(points.left_out, (std::vector<LeftOut>{{"a", "its validation loss at the end is not finite"},
+                                                   {"b", "began with the weights of llama"}}));
+}
+
 TEST_F(FitPointsTest, RunsThatTellNoLossAreLeftOutWithTheReason) {
   const std::string unfinished = "{\"step\":11,\"tokens\":2816,\"validation_loss\":2.5}\n";
   EXPECT_EQ(reason("steps: 12\n", unfinished), "not finished: step 11 of 12");

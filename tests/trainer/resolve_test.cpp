@@ -51,6 +51,10 @@ TEST(Resolve, ASyntheticLanguageHasNoFiles) {
                          s.steps = 0;
                          s.epochs = 2;
                        }));
+  expect_contradiction({"a language of one token", "data.synthetic.vocabulary"},
+                       synthetic([](Settings& s) { s.data.synthetic.vocabulary = 1; }));
+  expect_contradiction({"there is none", "set data.synthetic.vocabulary"},
+                       [](Settings& s) { s.data.synthetic.noise = 0.2; });
   expect_contradiction({what, "run.sample: Once"}, synthetic([](Settings& s) { s.run.sample = "Once"; }));
 }
 
@@ -88,6 +92,12 @@ TEST(Resolve, QkClipAndQkNormExcludeEachOther) {
 TEST(Resolve, GraphsAreForGpus) {
   expect_contradiction({"only a GPU is given graphs", "run.gpu_graphs, run.device", "set run.gpu_graphs=false"},
                        [](Settings& s) { s.run.gpu_graphs = true; });
+  expect_contradiction({"statistics of earlier steps", "run.gpu_graphs, precision", "true, fp8-delayed"},
+                       [](Settings& s) {
+                         s.run.device = "cuda";
+                         s.run.gpu_graphs = true;
+                         s.precision.recipe = "fp8-delayed";
+                       });
 }
 
 TEST(Resolve, AttentionByCudnnIsForGpusAndBf16WithoutDocuments) {
@@ -107,16 +117,6 @@ TEST(Resolve, AttentionByCudnnIsForGpusAndBf16WithoutDocuments) {
                  [](Settings& s) { s.precision.recipe = "fp32"; });
   expect_refused({"does not tell the largest logits", "run.gpu_attention, optimizer.qk_clip", "cudnn, 100"},
                  [](Settings& s) { s.optimizer.qk_clip = 100; });
-}
-
-// This program has no code for GPUs.
-TEST(Resolve, AttentionByCudnnIsRefusedWhereThereIsNone) {
-  expect_contradiction(
-      {"attention by cuDNN is not there", "built without cuDNN's frontend", "set run.gpu_attention=own"},
-      [](Settings& s) {
-        s.run.device = "cuda";
-        s.run.gpu_attention = "cudnn";
-      });
 }
 
 TEST(Resolve, Batch) {

@@ -207,6 +207,18 @@ TEST_F(SweepPlanTest, ASyntheticLanguageHasAxesAndNeedsNoFile) {
   EXPECT_NE(sweep_identity(found).find("data.synthetic.vocabulary"), std::string::npos);
 }
 
+TEST_F(SweepPlanTest, HalvingComparesLossesOnASyntheticLanguage) {
+  const std::filesystem::path path = directory_ / "sweep.yaml";
+  write(path,
+        "directory: runs/sweep\nmethod: halving\nrungs: [10]\naxes: {run.seed: [1, 2]}\n"
+        "base:\n"
+        "  model: {width: 32, layers: 2, heads: 2, ffn: 64}\n"
+        "  data: {synthetic: {vocabulary: 128}, sequence: 32}\n"
+        "  batch: {tokens: 256, micro: 2}\n"
+        "  steps: 100\n");
+  EXPECT_EQ(plan_sweep(read_sweep(path.string())).tasks.size(), 4u);
+}
+
 TEST_F(SweepPlanTest, AnotherSweepIsToldByWhatDiffers) {
   const std::string first = sweep_identity(plan("axes: {run.seed: [1, 2]}\n"));
   require_same_sweep(first, sweep_identity(plan("axes: {run.seed: [1, 2]}\n")), "there");
