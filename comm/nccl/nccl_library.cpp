@@ -3,36 +3,21 @@
 // Loaded when it is first asked for: a program that was built with nccl.h starts, and trains on one GPU or over the
 // host, where nobody has installed NCCL; so it can be built on one machine and carried to another. The symbols are this
 // program's own (hidden), and the library does not see them.
-#include <dlfcn.h>
 #include <nccl.h>
 
-#include <string>
-
 #include "comm/device_communicator.hpp"
+#include "tensor/shared_library.hpp"
 
 namespace {
 
-class Library {
-  static constexpr const char* name = "libnccl.so.2";
-
-  /// Null, and what is missing is said, where there is no such function.
-  template <class Function>
-  Function find(const char* function) {
-    void* const found = handle_ ? dlsym(handle_, function) : nullptr;
-    if (!found && missing_.empty()) missing_ = handle_ ? std::string(name) + " is too old: no " + function : dlerror();
-    return reinterpret_cast<Function>(found);
-  }
-
-  std::string missing_;
-  void* handle_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);  // for as long as the process lives
+class Library : public nibble::SharedLibrary {
+  Library() : SharedLibrary("libnccl.so.2") {}
 
  public:
   static const Library& loaded() {
     static const Library library;
     return library;
   }
-
-  const std::string& missing() const { return missing_; }
 
   decltype(&ncclGetUniqueId) get_unique_id = find<decltype(&ncclGetUniqueId)>("ncclGetUniqueId");
   decltype(&ncclCommInitRankConfig) init = find<decltype(&ncclCommInitRankConfig)>("ncclCommInitRankConfig");

@@ -4,36 +4,22 @@
 // itself, where nobody has installed cuDNN (comm/nccl/nccl_library.cpp does so with NCCL). The symbols are this
 // program's own (hidden), and the library does not see them.
 #include <cudnn.h>
-#include <dlfcn.h>
-
-#include <string>
 
 #include "model/cudnn/cudnn_attention.hpp"
+#include "tensor/shared_library.hpp"
 
 namespace {
 
-class Library {
-  static constexpr const char* name = "libcudnn.so.9";
+class Library : public nibble::SharedLibrary {
   static_assert(CUDNN_MAJOR == 9);
 
-  /// Null, and what is missing is said, where there is no such function.
-  template <class Function>
-  Function find(const char* function) {
-    void* const found = handle_ ? dlsym(handle_, function) : nullptr;
-    if (!found && missing_.empty()) missing_ = handle_ ? std::string(name) + " is too old: no " + function : dlerror();
-    return reinterpret_cast<Function>(found);
-  }
-
-  std::string missing_;
-  void* handle_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);  // for as long as the process lives
+  Library() : SharedLibrary("libcudnn.so.9") {}
 
  public:
   static const Library& loaded() {
     static const Library library;
     return library;
   }
-
-  const std::string& missing() const { return missing_; }
 
   decltype(&cudnnGetVersion) version = find<decltype(&cudnnGetVersion)>("cudnnGetVersion");
   decltype(&cudnnGetErrorString) error_string = find<decltype(&cudnnGetErrorString)>("cudnnGetErrorString");
