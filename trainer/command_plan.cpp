@@ -71,9 +71,7 @@ void run_plan(const Arguments& arguments) {
     const RunPlan plan = make_plan(world, settings, options);
     if (!world.is_first()) return;
     fmt::print("{}", arguments.json ? plan_json(plan).dump(2) + "\n" : plan_text(plan));
-    const auto fits = [&](const MemoryCandidate& candidate) {
-      return candidate.bytes <= plan.most.bytes && candidate.gpu <= plan.most_gpu.bytes;
-    };
+    const auto fits = [&](const MemoryCandidate& candidate) { return plan.limits().hold(candidate); };
     if (plan.fits() || std::ranges::any_of(plan.candidates, fits)) return;
     const MemoryCandidate least = plan.candidates.empty()
                                       ? MemoryCandidate{"", total(plan.memory.table), total(plan.memory.gpu)}

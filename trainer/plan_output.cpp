@@ -115,10 +115,6 @@ std::string time_text(const RunPlan& plan) {
          estimate_text(plan);
 }
 
-bool fits(const RunPlan& plan, const MemoryCandidate& candidate) {
-  return candidate.bytes <= plan.most.bytes && candidate.gpu <= plan.most_gpu.bytes;
-}
-
 std::string limits_text(const RunPlan& plan) {
   const std::string host = fmt::format("{} ({})", format_bytes(plan.most.bytes), plan.most.limit);
   if (!plan.on_gpu()) return fmt::format("memory of a rank: {}\n", host);
@@ -131,7 +127,7 @@ std::string candidates_text(const RunPlan& plan) {
   for (const MemoryCandidate& candidate : plan.candidates) widest = std::max(widest, candidate.change.size() + 4);
   bool found = false;
   const auto row = [&](const std::string& change, const MemoryCandidate& candidate) {
-    const bool first = !found && fits(plan, candidate);
+    const bool first = !found && plan.limits().hold(candidate);
     found |= first;
     const std::string host =
         plan.on_gpu() ? fmt::format("  and {:>10} of the host", format_bytes(candidate.bytes)) : "";
@@ -146,7 +142,7 @@ std::string candidates_text(const RunPlan& plan) {
 nlohmann::ordered_json candidates_json(const RunPlan& plan) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const MemoryCandidate& candidate : plan.candidates) {
-    list.push_back({{"and", candidate.change}, {"bytes", candidate.bytes}, {"fits", fits(plan, candidate)}});
+    list.push_back({{"and", candidate.change}, {"bytes", candidate.bytes}, {"fits", plan.limits().hold(candidate)}});
     if (plan.on_gpu()) list.back()["gpu_bytes"] = candidate.gpu;
   }
   return list;

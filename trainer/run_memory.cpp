@@ -82,12 +82,12 @@ std::vector<Remedy> remedies(const Settings& of, int ranks) {
 }
 
 /// `of` the candidates' bytes.
-std::string advice(const std::vector<MemoryCandidate>& candidates, size_t MemoryCandidate::*of, size_t most,
-                   const char* otherwise) {
+std::string advice(const std::vector<MemoryCandidate>& candidates, size_t MemoryCandidate::*of,
+                   const MemoryLimits& most, const char* otherwise) {
   std::string text;
   for (const MemoryCandidate& candidate : candidates)
     text += fmt::format("{}{} takes {}", text.empty() ? "" : "; with ", candidate.change, format_bytes(candidate.*of));
-  if (!candidates.empty() && candidates.back().*of <= most) return text;
+  if (!candidates.empty() && most.hold(candidates.back())) return text;
   return text + (text.empty() ? "" : "; ") + otherwise;
 }
 
@@ -210,16 +210,15 @@ RunMemory require_memory(Stream& stream, World& world, const Settings& settings,
 
   const RunMemory memory = foresee_memory(stream, world, settings, config, resident);
   const AvailableMemory gpu = stream.on_device() ? available_gpu_memory(world) : AvailableMemory{};
-  const auto next = [&](size_t MemoryCandidate::*of, size_t limit, const char* otherwise) {
-    return advice(smaller_settings(stream, world, settings, config, resident, {most.bytes, gpu.bytes}, resumed), of,
-                  limit, otherwise);
+  const MemoryLimits limits{most.bytes, gpu.bytes};
+  const auto next = [&](size_t MemoryCandidate::*of, const char* otherwise) {
+    return advice(smaller_settings(stream, world, settings, config, resident, limits, resumed), of, limits, otherwise);
   };
   if (stream.on_device())
-    require_fits("the run on the GPU", memory.gpu, gpu, [&] {
-      return next(&MemoryCandidate::gpu, gpu.bytes, "choose a smaller model, or end what else fills the GPU");
-    });
+    require_fits("the run on the GPU", memory.gpu, gpu,
+                 [&] { return next(&MemoryCandidate::gpu, "choose a smaller model, or end what else fills the GPU"); });
   require_fits("the run", memory.table, most, [&] {
-    return next(&MemoryCandidate::bytes, most.bytes, "choose a smaller model, or end what else fills the memory");
+    return next(&MemoryCandidate::bytes, "choose a smaller model, or end what else fills the memory");
   });
   return memory;
 }

@@ -37,19 +37,20 @@ int64_t foreseen_steps(const Settings& settings);
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
                          size_t resident);
 
-/// What a rank can take.
-struct MemoryLimits {
-  size_t host = 0;
-  size_t gpu = 0;  ///< where its stream is a GPU's
-
-  bool hold(const RunMemory& memory) const { return total(memory.table) <= host && total(memory.gpu) <= gpu; }
-};
-
 /// Settings that take less memory, added to those of the candidates before.
 struct MemoryCandidate {
   std::string change;  ///< "batch.lanes=1"
   size_t bytes = 0;    ///< in all rows
   size_t gpu = 0;      ///< in all rows of the GPU
+};
+
+/// What a rank can take.
+struct MemoryLimits {
+  size_t host = 0;
+  size_t gpu = 0;  ///< where its stream is a GPU's
+
+  bool hold(const MemoryCandidate& candidate) const { return candidate.bytes <= host && candidate.gpu <= gpu; }
+  bool hold(const RunMemory& memory) const { return hold(MemoryCandidate{"", total(memory.table), total(memory.gpu)}); }
 };
 
 /// What the settings take as one remedy after the other is added to those before: shard levels where there are several

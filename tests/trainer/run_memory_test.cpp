@@ -230,6 +230,9 @@ TEST_F(RunMemoryTest, OfAGpuThatIsImagined) {
       EXPECT_EQ(memory.gpu.at("master weights"), 4 * parameters) << recipe;
       EXPECT_NE(memory.gpu.at("activations"), bf16.gpu.at("activations")) << recipe;
     }
+  for (const char* name : {"soap", "shampoo"})
+    EXPECT_GT(on_gpu({std::string("optimizer.name=") + name}, 90).table.at("matrix updates"), 2 * 4 * 96 * 96u)
+        << name << ": the host decomposes its factors";
   EXPECT_EQ(held_memory(Place::device), before);
   EXPECT_LT(resident_memory().anonymous, resident + 32 * mebibyte);
 }
