@@ -16,6 +16,7 @@
 #include "tensor/staging.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/make_optimizer.hpp"
+#include "trainer/rank_agreement.hpp"
 #include "trainer/resolve.hpp"
 #include "trainer/run_stream.hpp"
 #include "trainer/state_on_host.hpp"
@@ -209,7 +210,12 @@ RunMemory require_memory(Stream& stream, World& world, const Settings& settings,
   require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
   const RunMemory memory = foresee_memory(stream, world, settings, config, resident);
-  const AvailableMemory gpu = stream.on_device() ? available_gpu_memory(world) : AvailableMemory{};
+  AvailableMemory gpu;
+  if (stream.on_device()) {
+    gather_all(world, "");  // of ranks that share a GPU none takes memory while another one asks what is left
+    gpu = available_gpu_memory(world);
+    gather_all(world, "");
+  }
   const MemoryLimits limits{most.bytes, gpu.bytes};
   const auto next = [&](size_t MemoryCandidate::*of, const char* otherwise) {
     return advice(smaller_settings(stream, world, settings, config, resident, limits, resumed), of, limits, otherwise);
