@@ -43,6 +43,9 @@ constexpr int64_t coded_multiple(const CodePair& pair) {
 /// NIBBLE_GEMM=emulated in the environment, for comparisons: no codes are multiplied, but the bf16 values that they
 /// stand for. Throws Error{configuration} for an unknown NIBBLE_GEMM.
 bool widens_codes(const Stream& stream);
+/// NIBBLE_GEMM=kernel-scales, for comparisons: scales of rows and columns are applied by a kernel behind the product,
+/// also where cuBLASLt would.
+bool kernels_scale(const Stream& stream);
 /// Whether c[?, cols] of that depth is multiplied as codes on this stream: never on the host.
 bool multiplies_codes(const Stream& stream, const CodePair& pair, int64_t cols, int64_t depth);
 
@@ -57,8 +60,10 @@ struct CodeMatrix {
   int64_t depth() const { return codes.cols * 8 / bits_of(format); }
 };
 
-/// c[M,N] = a[M,K] b[N,K]^T + addend[M,N], the product scaled, as gemm() does it for bf16: c is f32 or bf16.
-/// Throws Error{internal} where multiplies_codes() says no, or what is given does not fit.
+/// c[M,N] = a[M,K] b[N,K]^T + addend[M,N], the product scaled, as gemm() does it for bf16: c is f32 or bf16. Where
+/// cuBLASLt scales rows and columns (FP8 on compute capability 9.0, cuda/library_product.hpp) it rounds in an order of
+/// its own; which way a run goes is in its record, so that it has the same bits when it goes on. Throws Error{internal}
+/// where multiplies_codes() says no, or what is given does not fit.
 void coded_gemm(Stream& stream, const CodeMatrix& a, const CodeMatrix& b, const Tensor& c, const Tensor& addend = {},
                 const Scaling& scaling = {});
 

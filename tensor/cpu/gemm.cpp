@@ -30,7 +30,7 @@ bool bf16_instructions_pay() {
 }
 
 /// The environment variable NIBBLE_GEMM, for comparisons: which kernels multiply wherever they can.
-enum class Wish { none, packed, onednn, emulated };
+enum class Wish { none, packed, onednn, emulated, kernel_scales };
 Wish wish(const Stream& stream) {
   const char* text = std::getenv("NIBBLE_GEMM");
   if (!text) return Wish::none;
@@ -38,11 +38,13 @@ Wish wish(const Stream& stream) {
   if (can_pack && std::string_view(text) == "packed") return Wish::packed;
   if (std::string_view(text) == "onednn") return Wish::onednn;
   if (std::string_view(text) == "emulated") return Wish::emulated;
+  if (std::string_view(text) == "kernel-scales") return Wish::kernel_scales;
   throw Error({.kind = ErrorKind::configuration,
                .what = "unknown or unavailable GEMM",
                .where = "environment variable NIBBLE_GEMM",
                .seen = text,
-               .allowed = can_pack ? "packed, onednn, emulated" : "onednn, emulated (packed needs AVX-512)",
+               .allowed = can_pack ? "packed, onednn, emulated, kernel-scales"
+                                   : "onednn, emulated, kernel-scales (packed needs AVX-512)",
                .next = "unset NIBBLE_GEMM"});
 }
 
@@ -108,6 +110,7 @@ std::string describe(const Product& product) {
 }  // namespace
 
 bool widens_codes(const Stream& stream) { return wish(stream) == Wish::emulated; }
+bool kernels_scale(const Stream& stream) { return wish(stream) == Wish::kernel_scales; }
 
 void gemm(Stream& stream, const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
           const Tensor& c, const Tensor& addend, const Scaling& scaling) {

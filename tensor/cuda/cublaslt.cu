@@ -37,7 +37,9 @@ void check(cublasStatus_t status, const char* what, const LibraryProduct* produc
                .what = std::string("cuBLASLt failed: ") + what,
                .where = product ? "product " + name(*product) : std::string(),
                .seen = cublasLtGetStatusName(status),
-               .next = product && product->coded()
+               .next = product && product->vector_scales
+                           ? "set NIBBLE_GEMM=kernel-scales: then a kernel scales rows and columns"
+                       : product && product->coded()
                            ? "set NIBBLE_GEMM=emulated: then bf16 values of the codes are multiplied"
                            : "run `nibble doctor`; CUBLASLT_LOG_LEVEL=5 makes the library say more"});
 }
@@ -69,9 +71,28 @@ Types types_of(const LibraryProduct& product) {
 }
 
 /// A factor of the device is alpha; of FP8 it is A's scale, as PyTorch and Transformer Engine give it to the library:
-/// nobody was seen to multiply FP8 otherwise.
+/// nobody was seen to multiply FP8 otherwise, but under scales that are A's already.
 bool scales_a(const LibraryProduct& product) {
-  return product.factor_on_device && product.coded() && product.block_scales == BlockScales::none;
+  return product.factor_on_device && product.coded() && product.block_scales == BlockScales::none &&
+         !product.vector_scales;
+}
+
+#if CUBLAS_VERSION >= 120900
+static_assert(outer_vector_mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+#endif
+
+/// What scales of A and B are, beside a number for each.
+std::optional<int32_t> scale_mode(const LibraryProduct& product) {
+  if (product.vector_scales) return outer_vector_mode;
+  switch (product.block_scales) {
+    case BlockScales::e8m0:
+      return CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0;
+    case BlockScales::e4m3:
+      return CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
+    case BlockScales::none:
+      break;
+  }
+  return std::nullopt;
 }
 
 Layout layout(cudaDataType_t type, bool transposed, int64_t rows, int64_t cols, int64_t stride,
@@ -108,11 +129,10 @@ Plan plan_without_algorithm(const LibraryProduct& product) {
   set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
       product.factor_on_device && !scales_a(product) ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST);
   // CUBLASLT_MATMUL_DESC_FAST_ACCUM stays off: sums of FP8 products are kept in f32.
-  if (product.block_scales == BlockScales::none) return plan;
-  const int32_t mode = product.block_scales == BlockScales::e8m0 ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0
-                                                                 : CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
-  set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
-  set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+  if (const std::optional<int32_t> mode = scale_mode(product)) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, *mode);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, *mode);
+  }
   return plan;
 }
 
@@ -124,7 +144,7 @@ void point_to_scales(const Plan& plan, const LibraryProduct& product, const Scal
           &product);
   };
   if (scales_a(product)) set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, factor.address());
-  if (product.block_scales == BlockScales::none) return;
+  if (!scale_mode(product)) return;
   set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, addresses.a_scales);
   set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, addresses.b_scales);
 }
@@ -175,14 +195,16 @@ LibraryAlgorithm numbers_of(const cublasLtMatmulAlgo_t& algorithm, const Library
 
 struct CublasLt::Plans {
   Queue& queue;
+  const int architecture;
   Handle handle;
   Buffer workspace{library_workspace_bytes, "working memory of the GEMM library", Place::device};
   Buffer zero{sizeof(float), "working memory of the GEMM library", Place::device};
-  std::unordered_map<LibraryProduct, Plan, LibraryProductHash> plans;
+  /// Nothing where the library does not scale rows and columns.
+  std::unordered_map<LibraryProduct, std::optional<Plan>, LibraryProductHash> plans;
   GemmRecord known;
   bool tune = false;
 
-  explicit Plans(Queue& own) : queue(own) {
+  Plans(Queue& own, int of_device) : queue(own), architecture(of_device) {
     cublasLtHandle_t made = nullptr;
     check(cublasLtCreate(&made), "its beginning");
     handle.reset(made);
@@ -229,7 +251,7 @@ struct CublasLt::Plans {
   }
 
   /// What the library proposes, its best guess first; each as its numbers say it, so that a run which goes on with
-  /// these has the same.
+  /// these has the same. Nothing, whatever it says, where it does not scale rows and columns: a kernel can.
   std::vector<std::pair<LibraryAlgorithm, cublasLtMatmulAlgo_t>> candidates(const Plan& plan,
                                                                             const LibraryProduct& product) const {
     cublasLtMatmulHeuristicResult_t proposed[candidates_at_most]{};
@@ -237,14 +259,15 @@ struct CublasLt::Plans {
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle.get(), plan.operation.get(), plan.a.get(), plan.b.get(), plan.c.get(),
                                        plan.d.get(), preference(product).get(), candidates_at_most, proposed, &count);
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "the choice of an algorithm", &product);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED && !product.vector_scales)
+      check(status, "the choice of an algorithm", &product);
     std::vector<std::pair<LibraryAlgorithm, cublasLtMatmulAlgo_t>> list;
     for (int i = 0; i < count; ++i) {
       if (proposed[i].state != CUBLAS_STATUS_SUCCESS) continue;
       const LibraryAlgorithm numbers = numbers_of(proposed[i].algo, product);
       if (const auto algorithm = configured(numbers, plan, product)) list.emplace_back(numbers, *algorithm);
     }
-    check(list.empty() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS, "it knows no algorithm", &product);
+    if (list.empty() && !product.vector_scales) check(CUBLAS_STATUS_NOT_SUPPORTED, "it knows no algorithm", &product);
     return list;
   }
 
@@ -261,7 +284,8 @@ struct CublasLt::Plans {
     return shortest;
   }
 
-  /// The fastest candidate's number. What they write is written again, and what they add to is put back.
+  /// The fastest candidate's number; the list's length where the library refuses all that should scale rows and
+  /// columns. What they write is written again, and what they add to is put back.
   size_t fastest(const std::vector<std::pair<LibraryAlgorithm, cublasLtMatmulAlgo_t>>& list, const Plan& plan,
                  const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) const {
     const size_t element = size_of(product.result), bytes = static_cast<size_t>(product.m) * element,
@@ -284,50 +308,74 @@ struct CublasLt::Plans {
       queue.copy(addresses.d, stride, kept.data(), bytes, bytes, rows);
       queue.wait();
     }
-    check(best == list.size() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS, "every algorithm it proposed",
-          &product);
+    if (best == list.size() && !product.vector_scales)
+      check(CUBLAS_STATUS_NOT_SUPPORTED, "every algorithm it proposed", &product);
     return best;
   }
 
-  Plan make_plan(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
-    Plan plan = plan_without_algorithm(product);
-    point_to_scales(plan, product, factor, addresses);  // some kernels are for some scales only
-    const std::string called = name(product);
-    if (const auto recorded = known.find(called); recorded != known.end()) {
-      const auto algorithm = configured(algorithm_in(recorded->second, called), plan, product);
-      if (!algorithm)
-        throw Error({.kind = ErrorKind::checkpoint,
-                     .what = "this GPU or " + version() + " does not have the algorithm that the run multiplied with",
-                     .where = "product " + called,
-                     .seen = recorded->second,
-                     .next = "resume where the run began, or choose algorithms anew with --retune"});
-      plan.algorithm = *algorithm;
-      return plan;
-    }
-    const auto list = candidates(plan, product);
-    const size_t best = tune && list.size() > 1 ? fastest(list, plan, product, factor, addresses) : 0;
-    plan.algorithm = list[best].second;
-    known.emplace(called, text_of(list[best].first));
-    return plan;
+  /// Older libraries do not know the mode, and take what they do not know for an error of ours.
+  bool may_do(const LibraryProduct& product) const {
+    return !product.vector_scales ||
+           (architecture == outer_vector_architecture && cublasLtGetVersion() >= outer_vector_version);
   }
 
-  const Plan& plan(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
+  std::optional<Plan> recorded_plan(const LibraryProduct& product, const std::string& called, const std::string& record,
+                                    const Scalar& factor, const Addresses& addresses) const {
+    if (product.vector_scales && record == no_algorithm) return std::nullopt;
+    const LibraryAlgorithm numbers = algorithm_in(record, called);
+    if (may_do(product)) {
+      Plan plan = plan_without_algorithm(product);
+      point_to_scales(plan, product, factor, addresses);
+      if (const auto algorithm = configured(numbers, plan, product)) {
+        plan.algorithm = *algorithm;
+        return plan;
+      }
+    }
+    throw Error({.kind = ErrorKind::checkpoint,
+                 .what = "this GPU or " + version() + " does not have the algorithm that the run multiplied with",
+                 .where = "product " + called,
+                 .seen = record,
+                 .next = "resume where the run began, or choose algorithms anew with --retune"});
+  }
+
+  std::optional<Plan> make_plan(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
+    const std::string called = name(product);
+    if (const auto recorded = known.find(called); recorded != known.end())
+      return recorded_plan(product, called, recorded->second, factor, addresses);
+    if (may_do(product)) {
+      Plan plan = plan_without_algorithm(product);
+      point_to_scales(plan, product, factor, addresses);  // some kernels are for some scales only
+      const auto list = candidates(plan, product);
+      const size_t best = tune && list.size() > 1 ? fastest(list, plan, product, factor, addresses) : 0;
+      if (best < list.size()) {
+        plan.algorithm = list[best].second;
+        known.emplace(called, text_of(list[best].first));
+        return plan;
+      }
+    }
+    known.emplace(called, no_algorithm);
+    return std::nullopt;
+  }
+
+  const std::optional<Plan>& plan(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
     const auto found = plans.find(product);
     if (found != plans.end()) return found->second;
     return plans.emplace(product, make_plan(product, factor, addresses)).first->second;
   }
 };
 
-CublasLt::CublasLt(Queue& queue) : plans_(std::make_unique<Plans>(queue)) {}
+CublasLt::CublasLt(Queue& queue, int architecture) : plans_(std::make_unique<Plans>(queue, architecture)) {}
 CublasLt::~CublasLt() = default;
 
-void CublasLt::multiply(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
-  const Plan& plan = plans_->plan(product, factor, addresses);
-  check(plans_->run(plan, plan.algorithm, product, factor, addresses), "a product", &product);
+bool CublasLt::multiply(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
+  const std::optional<Plan>& plan = plans_->plan(product, factor, addresses);
+  if (plan) check(plans_->run(*plan, plan->algorithm, product, factor, addresses), "a product", &product);
+  return plan.has_value();
 }
 
 void CublasLt::choose(GemmRecord known, bool tune) {
-  for (const auto& [product, text] : known) algorithm_in(text, product);
+  for (const auto& [product, text] : known)
+    if (text != no_algorithm) algorithm_in(text, product);
   plans_->known = std::move(known);
   plans_->plans.clear();
   plans_->tune = tune;

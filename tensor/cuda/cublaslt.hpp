@@ -18,8 +18,8 @@ namespace nibble::cuda {
 /// Of a queue of the selected device.
 class CublasLt final : public LibraryState {
  public:
-  /// Throws Error{resource} when the library does not begin.
-  explicit CublasLt(Queue& queue);
+  /// The architecture is the device's. Throws Error{resource} when the library does not begin.
+  CublasLt(Queue& queue, int architecture);
   ~CublasLt() override;
   CublasLt(const CublasLt&) = delete;
   CublasLt& operator=(const CublasLt&) = delete;
@@ -28,11 +28,13 @@ class CublasLt final : public LibraryState {
   struct Addresses {
     const void *a, *b, *c;
     void* d;
-    const void *a_scales = nullptr, *b_scales = nullptr;  ///< of blocks, in tiles (tile_scales())
+    /// Of blocks, in tiles (tile_scales()), or vectors of rows and columns.
+    const void *a_scales = nullptr, *b_scales = nullptr;
   };
-  /// D = (factor A B) + C. Throws Error{resource} that names the product when the library fails or knows no algorithm,
-  /// Error{checkpoint} when it refuses the one that was recorded.
-  void multiply(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses);
+  /// D = (factor A B) + C. False, and nothing is done, where it should scale rows and columns and cannot: then the
+  /// run's record says so, and a run that goes on does not ask. Throws Error{resource} that names the product when the
+  /// library fails or knows no algorithm, Error{checkpoint} when it refuses the one that was recorded.
+  bool multiply(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses);
 
   /// As choose_gemms() and chosen_gemms().
   void choose(GemmRecord known, bool tune);

@@ -104,7 +104,7 @@ void finish(Stream& stream, const Tensor& sums, const Product& product, const Of
 
 CublasLt& library(Stream& stream) {
   std::unique_ptr<LibraryState>& kept = stream.memory().products;
-  if (!kept) kept = std::make_unique<CublasLt>(stream.queue());
+  if (!kept) kept = std::make_unique<CublasLt>(stream.queue(), stream.memory().architecture());
   return static_cast<CublasLt&>(*kept);
 }
 
@@ -206,21 +206,24 @@ void coded_gemm(Stream& stream, const CodeMatrix& a, const CodeMatrix& b, const 
                 const Scaling& scaling) {
   const Product product{a.codes, false, b.codes, true, c, addend, scaling};
   if (c.size() == 0) return;
+  const CodePair pair{a.format, b.format, a.block_scales};
   const auto multiplied = [&](const Product& part) {
     CublasLt::Addresses addresses = addresses_of(part);
-    addresses.a_scales = b.scales.data;
-    addresses.b_scales = a.scales.data;
-    library(stream).multiply(library_product(part, {a.format, b.format, a.block_scales}), part.scaling.factor,
-                             addresses);
+    addresses.a_scales = part.scaling.cols ? part.scaling.cols.data : b.scales.data;
+    addresses.b_scales = part.scaling.rows ? part.scaling.rows.data : a.scales.data;
+    return library(stream).multiply(library_product(part, pair), part.scaling.factor, addresses);
   };
-  const bool whole = in_whole_pieces(c);
-  if (library_finishes(product) && whole && in_whole_pieces(addend)) multiplied(product);
-  else multiply_and_finish(stream, product, whole, multiplied);
+  const bool whole = in_whole_pieces(c),
+             all_of_it = whole && in_whole_pieces(addend) &&
+                         (library_finishes(product) || (library_may_scale(product, pair) && !kernels_scale(stream)));
+  if (!all_of_it || !multiplied(product)) multiply_and_finish(stream, product, whole, multiplied);
 }
 
 std::string gemm_library(const Stream& stream, DType operands) {
-  const bool widens = operands == DType::u8 && widens_codes(stream);
-  return CublasLt::version() + (widens ? ", codes widened to bf16" : "");
+  const bool codes = operands == DType::u8;
+  return CublasLt::version() + (codes && widens_codes(stream)    ? ", codes widened to bf16"
+                                : codes && kernels_scale(stream) ? ", row scales by kernels"
+                                                                 : "");
 }
 
 void choose_gemms(Stream& stream, const GemmRecord& known, bool tune) { library(stream).choose(known, tune); }

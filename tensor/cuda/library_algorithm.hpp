@@ -30,6 +30,9 @@ void for_each_number(Algorithm& algorithm, Use&& use) {
   use("cluster shape", algorithm.cluster_shape);
 }
 
+/// In place of the text, of a product that a run asked the library for in vain and makes otherwise.
+inline constexpr const char* no_algorithm = "none";
+
 /// "algorithm 66, tile 31, stages 36, ..."
 std::string text_of(const LibraryAlgorithm& algorithm);
 /// Throws Error{checkpoint} for another text; `product` is what it stands beside.

@@ -31,7 +31,7 @@ size_t LibraryProductHash::operator()(const LibraryProduct& p) const {
   const auto small = static_cast<int64_t>(p.type_a) | static_cast<int64_t>(p.type_b) << 4 |
                      static_cast<int64_t>(p.result) << 8 | static_cast<int64_t>(p.block_scales) << 12 |
                      static_cast<int64_t>(p.addend) << 16 | int64_t{p.transpose_a} << 24 |
-                     int64_t{p.transpose_b} << 25 | int64_t{p.factor_on_device} << 26;
+                     int64_t{p.transpose_b} << 25 | int64_t{p.factor_on_device} << 26 | int64_t{p.vector_scales} << 27;
   const auto alignments = int64_t{p.alignment_a} | int64_t{p.alignment_b} << 8 | int64_t{p.alignment_c} << 16 |
                           int64_t{p.alignment_d} << 24;
   for (const int64_t word : {p.m, p.n, p.k, p.stride_a, p.stride_b, p.stride_c, p.stride_d, small, alignments})
@@ -69,6 +69,7 @@ LibraryProduct library_product(const Product& product, const CodePair& pair) {
   result.type_a = type_of(pair.b);
   result.type_b = type_of(pair.a);
   result.block_scales = pair.scales;
+  result.vector_scales = product.scaling.rows || product.scaling.cols;
   const int in_a_byte = 8 / bits_of(pair.a);
   for (int64_t* const length : {&result.k, &result.stride_a, &result.stride_b}) *length *= in_a_byte;
   return result;
@@ -92,6 +93,7 @@ std::string name(const LibraryProduct& p) {
   if (p.addend == LibraryAddend::other)
     text += ", addend's stride" + list(p.stride_c) + " aligned" + list(p.alignment_c);
   if (p.factor_on_device) text += ", factor on the device";
+  if (p.vector_scales) text += ", scales of rows and columns";
   return text;
 }
 
@@ -99,6 +101,16 @@ bool library_finishes(const Product& product) {
   const Scaling& scaling = product.scaling;
   if (product.a.dtype == DType::i8 || scaling.rows || scaling.cols || product.depth() == 0) return false;
   return !product.addend || (scaling.trivial() && product.c.dtype == DType::f32);
+}
+
+bool library_may_scale(const Product& product, const CodePair& pair) {
+  const auto begins_well = [](const Tensor& scales) {
+    return scales && alignment_of(scales.data) == library_alignment;
+  };
+  const Scaling& scaling = product.scaling;
+  const bool adds_well = !product.addend || (product.c.dtype == DType::f32 && !scaling.factor.on_device());
+  return pair.scales == BlockScales::none && begins_well(scaling.rows) && begins_well(scaling.cols) && adds_well &&
+         product.depth() > 0;
 }
 
 CodeRows code_rows(const Tensor& x, bool depth_first, bool pads_rows) {

@@ -32,6 +32,7 @@ struct LibraryProduct {
   uint32_t alignment_a = 0, alignment_b = 0, alignment_c = 0, alignment_d = 0;
   LibraryAddend addend = LibraryAddend::none;
   bool factor_on_device = false;
+  bool vector_scales = false;  ///< f32 of D's rows, m, and of its columns, n
 
   /// Elements of FP8 or FP4.
   bool coded() const { return type_a >= LibraryType::e4m3; }
@@ -47,7 +48,8 @@ struct LibraryProductHash {
 
 /// Of a product whose scaling is a factor at most. Of an addend that is not there, stride and alignment are D's.
 LibraryProduct library_product(const Product& product);
-/// Of one whose a and transposed b are such codes, in u8.
+/// Of one whose a and transposed b are such codes, in u8; its scales of rows and columns, if it has any, are the
+/// library's part.
 LibraryProduct library_product(const Product& product, const CodePair& pair);
 
 /// As gemm() sees it, "512x2048x8192 NT bf16>f32, ...": no two products have the same.
@@ -57,6 +59,18 @@ std::string name(const LibraryProduct& product);
 /// finishes: scales of rows and columns, codes, addends in f32 of a c in bf16, and a factor beside an addend, which the
 /// library would add before it rounds what it multiplied.
 bool library_finishes(const Product& product);
+
+/// What the library's manual calls outer vector scaling: alpha times the scale of A's row, that of B's column and the
+/// sum, plus beta times C (section of that name; in which order it rounds is not said). Header and library have it
+/// since CUDA 12.9; of GPUs compute capability 9.0 alone (table "Scaling Mode Support Overview").
+inline constexpr int32_t outer_vector_mode = 3;         ///< CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
+inline constexpr size_t outer_vector_version = 120900;  ///< as CUBLAS_VERSION is made
+inline constexpr int outer_vector_architecture = 90;
+
+/// Whether it may be asked for a product that it does not finish otherwise: FP8 under scales of rows and of columns,
+/// both of which begin on 16 bytes (as its manual asks of others). An addend is f32, as its result then is, and the
+/// factor beside it the host's.
+bool library_may_scale(const Product& product, const CodePair& pair);
 
 /// An operand in i8 as the library takes it: rows along the depth.
 struct CodeRows {

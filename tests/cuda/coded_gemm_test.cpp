@@ -122,13 +122,17 @@ TEST_P(CodedGemm, IsTheProductOfWhatCodesStandFor) {
   struct Shape {
     int64_t m, n, k;
   };
-  enum class With { nothing, addend, itself, scales };
+  enum class With { nothing, addend, itself, scales, scales_and_addend, scales_and_itself };
   for (const auto& [m, n, k] : {Shape{1, 32, 32}, {37, 64, 96}, {150, 160, 224}})
-    for (const With with : {With::nothing, With::addend, With::itself, With::scales})
+    for (const With with :
+         {With::nothing, With::addend, With::itself, With::scales, With::scales_and_addend, With::scales_and_itself})
       for (const DType type : {DType::f32, DType::bf16})
         for (const int64_t padding : {0, 1})  // a c that begins anywhere
           for (const bool there : {false, true}) {
-            if (with == With::itself && type == DType::bf16) continue;
+            const bool scales = with >= With::scales,
+                       to_itself = with == With::itself || with == With::scales_and_itself,
+                       to_addend = with == With::addend || with == With::scales_and_addend;
+            if (to_itself && type == DType::bf16) continue;
             const CodedMatrix a(device, pair.a, pair.scales, m, k, 1), b(device, pair.b, pair.scales, n, k, 2);
             const testing::Twin c(device, type, m, n, padding, 3), addend(device, DType::f32, m, n, 0, 4),
                 rows(device, DType::f32, 1, m, 0, 5), cols(device, DType::f32, 1, n, 0, 6);
@@ -136,11 +140,11 @@ TEST_P(CodedGemm, IsTheProductOfWhatCodesStandFor) {
             factor.view().as<float>()[0] = with == With::itself ? 1 : 0.375f;
             const OwnedTensor factor_there = testing::on_device(device, factor);
             Scaling scaling{.factor = there ? number_in(factor_there) : Scalar(*factor.view().as<float>())};
-            if (with == With::scales) scaling.rows = rows.there, scaling.cols = cols.there;
+            if (scales) scaling.rows = rows.there, scaling.cols = cols.there;
             coded_gemm(device, a.there, b.there, c.there,
-                       with == With::addend   ? addend.there
-                       : with == With::itself ? c.there
-                                              : Tensor(),
+                       to_addend   ? addend.there
+                       : to_itself ? c.there
+                                   : Tensor(),
                        scaling);
             const OwnedTensor seen = testing::on_host(device, c.whole_there);
             const auto at = [&](const OwnedTensor& x, int64_t i, int64_t j) {
@@ -155,9 +159,9 @@ TEST_P(CodedGemm, IsTheProductOfWhatCodesStandFor) {
                   continue;
                 }
                 double by = *factor.view().as<float>(), more = 0;
-                if (with == With::scales) by *= double{rows.here.as<float>()[i]} * double{cols.here.as<float>()[j]};
-                if (with == With::addend) more = addend.here.row<float>(i)[j];
-                if (with == With::itself) more = c.here.row<float>(i)[j];
+                if (scales) by *= double{rows.here.as<float>()[i]} * double{cols.here.as<float>()[j]};
+                if (to_addend) more = addend.here.row<float>(i)[j];
+                if (to_itself) more = c.here.row<float>(i)[j];
                 const Sum sum = slow_sum(a, b, k, i, j);
                 const double expected = sum.value * by + more,
                              bound = relative_bound(k) * (sum.size * std::abs(by) + std::abs(more)) +

@@ -145,6 +145,18 @@ TEST_P(CodedLinear, OfAxesThatFillNoTilesIsTheHosts) {
   }
 }
 
+TEST_P(CodedLinear, UnderRowScalesLeavesTheseToTheLibraryOnHopper) {
+  if (!library_use) GTEST_SKIP() << "a GPU is not asked";
+  const auto under_vectors = [](const char* name) {
+    const int before = library_use().under_vectors;
+    compare(find_recipe(name), {128, 128, 256});
+    return library_use().under_vectors - before;
+  };
+  EXPECT_EQ(under_vectors("fp8-row"), GetParam() == hopper ? 3 : 0);
+  EXPECT_EQ(under_vectors("quest-fp4"), GetParam() == hopper ? 1 : 0);
+  EXPECT_EQ(under_vectors("fp8"), 0);
+}
+
 TEST_P(CodedLinear, ThatTensorCoresDoNotTakeIsEmulated) {
   EXPECT_EQ(compare(find_recipe("fp8"), {40, 24, 56}), 0);
   EXPECT_EQ(compare(find_recipe("fp8"), {40, 48, 64}), cuda::emulation::linked() ? 2 : 0) << "dw's depth is 40";

@@ -12,6 +12,7 @@ namespace nibble::cuda::emulation {
 namespace {
 
 constexpr int ampere = 80, hopper = 90, blackwell = 100, geforce = 120;
+constexpr int32_t vectors = outer_vector_mode;
 constexpr int32_t vec32 = CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0, vec16 = CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
 
 /// 48 x 32 x 64, "TN", with scales that nobody reads.
@@ -27,7 +28,7 @@ Call call(cudaDataType a, cudaDataType b, int32_t mode = 0) {
   return call;
 }
 const Call fp8 = call(CUDA_R_8F_E4M3, CUDA_R_8F_E5M2), mxfp8 = call(CUDA_R_8F_E4M3, CUDA_R_8F_E4M3, vec32),
-           nvfp4 = call(CUDA_R_4F_E2M1, CUDA_R_4F_E2M1, vec16);
+           nvfp4 = call(CUDA_R_4F_E2M1, CUDA_R_4F_E2M1, vec16), rowwise = call(CUDA_R_8F_E5M2, CUDA_R_8F_E4M3, vectors);
 
 TEST(LibraryDouble, HasKernelsWhereTheLibraryHas) {
   EXPECT_EQ(fp8.kind(ampere), Kind::none);
@@ -43,6 +44,48 @@ TEST(LibraryDouble, HasKernelsWhereTheLibraryHas) {
   EXPECT_EQ(call(CUDA_R_4F_E2M1, CUDA_R_4F_E2M1).kind(blackwell), Kind::none);
   EXPECT_EQ(call(CUDA_R_8F_E4M3, CUDA_R_16BF).kind(blackwell), Kind::none);
   EXPECT_EQ(call(CUDA_R_16BF, CUDA_R_16BF, vec32).kind(blackwell), Kind::none);
+}
+
+TEST(LibraryDouble, ScalesRowsAndColumnsOnHopperAlone) {
+  EXPECT_EQ(rowwise.kind(hopper), Kind::fp8_under_vectors);
+  for (const int other : {ampere, blackwell, geforce}) EXPECT_EQ(rowwise.kind(other), Kind::none);
+  EXPECT_EQ(call(CUDA_R_4F_E2M1, CUDA_R_4F_E2M1, vectors).kind(hopper), Kind::none);
+  EXPECT_EQ(call(CUDA_R_16BF, CUDA_R_16BF, vectors).kind(hopper), Kind::none);
+  const auto status = [](auto&& change) {
+    Call changed = rowwise;
+    change(changed);
+    return changed.status(hopper);
+  };
+  EXPECT_EQ(status([](Call& x) { x.c.type = x.d.type = CUDA_R_16BF; }), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(status([](Call& x) { x.how.b_scale_mode = 0; }), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(status([](Call& x) { x.how.a_scale_mode = 0; }), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(status([](Call& x) { x.how.a_scale = nullptr; }), CUBLAS_STATUS_INVALID_VALUE);
+  EXPECT_EQ(status([](Call& x) { x.d.type = CUDA_R_16BF; }), CUBLAS_STATUS_NOT_SUPPORTED);
+}
+
+TEST(LibraryDouble, MultipliesByTheScalesOfRowsAndColumns) {
+  constexpr uint8_t one = 0x38;
+  constexpr size_t m = 16, n = 3, k = 16;
+  const std::vector<uint8_t> a(m * k, one), b(n * k, one);
+  std::vector<float> of_a(m), of_b(n), c(m * n), result(m * n);
+  for (size_t i = 0; i < m; ++i) of_a[i] = static_cast<float>(i + 1);
+  for (size_t j = 0; j < n; ++j) of_b[j] = j == 1 ? -100.0f : 1000.0f;
+  for (size_t i = 0; i < m * n; ++i) c[i] = static_cast<float>(i);
+  Call product = call(CUDA_R_8F_E4M3, CUDA_R_8F_E4M3, vectors);
+  product.a = {product.a.type, k, m, k};
+  product.b = {product.b.type, k, n, k};
+  product.c = product.d = {CUDA_R_32F, m, n, m};
+  product.how.a_scale = of_a.data();
+  product.how.b_scale = of_b.data();
+  const auto bytes = [](auto& x) { return reinterpret_cast<const std::byte*>(x.data()); };
+  std::vector<float> workspace(2 * m * n);
+  for (const uint32_t parts : {1u, 2u}) {
+    multiply(product, {bytes(a), bytes(b), bytes(c), reinterpret_cast<std::byte*>(result.data()), 0.5f, 2}, parts,
+             workspace.data());
+    for (size_t j = 0; j < n; ++j)
+      for (size_t i = 0; i < m; ++i)
+        EXPECT_EQ(result[j * m + i], 8 * of_a[i] * of_b[j] + 2 * c[j * m + i]) << i << " " << j;
+  }
 }
 
 TEST(LibraryDouble, RefusesWhatTheManualForbids) {
@@ -66,9 +109,7 @@ TEST(LibraryDouble, RefusesWhatTheManualForbids) {
   refused([](Call& x) { x.d.type = CUDA_R_16BF; });
   refused([](Call& x) { x.c.type = x.d.type = CUDA_R_32I; });
   refused([](Call& x) { x.a.cols = 32; }, CUBLAS_STATUS_INVALID_VALUE);
-  refused([](Call& x) {
-    x.how.a_scale_mode = 3; /* a vector, since CUDA 12.9 */
-  });
+  refused([](Call& x) { x.how.a_scale_mode = vectors; });
   for (const Call& good : {mxfp8, nvfp4}) {
     Call bad = good;
     bad.how.b_scale = nullptr;

@@ -107,7 +107,7 @@ TEST(LibraryProduct, NoTwoHaveOneName) {
                              .alignment_c = 16,
                              .alignment_d = 16};
   EXPECT_EQ(name(plain), "3x2x4 NN bf16>f32, strides 6 5 7, aligned 16 16 16");
-  std::vector<LibraryProduct> others(15, plain);
+  std::vector<LibraryProduct> others(16, plain);
   others[0].type_a = others[0].type_b = LibraryType::f32;
   others[1].result = DType::bf16;
   others[2].transpose_a = true;
@@ -123,6 +123,7 @@ TEST(LibraryProduct, NoTwoHaveOneName) {
   others[12].alignment_d = 4;
   others[13].factor_on_device = true;
   others[14].addend = LibraryAddend::destination;
+  others[15].vector_scales = true;
   others.push_back(plain);
   others.back().addend = LibraryAddend::other;
   others.push_back(others.back());
@@ -169,6 +170,30 @@ TEST(LibraryProduct, IsAllOfGemmWhereEachOperationIsRoundedAsThere) {
   EXPECT_FALSE(library_finishes({a, false, a, false, c, {}, {.cols = scales}}));
   EXPECT_FALSE(library_finishes({codes, false, codes, false, c}));
   EXPECT_FALSE(library_finishes({nothing, false, nothing, true, c}));
+}
+
+TEST(LibraryProduct, MayScaleFp8UnderBothScales) {
+  const Tensor a = matrix(DType::u8, 16, 32, 32), b = matrix(DType::u8, 48, 32, 32, 8192),
+               c = matrix(DType::f32, 16, 48, 48), narrow = matrix(DType::bf16, 16, 48, 48),
+               rows = matrix(DType::f32, 1, 16, 16), cols = matrix(DType::f32, 1, 48, 48, 8192),
+               odd = matrix(DType::f32, 1, 48, 48, 8196);
+  constexpr CodePair fp8{CodeFormat::e4m3, CodeFormat::e5m2, BlockScales::none},
+      mxfp8{CodeFormat::e4m3, CodeFormat::e5m2, BlockScales::e8m0};
+  const Scalar there = Scalar::at(static_cast<const float*>(address(64)));
+  const auto may = [&](const Tensor& to, const Tensor& addend, const Scaling& scaling, const CodePair& pair) {
+    return library_may_scale({a, false, b, true, to, addend, scaling}, pair);
+  };
+  EXPECT_TRUE(may(c, {}, {.factor = 3, .rows = rows, .cols = cols}, fp8));
+  EXPECT_TRUE(may(narrow, {}, {.factor = there, .rows = rows, .cols = cols}, fp8));
+  EXPECT_TRUE(may(c, c, {.factor = 3, .rows = rows, .cols = cols}, fp8));
+  EXPECT_FALSE(may(c, c, {.factor = there, .rows = rows, .cols = cols}, fp8));
+  EXPECT_FALSE(may(narrow, c, {.rows = rows, .cols = cols}, fp8));
+  EXPECT_FALSE(may(c, {}, {.rows = rows}, fp8));
+  EXPECT_FALSE(may(c, {}, {.cols = cols}, fp8));
+  EXPECT_FALSE(may(c, {}, {.rows = rows, .cols = odd}, fp8));
+  EXPECT_FALSE(may(c, {}, {.rows = rows, .cols = cols}, mxfp8));
+  EXPECT_TRUE(library_product({a, false, b, true, c, {}, {.rows = rows, .cols = cols}}, fp8).vector_scales);
+  EXPECT_FALSE(library_product({a, false, b, true, c}, fp8).vector_scales);
 }
 
 TEST(CodeRows, StayWhereTheyAreAsTheLibraryWantsThem) {

@@ -29,8 +29,11 @@ double& milliseconds_worked(Queue& queue);
 struct LibraryUse {
   int choices = 0;         ///< calls of the heuristic
   int codes = 0;           ///< products of FP8 and FP4
+  int under_vectors = 0;   ///< of these, scaled by rows and columns
   uint32_t algorithm = 0;  ///< of the last product
   uint32_t refused = 0;    ///< an algorithm that it does not have, as another version would not; 0: none
+  bool refuses_vectors = false;
+  size_t version = 0;  ///< that it says it is; 0: the header's
 };
 [[gnu::weak]] LibraryUse& library_use();
 

@@ -54,6 +54,8 @@ const Algorithm algorithms[] = {
     {{22, 24, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 2}, Kind::integers, 16, 1},
     {{31, 25, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp8, 16, 2},
     {{32, 26, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 5, 0, 1}, Kind::fp8, 16, 1},
+    {{37, 27, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp8_under_vectors, 16, 2},
+    {{38, 26, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 5, 0, 1}, Kind::fp8_under_vectors, 16, 1},
     {{33, 25, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp8_in_blocks, 16, 2},
     {{34, 26, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0, 0, 5, 0, 1}, Kind::fp8_in_blocks, 16, 1},
     {{35, 25, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 0, 5, 0, 1}, Kind::fp4, 16, 2},
@@ -89,7 +91,8 @@ bool can(const Algorithm& algorithm, const Call& call, const std::array<uint64_t
         matrices[i]->stride * bits_of(matrices[i]->type) / 8 % algorithm.alignment != 0)
       return false;
   return algorithm.kind == call.kind(architecture()) && call.k() >= algorithm.split_k() &&
-         algorithm.id() != library_use().refused;
+         algorithm.id() != library_use().refused &&
+         !(algorithm.kind == Kind::fp8_under_vectors && library_use().refuses_vectors);
 }
 
 const Matrix& matrix(cublasLtMatrixLayout_t layout) { return *reinterpret_cast<const Matrix*>(layout); }
@@ -100,6 +103,15 @@ template <class T>
 cublasStatus_t set(T& value, const void* from, size_t bytes) {
   if (!from || bytes != sizeof value) return CUBLAS_STATUS_INVALID_VALUE;
   std::memcpy(&value, from, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/// Of scales: a version knows those that there were.
+cublasStatus_t set_mode(int32_t& mode, const void* from, size_t bytes) {
+  int32_t wished = 0;
+  if (const cublasStatus_t status = set(wished, from, bytes); status != CUBLAS_STATUS_SUCCESS) return status;
+  if (wished == outer_vector_mode && cublasLtGetVersion() < outer_vector_version) return CUBLAS_STATUS_INVALID_VALUE;
+  mode = wished;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -124,7 +136,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   delete handle;
   return CUBLAS_STATUS_SUCCESS;
 }
-size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
+size_t cublasLtGetVersion() { return library_use().version > 0 ? library_use().version : CUBLAS_VERSION; }
 
 const char* cublasLtGetStatusName(cublasStatus_t status) {
   return status == CUBLAS_STATUS_SUCCESS         ? "CUBLAS_STATUS_SUCCESS"
@@ -161,9 +173,9 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t what, cublasL
     case CUBLASLT_MATMUL_DESC_POINTER_MODE:
       return set(description(what).pointers, from, bytes);
     case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
-      return set(description(what).a_scale_mode, from, bytes);
+      return set_mode(description(what).a_scale_mode, from, bytes);
     case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
-      return set(description(what).b_scale_mode, from, bytes);
+      return set_mode(description(what).b_scale_mode, from, bytes);
     case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
       return set(description(what).a_scale, from, bytes);
     case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
@@ -285,6 +297,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
   if (needed.workspaceSize > workspace_bytes || address(workspace) % 256 != 0) return CUBLAS_STATUS_INVALID_VALUE;
   library_use().algorithm = algorithm.id();
   if (algorithm.kind != Kind::numbers && algorithm.kind != Kind::integers) ++library_use().codes;
+  if (call.vectors()) ++library_use().under_vectors;
   const auto number = [whole = call.integers()](const void* at) {
     return whole ? static_cast<float>(*static_cast<const int32_t*>(at)) : *static_cast<const float*>(at);
   };

@@ -118,7 +118,11 @@ TiledScales scales_of_b(const Call& call) {
 
 /// What one scale of a whole matrix is.
 double tensor_scale(const Call& call, const void* scale) {
-  return call.block() == 0 && scale ? *static_cast<const float*>(scale) : 1.0;
+  return call.block() == 0 && !call.vectors() && scale ? *static_cast<const float*>(scale) : 1.0;
+}
+/// Of a row of A or a column of B.
+float vector_scale(const Call& call, const void* scales, int64_t index) {
+  return call.vectors() ? static_cast<const float*>(scales)[index] : 1.0f;
 }
 
 /// What D[i,j] must be, and how far from it rounding may take it.
@@ -137,7 +141,8 @@ Expected expected_at(const Call& call, const Arguments& x, int64_t i, int64_t j)
     sum += product;
     size += std::abs(product);
   }
-  const double factor = x.alpha * tensor_scale(call, call.how.a_scale) * tensor_scale(call, call.how.b_scale),
+  const double factor = x.alpha * tensor_scale(call, call.how.a_scale) * tensor_scale(call, call.how.b_scale) *
+                        vector_scale(call, call.how.a_scale, i) * vector_scale(call, call.how.b_scale, j),
                addend = x.beta == 0 ? 0 : x.beta * element(call.c, x.c, i, j), value = factor * sum + addend,
                rounding = static_cast<double>(call.k() + 2) * 0x1p-23 * (std::abs(factor) * size + std::abs(addend));
   return {i, j, value, rounding + (call.d.type == CUDA_R_16BF ? std::abs(value) * 0x1p-8 : 0) + 0x1p-120};
@@ -177,6 +182,11 @@ void multiply_part(const Call& call, const Arguments& x, int64_t first, int64_t 
        part(transpose_of(call.a, x.a), !call.transposes_a()), Transpose(call.transposes_a()), d, addend);
 }
 
+void put(const Tensor& d, int64_t row, int64_t col, float value) {
+  if (d.dtype == DType::bf16) d.row<bf16>(row)[col] = bf16(value);
+  else d.row<float>(row)[col] = value;
+}
+
 void multiply_numbers(const Call& call, const Arguments& x, uint32_t parts, float* workspace) {
   const Tensor d = transpose_of(call.d, x.d), c = transpose_of(call.c, x.c);
   if (parts == 1 && x.alpha == 1 && (x.beta == 0 || (x.beta == 1 && c.dtype == DType::f32)))
@@ -193,8 +203,7 @@ void multiply_numbers(const Call& call, const Arguments& x, uint32_t parts, floa
     for (int64_t j = 0; j < d.cols; ++j) {
       const float addend = x.beta == 0 ? 0 : x.beta * static_cast<float>(element(call.c, x.c, j, i)),
                   value = std::fma(x.alpha, sums.row<float>(i)[j], addend);
-      if (d.dtype == DType::bf16) d.row<bf16>(i)[j] = bf16(value);
-      else d.row<float>(i)[j] = value;
+      put(d, i, j, value);
     }
 }
 
@@ -211,6 +220,24 @@ OwnedTensor decoded(const Matrix& x, const std::byte* data, int64_t block, const
   return values;
 }
 
+void multiply_under_vectors(const Call& call, const Arguments& x, uint32_t parts, float* workspace) {
+  const Tensor d = transpose_of(call.d, x.d);
+  const OwnedTensor sums(DType::f32, d.rows, d.cols);
+  Call plain = call;
+  plain.c = plain.d = {CUDA_R_32F, call.d.rows, call.d.cols, sums.view().stride};
+  Arguments arguments = x;
+  arguments.d = static_cast<std::byte*>(sums.view().data);
+  arguments.alpha = 1;
+  arguments.beta = 0;
+  multiply_numbers(plain, arguments, parts, workspace);
+  for (int64_t i = 0; i < d.rows; ++i)
+    for (int64_t j = 0; j < d.cols; ++j) {
+      const float of_b = vector_scale(call, call.how.b_scale, i), of_a = vector_scale(call, call.how.a_scale, j),
+                  scaled = sums.view().row<float>(i)[j] * x.alpha * of_b * of_a;
+      put(d, i, j, x.beta == 0 ? scaled : scaled + x.beta * static_cast<float>(element(call.c, x.c, j, i)));
+    }
+}
+
 void multiply_codes(const Call& call, const Arguments& x, uint32_t parts, float* workspace) {
   const int64_t block = call.block();
   const TiledScales none(nullptr, 0, 0, 0);
@@ -223,7 +250,8 @@ void multiply_codes(const Call& call, const Arguments& x, uint32_t parts, float*
   values.a = static_cast<const std::byte*>(a.view().data);
   values.b = static_cast<const std::byte*>(b.view().data);
   values.alpha *= static_cast<float>(tensor_scale(call, call.how.a_scale) * tensor_scale(call, call.how.b_scale));
-  multiply_numbers(wide, values, parts, workspace);
+  if (call.vectors()) multiply_under_vectors(wide, values, parts, workspace);
+  else multiply_numbers(wide, values, parts, workspace);
 }
 
 }  // namespace
@@ -255,6 +283,7 @@ Kind Call::kind(int architecture) const {
              fp4 = a.type == CUDA_R_4F_E2M1 && b.type == CUDA_R_4F_E2M1,
              whole_blocks = block() == 0 || k() % block() == 0;
   if (fp8 && how.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F && architecture >= hopper) return Kind::fp8;
+  if (fp8 && vectors() && architecture == hopper) return Kind::fp8_under_vectors;
   if (architecture < blackwell || !whole_blocks) return Kind::none;
   if (fp8 && how.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0) return Kind::fp8_in_blocks;
   if (fp4 && how.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3) return Kind::fp4;
@@ -268,7 +297,7 @@ cublasStatus_t Call::status(int architecture) const {
                     k() == (transposes_b() ? b.cols : b.rows) && c.rows == d.rows && c.cols == d.cols;
   if (!fits) return CUBLAS_STATUS_INVALID_VALUE;
   const auto aligned = [](const void* scales) { return scales && reinterpret_cast<uintptr_t>(scales) % 16 == 0; };
-  if (block() > 0 && !(aligned(how.a_scale) && aligned(how.b_scale))) return CUBLAS_STATUS_INVALID_VALUE;
+  if ((block() > 0 || vectors()) && !(aligned(how.a_scale) && aligned(how.b_scale))) return CUBLAS_STATUS_INVALID_VALUE;
   return kind(architecture) == Kind::none ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
 }
 

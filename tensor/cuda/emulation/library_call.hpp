@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tensor/cuda/library_product.hpp"
 #include "tensor/dtype.hpp"
 
 namespace nibble::cuda::emulation {
@@ -41,7 +42,7 @@ constexpr int64_t bits_of(cudaDataType type) {
 }
 
 /// What kernels are for.
-enum class Kind { numbers, integers, fp8, fp8_in_blocks, fp4, none };
+enum class Kind { numbers, integers, fp8, fp8_under_vectors, fp8_in_blocks, fp4, none };
 
 /// D = alpha op(A) op(B) + beta C as it was described.
 struct Call {
@@ -59,6 +60,9 @@ struct Call {
                                                                           : 0;
   }
 
+  /// Whether each row of A and each column of B has a scale.
+  bool vectors() const { return how.a_scale_mode == outer_vector_mode && how.b_scale_mode == outer_vector_mode; }
+
   /// On a device of this architecture; `none` if the library has no kernels for it.
   Kind kind(int architecture) const;
   cublasStatus_t status(int architecture) const;
@@ -70,7 +74,8 @@ struct Arguments {
   float alpha, beta;
 };
 
-/// D of a call that has a kind: over the depth in `parts` that are summed in the workspace, if these are several.
+/// D of a call that has a kind: over the depth in `parts` that are summed in the workspace, if these are several. Under
+/// vectors of scales ((sum * alpha) * B's) * A's + beta * C, each operation rounded in f32, as the host scales.
 /// Throws Error{internal} when what the host multiplied is not what the definition says, or tiles of scales do not end
 /// in zeros.
 void multiply(const Call& call, const Arguments& arguments, uint32_t parts, float* workspace);
