@@ -46,6 +46,15 @@ constexpr int64_t code_cols = 160, code_inner = 224;
 
 int64_t scale_at(int64_t row, int64_t block) { return 1 + (row / 3 + block) % 2; }
 
+/// Whole numbers, so that products are exact in any order of factors.
+int64_t row_scale_at(int64_t row) { return 1 + row % 3; }
+int64_t col_scale_at(int64_t col) { return 1 + col % 5; }
+
+template <class At>
+OwnedTensor row_of_scales(Stream& stream, int64_t count, At&& at) {
+  return matrix(stream, DType::f32, 1, count, Transpose::no, [&](int64_t, int64_t i) { return at(i); });
+}
+
 /// Whole numbers of a matrix [rows, depth] in codes.
 struct Codes {
   OwnedTensor codes, tiles;
@@ -122,12 +131,19 @@ int64_t wrong_elements_of_codes(Stream& stream) {
     const OwnedTensor c(DType::f32, rows, code_cols, "check", Place::device);
     coded_gemm(stream, a.matrix, b.matrix, c);
     const int64_t length = pair.scales == BlockScales::none ? 0 : block_length(pair.scales);
-    wrong += count_wrong(stream, c, [&](int64_t i, int64_t j) {
+    const auto sum_at = [&](int64_t i, int64_t j) {
       int64_t sum = 0;
       for (int64_t k = 0; k < code_inner; ++k)
         sum += a_at(i, k) * b_at(k, j) * (length > 0 ? scale_at(i, k / length) * scale_at(j, k / length) : 1);
       return sum;
-    });
+    };
+    wrong += count_wrong(stream, c, sum_at);
+    if (length > 0) continue;
+    const OwnedTensor of_rows = row_of_scales(stream, rows, row_scale_at),
+                      of_cols = row_of_scales(stream, code_cols, col_scale_at);
+    coded_gemm(stream, a.matrix, b.matrix, c, {}, {.rows = of_rows, .cols = of_cols});
+    wrong +=
+        count_wrong(stream, c, [&](int64_t i, int64_t j) { return sum_at(i, j) * row_scale_at(i) * col_scale_at(j); });
   }
   return wrong;
 }

@@ -14,7 +14,8 @@ namespace nibble {
 /// operands and sums are exact in `operands` (f32 or bf16) and in any order of summing.
 int64_t wrong_elements(Stream& stream, DType operands);
 
-/// The same of codes, in each format that the stream's products take: none on the host. Blocks have scales of 1 and 2.
+/// The same of codes, in each format that the stream's products take: none on the host. Blocks have scales of 1 and 2;
+/// what has no blocks is multiplied once more under scales of rows and columns.
 int64_t wrong_elements_of_codes(Stream& stream);
 
 }  // namespace nibble

@@ -19,11 +19,14 @@ TEST(GpuDiagnosis, ProductsOfCodesAreRight) {
   for (const int architecture : {testing::hopper, testing::blackwell}) {
     const testing::Architecture emulated(architecture);
     Stream device(1, Place::device);
-    const int before = cuda::emulation::library_use ? cuda::emulation::library_use().codes : 0;
+    const cuda::emulation::LibraryUse before =
+        cuda::emulation::library_use ? cuda::emulation::library_use() : cuda::emulation::LibraryUse();
     EXPECT_EQ(wrong_elements_of_codes(device), 0);
     EXPECT_EQ(wrong_elements_of_codes(device.host()), 0);
     if (cuda::emulation::library_use) {
-      EXPECT_EQ(cuda::emulation::library_use().codes - before, architecture == testing::hopper ? 2 : 4);
+      const cuda::emulation::LibraryUse& now = cuda::emulation::library_use();
+      EXPECT_EQ(now.codes - before.codes, architecture == testing::hopper ? 4 : 6);
+      EXPECT_EQ(now.under_vectors - before.under_vectors, architecture == testing::hopper ? 2 : 0);
     }
   }
 }
