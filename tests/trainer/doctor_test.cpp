@@ -120,6 +120,7 @@ TEST(Doctor, KnowsWhatDatasheetsSay) {
   EXPECT_LT(datasheet_peaks("NVIDIA H100 PCIe")->bf16, datasheet_peaks("NVIDIA H100 80GB HBM3")->bf16);
   EXPECT_LT(datasheet_peaks("NVIDIA H200 NVL")->bf16, datasheet_peaks("NVIDIA H200")->bf16);
   EXPECT_GT(datasheet_peaks("NVIDIA GB200")->fp4, datasheet_peaks("NVIDIA B200")->fp4);
+  EXPECT_EQ(datasheet_peaks("NVIDIA GB200")->host_link, 900.0 / 2 / 2) << "of two GPUs, both ways together";
   EXPECT_FALSE(datasheet_peaks("the emulated device"));
 }
 
