@@ -66,10 +66,10 @@ TEST_F(RunsOnDevice, LearnWhatTheHostsDo) {
 // time its own.
 TEST_F(RunsOnDevice, GoOnToTheLastDigit) {
   const std::vector<std::string> wide = {"model.width=128", "model.ffn=128", "batch.micro=4"};  // rotations of 128
-  for (const std::string what : {"fp8", "quartet2", "lsq-w4a4"}) {
-    std::vector<std::string> with = what == "quartet2" ? wide
-                                    : what == "fp8"    ? std::vector<std::string>()
-                                                       : with_factors;
+  for (const std::string what : {"fp8", "fp8-row", "quartet2", "lsq-w4a4"}) {
+    std::vector<std::string> with = what == "quartet2"        ? wide
+                                    : what.starts_with("fp8") ? std::vector<std::string>()
+                                                              : with_factors;
     with.push_back("precision.recipe=" + what);
     TrainingRun(on("cuda", what, with), {}).run();
     const std::string stopped = what + "-stopped";
@@ -84,10 +84,14 @@ TEST_F(RunsOnDevice, GoOnToTheLastDigit) {
 
 TEST_F(RunsOnDevice, RecordWhichAlgorithmsMultiply) {
   if (cuda::emulation::linked() && !cuda::emulation::library_use) GTEST_SKIP() << "built without cublasLt.h";
-  TrainingRun(on("cuda", "run"), {}).run();
-  std::vector<RefusedCheckpoint> refused;
-  const nlohmann::json tuning = newest_valid_checkpoint(path("run"), refused)->header().tuning;
-  EXPECT_GT(tuning.at("products").size(), 10u) << tuning.dump(2);
+  const auto products_of = [&](const std::string& run, const std::vector<std::string>& with) {
+    TrainingRun(on("cuda", run, with), {}).run();
+    std::vector<RefusedCheckpoint> refused;
+    return newest_valid_checkpoint(path(run), refused)->header().tuning.at("products");
+  };
+  const nlohmann::json products = products_of("run", {}), of_rows = products_of("rows", {"precision.recipe=fp8-row"});
+  EXPECT_GT(products.size(), 10u) << products.dump(2);
+  EXPECT_NE(of_rows.dump().find(", scales of rows and columns"), std::string::npos) << of_rows.dump(2);
 }
 
 TEST_F(RunsOnDevice, GoOnNowhereElseUnasked) {
