@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 
 #include "comm/cuda/kernels.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
+#include "tensor/fill.hpp"
 #include "tensor/simd.hpp"
 #include "tensor/stream.hpp"
 
@@ -61,6 +63,33 @@ void WireWork::copy(const float* from, int64_t count, float* to) const {
 void WireWork::add(const float* from, int64_t count, float* into) const {
   if (on_device()) return nibble::add(*stream_, row(DType::f32, from, count), row(DType::f32, into, count));
   for (int64_t i = 0; i < count; ++i) into[i] += from[i];
+}
+
+void WireWork::copy(std::span<const float> from, std::span<float> to) const {
+  assert(from.size() == to.size());
+  copy(from.data(), std::ssize(from), to.data());
+}
+
+void WireWork::plus(std::span<const float> a, std::span<const float> b, std::span<float> to) const {
+  assert(a.size() == to.size() && b.size() == to.size());
+  if (on_device()) return cuda::plus(*stream_, a, b, to);
+  for (size_t i = 0; i < to.size(); ++i) to[i] = a[i] + b[i];
+}
+
+void WireWork::minus(std::span<const float> a, std::span<const float> b, std::span<float> to) const {
+  assert(a.size() == to.size() && b.size() == to.size());
+  if (on_device()) return cuda::minus(*stream_, a, b, to);
+  for (size_t i = 0; i < to.size(); ++i) to[i] = a[i] - b[i];
+}
+
+void WireWork::fill(std::span<float> to, float value) const {
+  if (on_device()) return nibble::fill(*stream_, row(DType::f32, to.data(), std::ssize(to)), value);
+  std::ranges::fill(to, value);
+}
+
+void WireWork::block_squares(const SquaredVectors& of, double* sums) const {
+  if (on_device()) return cuda::block_squares(*stream_, of, sums);
+  nibble::block_squares(of, sums);
 }
 
 void WireWork::sum(const std::vector<MicroBatchSum>& plan, std::span<const float* const> contributions, int64_t first,

@@ -1,6 +1,7 @@
-// What collectives do with the memory that ranks send each other: at once in the host's, queued in a device's.
+// What collectives and sums do with the memory of vectors that ranks send each other: at once in the host's, queued in
+// a device's.
 //
-// Not for what travels, and when (collectives.hpp).
+// Not for: what travels, and when (collectives.hpp, bucket_sums.hpp).
 #pragma once
 
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include "comm/communicator.hpp"
 #include "comm/lanes.hpp"
 #include "comm/pieces.hpp"
+#include "comm/square_sum.hpp"
 #include "tensor/dtype.hpp"
 
 namespace nibble {
@@ -34,6 +36,15 @@ class WireWork {
   /// to = from; into += from.
   void copy(const float* from, int64_t count, float* to) const;
   void add(const float* from, int64_t count, float* into) const;
+
+  /// Of vectors of one length: to = from, a + b, a - b, or `value` everywhere; `to` may be one of the others.
+  void copy(std::span<const float> from, std::span<float> to) const;
+  void plus(std::span<const float> a, std::span<const float> b, std::span<float> to) const;
+  void minus(std::span<const float> a, std::span<const float> b, std::span<float> to) const;
+  void fill(std::span<float> to, float value) const;
+
+  /// sums[b] = the squares of block b (square_sum.hpp), whose vectors and sums lie where this works.
+  void block_squares(const SquaredVectors& of, double* sums) const;
 
   /// sum[i] = the contributions' elements first + i, added in the order of plan_lanes(ranks, ranks), which is `plan`;
   /// `sum` may be where one of them lies. Throws Error{configuration} for more ranks than devices have room for.

@@ -17,6 +17,11 @@ inline constexpr int most_summed = 256;
                                   std::span<const float* const> contributions, int64_t first, int64_t count,
                                   float* sum);
 
+/// As WireWork::plus, minus and block_squares.
+[[gnu::weak]] void plus(Stream& stream, std::span<const float> a, std::span<const float> b, std::span<float> to);
+[[gnu::weak]] void minus(Stream& stream, std::span<const float> a, std::span<const float> b, std::span<float> to);
+[[gnu::weak]] void block_squares(Stream& stream, const SquaredVectors& of, double* sums);
+
 /// values[i] = *addresses[i]; all of it in the device's memory.
 [[gnu::weak]] void gather(Stream& stream, const float* const* addresses, int64_t count, float* values);
 

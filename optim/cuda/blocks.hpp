@@ -66,12 +66,4 @@ __device__ FoundBlock<Subject> find_block(const StretchTable<Subject>& table, in
   return {stretch.subject, first, left < stretch.block ? left : stretch.block};
 }
 
-inline constexpr unsigned square_lanes = 16;  ///< over which squares are added
-
-/// Of sixteen neighbouring lanes, in the order of simd::sum: 0 + 8, 1 + 9, ... then 0 + 4, 0 + 2, 0 + 1.
-__device__ inline double sum_of_square_lanes(double value) {
-  for (unsigned distance = square_lanes / 2; distance > 0; distance /= 2) value += of_lane(value, lane() ^ distance);
-  return value;
-}
-
 }  // namespace nibble::cuda

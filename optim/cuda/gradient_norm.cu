@@ -3,6 +3,7 @@
 #include "optim/cuda/blocks.hpp"
 #include "optim/cuda/kernels.hpp"
 #include "optim/cuda/norms.hpp"
+#include "tensor/cuda/square_lanes.hpp"
 
 namespace nibble::cuda {
 namespace {
@@ -11,28 +12,6 @@ struct DeviceGradient {
   const void* values;
   bool narrow;
 };
-
-/// The squares of elements of one of sixteen lanes, of which each has every sixteenth; one after the other, so that
-/// memory is read ahead.
-template <class T>
-__device__ double lane_squares(const T* values, int64_t count) {
-  constexpr int ahead = 8;
-  double squares = 0;
-  int64_t i = threadIdx.x % square_lanes;
-  for (; i + (ahead - 1) * int64_t{square_lanes} < count; i += ahead * int64_t{square_lanes}) {
-    T read[ahead];
-    for (int j = 0; j < ahead; ++j) read[j] = values[i + j * int64_t{square_lanes}];
-    for (int j = 0; j < ahead; ++j) {
-      const double value = static_cast<float>(read[j]);
-      squares += value * value;
-    }
-  }
-  for (; i < count; i += square_lanes) {
-    const double value = static_cast<float>(values[i]);
-    squares += value * value;
-  }
-  return squares;
-}
 
 constexpr unsigned threads = 256;
 
@@ -43,9 +22,12 @@ __global__ void __launch_bounds__(threads)
   double squares = 0;
   if (number < blocks) {
     const FoundBlock<DeviceGradient> block = find_block(table, number);
+    const auto squares_of = [&](const auto* values) {
+      return lane_squares(block.count, [&](int64_t i) { return static_cast<float>(values[block.first + i]); });
+    };
     const void* const values = block.subject.values;
-    squares = block.subject.narrow ? lane_squares(static_cast<const bf16*>(values) + block.first, block.count)
-                                   : lane_squares(static_cast<const float*>(values) + block.first, block.count);
+    squares = block.subject.narrow ? squares_of(static_cast<const bf16*>(values))
+                                   : squares_of(static_cast<const float*>(values));
   }
   squares = sum_of_square_lanes(squares);
   if (number < blocks && threadIdx.x % square_lanes == 0) sums[number] = squares;

@@ -9,6 +9,7 @@
 
 #include "optim/cuda/blocks.hpp"
 #include "optim/cuda/moment_tiles.hpp"
+#include "tensor/cuda/square_lanes.hpp"
 
 namespace nibble::cuda {
 
