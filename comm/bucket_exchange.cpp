@@ -67,7 +67,7 @@ std::vector<BucketPlace> places_of(const ExchangePlan& plan, int rank, uint64_t 
     largest = std::max(largest, places.back().elements());
     codes += places.back().elements() / smallest_codec_bucket + std::ssize(parts);
   }
-  const auto scratch = std::make_shared<SumScratch>(largest);
+  const auto scratch = std::make_shared<SumScratch>(largest, plan.memory);
   for (BucketPlace& place : places) place.scratch = scratch;
   return places;
 }

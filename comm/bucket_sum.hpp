@@ -25,20 +25,25 @@ namespace nibble {
 
 enum class SumGoes { to_all, to_owner };
 
-/// Memory that the sums of one thread take in turns: for each use as much as the largest bucket.
+/// Memory that the sums of one thread take in turns: for each use as much as the largest bucket, if not more.
 class SumScratch {
  public:
-  enum Use { gathered, wrapped, sent, result, uses };
+  enum Use { gathered, wrapped, sent, result, messages, uses };
 
-  explicit SumScratch(int64_t largest) : largest_(largest) {}
+  /// In the memory of values, for buckets of at most so many elements.
+  explicit SumScratch(int64_t largest, Place place = Place::host) : largest_(largest), place_(place) {}
   /// So that it is in the ledger of memory before the first step.
-  void reserve(Use use) {
-    if (!memory_[use].view()) memory_[use] = OwnedTensor(DType::f32, 1, largest_, "communication");
+  void reserve(Use use) { reserve(use, largest_); }
+  void reserve(Use use, int64_t elements) {
+    if (memory_[use].view() && memory_[use].view().size() >= elements) return;
+    memory_[use] = {};
+    memory_[use] = OwnedTensor(DType::f32, 1, elements, "communication", place_);
   }
+  /// Nothing but what was reserved, or as much as the largest bucket.
   std::span<float> take(Use use, int64_t elements) {
-    assert(elements <= largest_);
-    reserve(use);
-    return {memory_[use].view().as<float>(), static_cast<size_t>(elements)};
+    if (!memory_[use].view()) reserve(use);
+    assert(elements <= memory_[use].view().size());
+    return {static_cast<float*>(memory_[use].view().data), static_cast<size_t>(elements)};
   }
   /// Something else with memory of its own that all sums of one key take in turns.
   template <class T, class Make>
@@ -47,9 +52,14 @@ class SumScratch {
     if (!one) one = std::make_shared<T>(make());
     return std::static_pointer_cast<T>(one);
   }
+  /// That of sums whose values a device's sum brings to the host.
+  std::shared_ptr<SumScratch> on_host() {
+    return shared<SumScratch>("on host", [this] { return SumScratch(largest_); });
+  }
 
  private:
   int64_t largest_;
+  Place place_;
   std::array<OwnedTensor, uses> memory_;
   std::map<std::string, std::shared_ptr<void>> shared_;
 };
@@ -64,7 +74,7 @@ struct BucketPlace {
   uint64_t seed = 0;         ///< of whatever is random
   uint32_t first_codes = 0;  ///< the number of the bucket's first bucket of codes, among all of a step
   Isa isa = Isa::avx2;
-  Place memory = Place::host;  ///< in which the values lie
+  Place memory = Place::host;  ///< in which the values lie, and what a sum remembers
   std::shared_ptr<SumScratch> scratch{};
 
   int ranks() const { return static_cast<int>(part_elements.size()); }
@@ -108,7 +118,8 @@ class BucketSum {
 
   /// The sum over ranks in place of this rank's values, of all parts or of its own (BucketPlace::goes). If some rank
   /// has values that are not finite, so has the sum, on each rank that gets it. `own`, if it is not empty, becomes what
-  /// this rank's message stands for, all parts one behind the other. Throws as Communicator::transfer.
+  /// this rank's message stands for, all parts one behind the other. Values and `own` lie in the place's memory; in a
+  /// device's they are read and written in the order of the communicator's stream. Throws as Communicator::transfer.
   virtual void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) = 0;
 
   /// The step counts: what was remembered becomes the sum's state.
@@ -118,7 +129,8 @@ class BucketSum {
   /// What a resumed run needs, under names that begin with `prefix`.
   virtual void state(StateList& /*list*/, const std::string& /*prefix*/) {}
 
-  /// |what this rank has yet to send|^2.
+  // What follows is there when the work of the last sum is done (Communicator::wait).
+  /// |what this rank has yet to send|^2 after the last sum.
   virtual double residual_square() const { return 0; }
   /// Of the last sum that measured it, and zeros again after the next.
   virtual DifferenceSquares difference_squares() const { return {}; }

@@ -1,6 +1,8 @@
 // The sums that exchanges are made of; each keeps what it remembers of one bucket.
 //
-// Leaves move values between ranks; the others decide what a leaf is given, and what becomes of its result.
+// Leaves move values between ranks; the others decide what a leaf is given, and what becomes of its result. All but
+// make_sparse_sum, make_quantized_sum, make_coordinate_sum and make_lattice_sum, which take the host's, work where the
+// place has its values.
 // Not for: which settings ask for which (trainer/gradient_exchange.hpp).
 #pragma once
 
@@ -68,7 +70,8 @@ BucketSumPointer make_marina_sum(const BucketPlace& place, const MarinaOptions& 
 BucketSumPointer make_warm_up_sum(int64_t steps, BucketSumPointer dense, BucketSumPointer inner);
 
 /// A sum of values in a device's memory: fetched, summed by the ranks' hosts (Communicator::host) to the same bits as
-/// theirs, and put back. `make_inner` is given the place with its values in the host's memory.
+/// theirs, and put back, as is `own`. `make_inner` is given the place with its values in the host's memory; what that
+/// sum remembers stays there.
 BucketSumPointer make_sum_on_host(const BucketPlace& place,
                                   const std::function<BucketSumPointer(const BucketPlace&)>& make_inner);
 

@@ -16,10 +16,14 @@ inline Pieces joined(const Parts& parts) {
 }
 
 /// All values in one run, where they lie if they lie so.
-inline std::span<float> gathered(const Parts& values, const BucketPlace& place) {
-  return gathered(joined(values), [&](size_t elements) {
+inline std::span<float> gathered(const WireWork& work, const Parts& values, const BucketPlace& place) {
+  return gathered(work, joined(values), [&](size_t elements) {
     return place.scratch->take(SumScratch::gathered, static_cast<int64_t>(elements));
   });
+}
+/// The same in the host's memory.
+inline std::span<float> gathered(const Parts& values, const BucketPlace& place) {
+  return gathered(WireWork(nullptr), values, place);
 }
 
 /// The parts of such a vector.
@@ -43,9 +47,14 @@ inline std::span<float> take(const BucketPlace& place, SumScratch::Use use) {
 }
 
 /// Puts a result where the values were; it may lie there already.
+inline void put_result(const WireWork& work, std::span<const float> result, const Parts& values,
+                       const BucketPlace& place) {
+  if (place.goes == SumGoes::to_all) scattered(work, result, joined(values));
+  else scattered(work, result, values[static_cast<size_t>(place.rank)]);
+}
+/// The same in the host's memory.
 inline void put_result(std::span<const float> result, const Parts& values, const BucketPlace& place) {
-  if (place.goes == SumGoes::to_all) scattered(result, joined(values));
-  else scattered(result, values[static_cast<size_t>(place.rank)]);
+  put_result(WireWork(nullptr), result, values, place);
 }
 
 /// What this rank remembers of the sum: the same on all ranks, or its own part.

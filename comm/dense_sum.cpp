@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
 
@@ -14,8 +12,14 @@ class DenseSum final : public BucketSum {
 
   void sum(Communicator& ranks, const Parts& values, int64_t, std::span<float> own) override {
     if (!own.empty()) {
-      pack(joined(values), 0, std::as_writable_bytes(own));
-      if (wire_ == Wire::bf16) std::ranges::transform(own, own.begin(), [](float value) { return float(bf16(value)); });
+      const WireWork work(ranks);
+      work.pack(joined(values), 0, std::as_writable_bytes(own));
+      if (wire_ == Wire::bf16) {
+        auto* const rounded =
+            reinterpret_cast<bf16*>(ranks.staging(own.size() * sizeof(bf16), Communicator::rounded).data());
+        work.to_bf16(own.data(), std::ssize(own), rounded);
+        work.to_f32(rounded, std::ssize(own), own.data());
+      }
     }
     reduce_scatter(ranks, values, wire_);
     if (place_.goes == SumGoes::to_all) all_gather(ranks, values, wire_);

@@ -10,8 +10,9 @@
 //
 // A communication thread does so for each of its jobs (CommunicationThread::change).
 // Sums keep one order, so they are made here of what arrived, not by NCCL, whose order depends on the machine and its
-// version; what that costs stands at make_nccl_communicator. Compressed sums are computed by the host
-// (make_sum_on_host). Not for: the world that such a communicator lives in (world.hpp).
+// version; what that costs stands at make_nccl_communicator. Compressed sums are made where values lie; leaves of them
+// that have no kernels for devices, by the host (make_sum_on_host). Not for: the world that such a communicator lives
+// in (world.hpp).
 #pragma once
 
 #include <atomic>

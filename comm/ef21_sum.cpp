@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <functional>
-
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
 #include "comm/recursive_estimate.hpp"
@@ -11,20 +8,24 @@ namespace {
 class Ef21Sum final : public BucketSum {
  public:
   Ef21Sum(const BucketPlace& place, BucketSumPointer inner)
-      : place_(place), inner_(std::move(inner)), own_(place.elements()), sum_(place.result_elements()) {
+      : place_(place),
+        inner_(std::move(inner)),
+        own_(place.elements(), purpose, place.memory),
+        sum_(place.result_elements(), purpose, place.memory) {
     for (const auto use : {SumScratch::gathered, SumScratch::wrapped, SumScratch::sent}) place.scratch->reserve(use);
   }
 
   std::string description() const override { return "ef21 with " + inner_->description(); }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
+    const WireWork work(ranks);
     const std::span<float> difference = take(place_, SumScratch::wrapped), sent = take(place_, SumScratch::sent);
-    std::ranges::transform(gathered(values, place_), own_.value(), difference.begin(), std::minus());
+    work.minus(gathered(work, values, place_), own_.value(), difference);
     inner_->sum(ranks, parts_of(difference, place_), step, sent);
-    own_.move_by(sent);
-    sum_.move_by(result_of(difference, place_));
-    if (!own.empty()) std::ranges::copy(own_.next(), own.begin());
-    put_result(sum_.next(), values, place_);
+    own_.move_by(work, sent);
+    sum_.move_by(work, result_of(difference, place_));
+    if (!own.empty()) work.copy(own_.next(), own);
+    put_result(work, sum_.next(), values, place_);
   }
 
   void commit() override {
@@ -44,6 +45,8 @@ class Ef21Sum final : public BucketSum {
   }
 
  private:
+  static constexpr const char* purpose = "gradient estimates";
+
   BucketPlace place_;
   BucketSumPointer inner_;
   RecursiveEstimate own_, sum_;

@@ -67,7 +67,7 @@ class HierarchicalSum final : public BucketSum {
 
   void commit() override { inner_->commit(); }
   void discard() override { inner_->discard(); }
-  // Every rank names the state of all seats; of the others' it has nothing.
+  // Every rank names the state of all seats; of the others' it has nothing, and what names it takes only addresses.
   void state(StateList& list, const std::string& prefix) override {
     for (size_t seat = 0; seat < hosts_.front().size(); ++seat) {
       const std::string name = fmt::format("{}seat{}/", prefix, seat);
@@ -75,8 +75,11 @@ class HierarchicalSum final : public BucketSum {
         inner_->state(list, name);
         continue;
       }
+      BucketPlace place = place_between_hosts(seat);
+      place.memory = Place::host;
+      place.scratch = std::make_shared<SumScratch>(place.elements());
       StateList theirs;
-      make_inner_(place_between_hosts(seat))->state(theirs, name);
+      make_inner_(place)->state(theirs, name);
       for (const StateList::Entry& entry : theirs.entries())
         list.add_addend_of_others(entry.name, entry.tensor.dtype, entry.rows, entry.cols);
     }

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
@@ -21,9 +20,11 @@ class MarinaSum final : public BucketSum {
         full_(std::move(full)),
         difference_(std::move(difference)),
         full_steps_(place.seed, options.full_probability, place.ranks()),
-        previous_(DType::f32, 1, place.elements(), "gradient estimates"),
-        middle_(DType::f32, 1, std::min(place.elements(), noise_elements), "gradient estimates"),
-        estimate_(place.result_elements()) {
+        previous_(DType::f32, 1, place.elements(), purpose, place.memory),
+        middle_(DType::f32, 1, std::min(place.elements(), noise_elements), purpose, place.memory),
+        estimate_(place.result_elements(), purpose, place.memory),
+        change_square_(noise_elements, place.memory),
+        bend_square_(noise_elements, place.memory) {
     for (const auto use : {SumScratch::gathered, SumScratch::wrapped}) place.scratch->reserve(use);
   }
 
@@ -40,25 +41,27 @@ class MarinaSum final : public BucketSum {
     return options_.noise_every > 0 && step % options_.noise_every == 0 ? 3 : 2;
   }
 
-  void keep(Communicator&, int evaluation, const Parts& gradient) override {
+  void keep(Communicator& ranks, int evaluation, const Parts& gradient) override {
     const std::span<float> memory = span_of(evaluation == 0 ? previous_ : middle_);
-    pack(joined(gradient), 0, std::as_writable_bytes(memory));
+    WireWork(ranks).pack(joined(gradient), 0, std::as_writable_bytes(memory));
   }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
-    squares_ = {};
+    const WireWork work(ranks);
+    change_square_.clear();
+    bend_square_.clear();
     if (full_steps_.is_full(step)) {
       full_->sum(ranks, values, step, own);
-      const std::span<const float> total = gathered(values, place_);
-      return estimate_.replace(result_of(total, place_));
+      const std::span<const float> total = gathered(work, values, place_);
+      return estimate_.replace(work, result_of(total, place_));
     }
-    const std::span<const float> current = gathered(values, place_);
-    if (evaluations(step) == 3) measure(current);
+    const std::span<const float> current = gathered(work, values, place_);
+    if (evaluations(step) == 3) measure(work, current);
     const std::span<float> difference = take(place_, SumScratch::wrapped);
-    std::ranges::transform(current, span_of(previous_), difference.begin(), std::minus());
+    work.minus(current, span_of(previous_), difference);
     difference_->sum(ranks, parts_of(difference, place_), step, own);
-    estimate_.move_by(result_of(difference, place_));
-    put_result(estimate_.next(), values, place_);
+    estimate_.move_by(work, result_of(difference, place_));
+    put_result(work, estimate_.next(), values, place_);
   }
 
   void commit() override {
@@ -77,25 +80,20 @@ class MarinaSum final : public BucketSum {
     full_steps_.state(list, prefix);
     add_result_state(list, prefix + "estimate", estimate_.tensor(), place_);
   }
-  DifferenceSquares difference_squares() const override { return squares_; }
+  DifferenceSquares difference_squares() const override { return {change_square_.total(), bend_square_.total() / 3}; }
 
  private:
-  static std::span<float> span_of(const OwnedTensor& tensor) {
-    return {tensor.view().as<float>(), static_cast<size_t>(tensor.view().size())};
-  }
+  static constexpr const char* purpose = "gradient estimates";
 
   // Between points as near as those of two small steps a gradient is linear, so that the gradient in their middle lies
   // in the middle of theirs but for rounding: three independent errors of one variance v give x - 2 m + y the variance
   // 6 v, and the difference y - x has 2 v of it. A point nearer to one of them would say less of curvature, but working
   // weights of bf16 would not move there at all.
-  void measure(std::span<const float> current) {
-    const std::span<const float> previous = span_of(previous_), middle = span_of(middle_);
-    for (size_t i = 0; i < middle.size(); ++i) {
-      const double difference = double(current[i]) - previous[i];
-      const double bend = double(previous[i]) - 2 * double(middle[i]) + current[i];
-      squares_.difference += difference * difference;
-      squares_.noise += bend * bend / 3;
-    }
+  void measure(const WireWork& work, std::span<const float> current) {
+    const std::span<const float> middle = span_of(middle_), previous = span_of(previous_).first(middle.size()),
+                                 first = current.first(middle.size());
+    change_square_.take(work, first, previous);
+    bend_square_.take(work, previous, middle, first);
   }
 
   BucketPlace place_;
@@ -104,7 +102,7 @@ class MarinaSum final : public BucketSum {
   FullSteps full_steps_;
   OwnedTensor previous_, middle_;
   RecursiveEstimate estimate_;
-  DifferenceSquares squares_;
+  SquareSum change_square_, bend_square_;  ///< y - x, x - 2 m + y
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/collectives.hpp"
+#include "comm/wire_work.hpp"
 
 namespace nibble {
 
@@ -26,12 +27,18 @@ requires std::invocable<Memory, size_t> std::span<float> run_for(const Pieces& p
 
 /// A part's values, in one run; copied to what `memory(elements)` returns if they are not.
 template <class Memory>
-requires std::invocable<Memory, size_t> std::span<float> gathered(const Pieces& pieces, Memory&& memory) {
+requires std::invocable<Memory, size_t> std::span<float> gathered(const WireWork& work, const Pieces& pieces,
+                                                                  Memory&& memory) {
   return run_for(pieces, [&](size_t elements) {
     const std::span<float> values = memory(elements);
-    pack(pieces, 0, std::as_writable_bytes(values));
+    work.pack(pieces, 0, std::as_writable_bytes(values));
     return values;
   });
+}
+/// The same in the host's memory.
+template <class Memory>
+requires std::invocable<Memory, size_t> std::span<float> gathered(const Pieces& pieces, Memory&& memory) {
+  return gathered(WireWork(nullptr), pieces, memory);
 }
 
 /// Memory that grows to hold them.
@@ -43,10 +50,14 @@ inline auto growing(std::vector<float>& memory) {
 }
 
 /// The reverse; `values` may be the part's own memory.
-inline void scattered(std::span<const float> values, const Pieces& pieces) {
+inline void scattered(const WireWork& work, std::span<const float> values, const Pieces& pieces) {
   const std::span<std::byte> run = one_run(pieces, 0, values.size_bytes());
   if (run.size() == values.size_bytes() && run.data() == static_cast<const void*>(values.data())) return;
-  unpack(std::as_bytes(values), pieces, 0);
+  work.unpack(std::as_bytes(values), pieces, 0);
+}
+/// The same in the host's memory.
+inline void scattered(std::span<const float> values, const Pieces& pieces) {
+  scattered(WireWork(nullptr), values, pieces);
 }
 
 /// What all ranks get of a sum to which one of them had nothing finite to add: it is refused by whoever looks at it.

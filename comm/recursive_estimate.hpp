@@ -7,26 +7,30 @@
 // Not for: gradients, codes and sums themselves.
 #pragma once
 
-#include <algorithm>
-#include <cassert>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <utility>
 
 #include "comm/code_source.hpp"
+#include "comm/wire_work.hpp"
 #include "tensor/state.hpp"
 #include "tensor/tensor.hpp"
 
 namespace nibble {
 
+/// Its elements, which only a device's work may touch where they are the device's.
+inline std::span<float> span_of(const OwnedTensor& vector) {
+  return {static_cast<float*>(vector.view().data), static_cast<size_t>(vector.view().size())};
+}
+
 /// A vector whose changes count only once the step does.
 class RecursiveEstimate {
  public:
   /// Zeros, in the ledger of memory under `purpose`.
-  explicit RecursiveEstimate(int64_t count, const std::string& purpose = "gradient estimates")
-      : value_(DType::f32, 1, count, purpose), next_(DType::f32, 1, count, purpose) {}
+  explicit RecursiveEstimate(int64_t count, const std::string& purpose = "gradient estimates",
+                             Place place = Place::host)
+      : value_(DType::f32, 1, count, purpose, place), next_(DType::f32, 1, count, purpose, place) {}
 
   /// Of the last committed step; zero before the first.
   std::span<const float> value() const { return span_of(value_); }
@@ -38,14 +42,8 @@ class RecursiveEstimate {
     changed_ = true;
     return span_of(next_);
   }
-  void replace(std::span<const float> value) {
-    assert(value.size() == span_of(next_).size());
-    std::ranges::copy(value, change().begin());
-  }
-  void move_by(std::span<const float> difference) {
-    assert(difference.size() == span_of(next_).size());
-    std::ranges::transform(value(), difference, change().begin(), std::plus());
-  }
+  void replace(const WireWork& work, std::span<const float> value) { work.copy(value, change()); }
+  void move_by(const WireWork& work, std::span<const float> difference) { work.plus(value(), difference, change()); }
   void commit() {
     if (changed_) std::swap(value_, next_);
     changed_ = false;
@@ -56,10 +54,6 @@ class RecursiveEstimate {
   Tensor tensor() const { return value_; }
 
  private:
-  static std::span<float> span_of(const OwnedTensor& tensor) {
-    return {tensor.view().as<float>(), static_cast<size_t>(tensor.view().size())};
-  }
-
   OwnedTensor value_, next_;
   bool changed_ = false;
 };

@@ -10,11 +10,14 @@ namespace {
 class SumOnHost final : public BucketSum {
  public:
   SumOnHost(const BucketPlace& place, const std::function<BucketSumPointer(const BucketPlace&)>& make_inner)
-      : place_(place), memory_(place.scratch->shared<ValuesOnHost>("on host", [] { return ValuesOnHost(); })) {
+      : place_(place),
+        values_(place.scratch->shared<ValuesOnHost>("values on host", [] { return ValuesOnHost(); })),
+        own_(place.scratch->shared<ValuesOnHost>("own on host", [] { return ValuesOnHost(); })) {
     assert(place.memory == Place::device);
     place_.memory = Place::host;
+    place_.scratch = place.scratch->on_host();
     inner_ = make_inner(place_);
-    memory_->reserve(place.elements());
+    for (const auto& memory : {values_, own_}) memory->reserve(place.elements());
   }
 
   std::string description() const override { return inner_->description(); }
@@ -24,14 +27,16 @@ class SumOnHost final : public BucketSum {
   int evaluations(int64_t step) const override { return inner_->evaluations(step); }
 
   void keep(Communicator& ranks, int evaluation, const Parts& gradient) override {
-    inner_->keep(ranks.host(), evaluation, parts_of(memory_->fetch(ranks, joined(gradient)), place_));
+    inner_->keep(ranks.host(), evaluation, parts_of(values_->fetch(ranks, joined(gradient)), place_));
   }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
-    const std::span<float> vector = memory_->fetch(ranks, joined(values));
-    inner_->sum(ranks.host(), parts_of(vector, place_), step, own);
-    const Pieces result = place_.goes == SumGoes::to_all ? joined(values) : values[static_cast<size_t>(place_.rank)];
-    WireWork(ranks).unpack(std::as_bytes(result_of(vector, place_)), result, 0);
+    const std::span<float> vector = values_->fetch(ranks, joined(values)),
+                           own_here = own.empty() ? own : own_->take(place_.elements());
+    inner_->sum(ranks.host(), parts_of(vector, place_), step, own_here);
+    const WireWork work(ranks);
+    if (!own.empty()) work.copy(own_here, own);
+    put_result(work, result_of(vector, place_), values, place_);
     ranks.wait();
   }
 
@@ -43,7 +48,7 @@ class SumOnHost final : public BucketSum {
 
  private:
   BucketPlace place_;  ///< with its values in the host's memory
-  std::shared_ptr<ValuesOnHost> memory_;
+  std::shared_ptr<ValuesOnHost> values_, own_;
   BucketSumPointer inner_;
 };
 

@@ -12,7 +12,7 @@
 
 namespace nibble {
 
-/// Pinned memory that grows with what is fetched into it; what it holds lasts until the next fetch.
+/// Pinned memory that grows with what is fetched into it; what it holds lasts until the next fetch or take.
 class ValuesOnHost {
  public:
   /// So that the memory is there before the first fetch.
@@ -23,14 +23,19 @@ class ValuesOnHost {
     memory_ = PinnedMemory(bytes);
   }
 
+  /// To be overwritten.
+  std::span<float> take(int64_t elements) {
+    reserve(elements);
+    const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
+    return {reinterpret_cast<float*>(memory_.first(bytes).data()), static_cast<size_t>(elements)};
+  }
+
   /// f32 values of a device's memory, packed, behind what the communicator's stream had to do. Waits for them.
   std::span<float> fetch(Communicator& ranks, const Pieces& values) {
-    const size_t bytes = bytes_of(values);
-    reserve(static_cast<int64_t>(bytes / sizeof(float)));
-    const std::span<std::byte> memory = memory_.first(bytes);
-    WireWork(ranks).pack(values, 0, memory);
+    const std::span<float> here = take(static_cast<int64_t>(bytes_of(values) / sizeof(float)));
+    WireWork(ranks).pack(values, 0, std::as_writable_bytes(here));
     ranks.wait();
-    return {reinterpret_cast<float*>(memory.data()), bytes / sizeof(float)};
+    return here;
   }
 
  private:

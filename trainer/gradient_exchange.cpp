@@ -173,9 +173,7 @@ class SumMaker {
     BucketSumPointer dense = make_dense_sum(place, wire_of(s));
     if (choice.exchange == "dense") return dense;
     const bool estimates = choice.exchange == "marina" || choice.exchange == "ef21";
-    BucketSumPointer sum = estimates
-                               ? on_host(place, [&](const BucketPlace& here) { return of_differences(here, choice); })
-                               : compressed(place, choice);
+    BucketSumPointer sum = estimates ? of_differences(place, choice) : compressed(place, choice);
     const int64_t warmup = s.warmup.of(facts_.steps);
     return warmup > 0 ? make_warm_up_sum(warmup, std::move(dense), std::move(sum)) : std::move(sum);
   }
@@ -202,7 +200,7 @@ class SumMaker {
     return codec_named(choice.codec, 1024, "gradients.codec").bits / 32.0;
   }
 
-  /// Whatever compresses has its values in the host's memory.
+  /// A leaf that has no kernels for devices.
   static BucketSumPointer on_host(const BucketPlace& place,
                                   const std::function<BucketSumPointer(const BucketPlace&)>& make) {
     return place.memory == Place::host ? make(place) : make_sum_on_host(place, make);
@@ -227,22 +225,24 @@ class SumMaker {
     const GradientSettings& s = settings_.gradients;
     if (choice.exchange == "sparcml" && !way_of(s, choice, place.ranks(), place.elements(), facts_.link))
       return make_dense_sum(place, wire_of(s));
-    BucketSumPointer sum = on_host(place, [&](const BucketPlace& here) { return of_codes(here, choice); });
-    if (place.memory == Place::host || choice.exchange != "quantized") return sum;
-    const Codec codec = codec_of(s, choice);
-    return counts_on_device(codec) ? make_count_sum(place, codec, std::move(sum)) : std::move(sum);
-  }
-
-  BucketSumPointer of_codes(const BucketPlace& place, const Choice& choice) const {
-    const GradientSettings& s = settings_.gradients;
     if (choice.exchange == "sparcml" || choice.codec == top_k_name) return sparse(place, choice);
-    if (choice.codec == permutation_name) return make_coordinate_sum(place, 0);
-    if (choice.codec == random_name) return make_coordinate_sum(place, choice.density);
+    if (choice.codec == permutation_name || choice.codec == random_name)
+      return on_host(place, [&](const BucketPlace& here) {
+        return make_coordinate_sum(here, choice.codec == random_name ? choice.density : 0);
+      });
     const Codec codec = codec_of(s, choice);
-    if (choice.exchange == "lattice") return make_lattice_sum(place, codec);
-    BucketSumPointer sum = make_quantized_sum(place, codec);
+    if (choice.exchange == "lattice")
+      return on_host(place, [&](const BucketPlace& here) { return make_lattice_sum(here, codec); });
+    BucketSumPointer sum = quantized(place, codec);
     return choice.exchange == "quantized" && feeds_back(s, choice) ? make_feedback_sum(place, std::move(sum))
                                                                    : std::move(sum);
+  }
+
+  BucketSumPointer quantized(const BucketPlace& place, const Codec& codec) const {
+    BucketSumPointer sum = on_host(place, [&](const BucketPlace& here) { return make_quantized_sum(here, codec); });
+    // Links add among all ranks, not between hosts.
+    const bool counts = place.memory == Place::device && counts_on_device(codec) && !settings_.gradients.hierarchical;
+    return counts ? make_count_sum(place, codec, std::move(sum)) : std::move(sum);
   }
 
   BucketSumPointer sparse(const BucketPlace& place, const Choice& choice) const {
@@ -251,11 +251,12 @@ class SumMaker {
     const bool feedback = choice.exchange == "sparcml" && feeds_back(s, choice);
     const std::optional<SparseAlgorithm> way = way_of(s, choice, place.ranks(), elements, facts_.link);
     const bool coded = way == SparseAlgorithm::dense_split && is_codec(choice.codec);
-    return make_sparse_sum(place, {.selection = selection_of(s, choice, std::max<int64_t>(elements, 1)),
+    const SparseSumOptions options{.selection = selection_of(s, choice, std::max<int64_t>(elements, 1)),
                                    .error_feedback = feedback,
                                    .wire = wire_of(s),
                                    .algorithm = way.value_or(SparseAlgorithm::split),
-                                   .codec = coded ? std::optional(codec_of(s, choice)) : std::nullopt});
+                                   .codec = coded ? std::optional(codec_of(s, choice)) : std::nullopt};
+    return on_host(place, [&](const BucketPlace& here) { return make_sparse_sum(here, options); });
   }
 
   Settings settings_;

@@ -150,7 +150,8 @@ RunMemory foresee_memory(Stream& given, World& world, const Settings& settings, 
                    .token_files = file_bytes(settings.data.train) + file_bytes(settings.data.validation)};
   memory.table["batches"] = batch_bytes(settings);
   memory.table["program and libraries"] = resident - std::min(resident, memory.token_files) + working_program;
-  if (world.size() > 1 || parts.step->plan().shard() != Shard::none) {  // a rank that is alone gathers its weights, too
+  // A rank that is alone gathers its weights, too, and sums.
+  if (world.size() > 1 || parts.step->plan().shard() != Shard::none || compresses(settings.gradients)) {
     const size_t staging = collective_staging_bytes(world.size(), stream.place());
     memory.table["communication"] += staging;  // messages of a GPU may go through the host
     if (stream.on_device()) memory.gpu["communication"] += staging;

@@ -19,6 +19,8 @@
 namespace nibble {
 namespace {
 
+const WireWork on_host(nullptr);
+
 TEST(RandomOrder, HasEveryPlaceOnce) {
   for (const int64_t count : {1, 2, 3, 5, 16, 17, 100, 1000, 4097}) {
     const RandomOrder order(count, RandomStream(3, gradient_codes, 1), 9);
@@ -86,7 +88,7 @@ TEST(RecursiveEstimate, OfUncompressedDifferencesIsTheGradient) {
   for (uint32_t step = 0; step < 100; ++step) {
     const std::vector<float> gradient = normal_values(256, step);
     for (size_t i = 0; i < gradient.size(); ++i) difference[i] = gradient[i] - before[i];
-    estimate.move_by(difference);
+    estimate.move_by(on_host, difference);
     estimate.commit();
     before = gradient;
   }
@@ -95,16 +97,16 @@ TEST(RecursiveEstimate, OfUncompressedDifferencesIsTheGradient) {
 
 TEST(RecursiveEstimate, ChangesOnlyWhenTheStepCounts) {
   RecursiveEstimate estimate(2);
-  estimate.replace(std::vector{1.0f, 2.0f});
+  estimate.replace(on_host, std::vector{1.0f, 2.0f});
   EXPECT_EQ(estimate.value()[1], 0);
   EXPECT_EQ(estimate.next()[1], 2);
   estimate.discard();
   EXPECT_EQ(estimate.next()[1], 0);
   estimate.commit();
   EXPECT_EQ(estimate.value()[1], 0);
-  estimate.replace(std::vector{1.0f, 2.0f});
+  estimate.replace(on_host, std::vector{1.0f, 2.0f});
   estimate.commit();
-  estimate.move_by(std::vector{0.5f, -1.0f});
+  estimate.move_by(on_host, std::vector{0.5f, -1.0f});
   EXPECT_EQ(estimate.value()[1], 2);
   estimate.commit();
   EXPECT_EQ(estimate.value()[1], 1);
@@ -120,7 +122,7 @@ TEST(RecursiveEstimate, OfEf21ReachesAGradientThatStandsStill) {
     for (size_t i = 0; i < sent.size(); ++i)
       if (std::abs(gradient[i] - own.value()[i]) > std::abs(gradient[largest] - own.value()[largest])) largest = i;
     sent[largest] = gradient[largest] - own.value()[largest];
-    own.move_by(sent);
+    own.move_by(on_host, sent);
     own.commit();
   }
   EXPECT_TRUE(std::ranges::equal(own.value(), gradient));

@@ -40,9 +40,10 @@ const std::vector<std::string> working = {"staging", "working memory of kernels"
 
 TEST_F(MemoryOfDevice, IsWhatARunHolds) {
   int number = 0;
-  for (const std::string how :
-       {"optimizer.name=normuon", "optimizer.moments=8-bit,optimizer.offload=moments",
-        "shard=parameters,optimizer.offload=masters", "precision.recipe=fp8", "precision.recipe=ste-w8a8"}) {
+  for (const std::string how : {"optimizer.name=normuon", "optimizer.moments=8-bit,optimizer.offload=moments",
+                                "shard=parameters,optimizer.offload=masters", "precision.recipe=fp8",
+                                "precision.recipe=ste-w8a8", "gradients.exchange=quantized,gradients.codec=fp8-nearest",
+                                "gradients.exchange=ef21", "gradients.exchange=marina,gradients.codec=random"}) {
     SCOPED_TRACE(how);
     std::vector<std::string> with = {how.substr(0, how.find(','))};
     if (with.front() != how) with.push_back(how.substr(how.find(',') + 1));

@@ -233,6 +233,22 @@ TEST_F(RunMemoryTest, OfAGpuThatIsImagined) {
   for (const char* name : {"soap", "shampoo"})
     EXPECT_GT(on_gpu({std::string("optimizer.name=") + name}, 90).table.at("matrix updates"), 2 * 4 * 96 * 96u)
         << name << ": the host decomposes its factors";
+  // What exchanges remember of a step that counts and of the one that is made: residuals; estimates, of the rank and of
+  // the sum; MARINA's gradient of the step before.
+  const auto with_exchange = [&](const char* exchange, const char* codec) {
+    return on_gpu({std::string("gradients.exchange=") + exchange, std::string("gradients.codec=") + codec}, 90);
+  };
+  const RunMemory feedback = with_exchange("quantized", "fp8-nearest"), ef21 = with_exchange("ef21", "maxmin-4"),
+                  marina = with_exchange("marina", "permutation");
+  EXPECT_EQ(feedback.gpu.at("error feedback"), 2 * 4 * parameters);
+  EXPECT_EQ(feedback.table.at("state of the device"), (12 + 4) * parameters);
+  EXPECT_EQ(ef21.gpu.at("gradient estimates"), 2 * 2 * 4 * parameters);
+  EXPECT_EQ(ef21.table.at("state of the device"), (12 + 2 * 4) * parameters);
+  EXPECT_GE(marina.gpu.at("gradient estimates"), 3 * 4 * parameters);
+  for (const RunMemory& memory : {feedback, ef21, marina}) {
+    EXPECT_FALSE(memory.table.contains("error feedback"));
+    EXPECT_FALSE(memory.table.contains("gradient estimates"));
+  }
   EXPECT_EQ(held_memory(Place::device), before);
   EXPECT_LT(resident_memory().anonymous, resident + 32 * mebibyte);
 }

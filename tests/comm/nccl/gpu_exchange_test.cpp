@@ -13,6 +13,7 @@
 #include "trainer/gpu_ranks.hpp"
 #include "trainer/gradient_exchange.hpp"
 #include "trainer/run_stream.hpp"
+#include "trainer/state_on_host.hpp"
 
 namespace nibble {
 namespace {
@@ -70,7 +71,11 @@ std::vector<Case> cases() {
       {"marina, three points", both(exchange("marina", "eden-4"), rarely_full)},
       {"marina, permutation, to owners", exchange("marina", "permutation"), SumGoes::to_owner},
       {"marina, random", exchange("marina", "random")},
+      {"marina, random, to owners", both(exchange("marina", "random"), rarely_full), SumGoes::to_owner, 2},
+      {"marina, rotated codes", both(exchange("marina", "eden-4"), rarely_full), SumGoes::to_owner},
       {"ef21", exchange("ef21")},
+      {"ef21 of two", exchange("ef21"), SumGoes::to_all, 2},
+      {"fp8 with feedback, to owners", exchange("quantized", "fp8-nearest"), SumGoes::to_owner, 2},
       {"ef21, to owners", exchange("ef21", "maxmin-4"), SumGoes::to_owner},
       {"lattice", exchange("lattice", "rotated-lattice-4")},
       {"warm-up",
@@ -78,6 +83,8 @@ std::vector<Case> cases() {
       {"hierarchical", both(exchange("sparcml", "", "split"), hierarchical)},
       {"hierarchical, correlated", both(exchange("quantized", "correlated-4"), hierarchical), SumGoes::to_owner},
       {"hierarchical, marina", both(exchange("marina"), hierarchical)},
+      {"hierarchical, permutation", both(exchange("marina", "permutation"), hierarchical), SumGoes::to_owner},
+      {"hierarchical, feedback", both(exchange("quantized", "fp8-nearest"), hierarchical)},
       {"by layer",
        both(
            exchange("sparcml", "", "split"),
@@ -187,14 +194,42 @@ class Folded {
   bool begun_ = false;
 };
 
-Outcome run_steps(const Case& how, World& world, Stream& stream) {
+/// What the exchange needs to go on, in the host's memory.
+StateOnHost state_of(GradientExchange& exchange, Stream& stream) {
+  StateList list;
+  exchange.state(list);
+  StateOnHost state(list);
+  state.fetch(stream);
+  return state;
+}
+
+/// With the numbers of `kept`, whose names are the same.
+void go_on_with(const StateList& kept, GradientExchange& exchange, Stream& stream) {
+  StateList list;
+  exchange.state(list);
+  const StateOnHost state(list);
+  ASSERT_EQ(state.list().entries().size(), kept.entries().size());
+  for (size_t i = 0; i < kept.entries().size(); ++i) {
+    const StateList::Entry &to = state.list().entries()[i], &from = kept.entries()[i];
+    ASSERT_EQ(to.name, from.name);
+    ASSERT_EQ(to.tensor.bytes(), from.tensor.bytes());
+    if (to.tensor.bytes() > 0) std::memcpy(to.tensor.data, from.tensor.data, to.tensor.bytes());
+  }
+  state.put(stream);
+}
+
+/// Before which a resumed run is made anew of its state.
+constexpr int64_t resumed_step = 33;
+
+Outcome run_steps(const Case& how, World& world, Stream& stream, bool resumes) {
   Settings settings;
   settings.run.seed = 5;
   how.change(settings.gradients);
   std::vector<int> host;
   for (int rank = 0; rank < how.ranks; ++rank) host.push_back(rank / 2);
   const ExchangePlan plan = plan_of(how, stream);
-  const auto exchange = exchange_maker(settings, {.steps = 100, .host = host})(world.thread(), plan);
+  const MakeExchange make = exchange_maker(settings, {.steps = 100, .host = host});
+  auto exchange = make(world.thread(), plan);
   const Gradients gradients(stream, plan);
   Folded folded(world, stream.place());
   const auto buckets = static_cast<int>(std::size(bucket_sizes));
@@ -202,6 +237,12 @@ Outcome run_steps(const Case& how, World& world, Stream& stream) {
   Outcome outcome;
   outcome.description = exchange->description();
   for (int64_t step = first_step; step < end_step; ++step) {
+    if (resumes && step == resumed_step) {
+      const StateOnHost state = state_of(*exchange, stream);
+      auto next = make(world.thread(), plan);
+      go_on_with(state.list(), *next, stream);
+      exchange = std::move(next);
+    }
     exchange->start(step);
     const int points = exchange->evaluations(step);
     for (int point = 0; point < points; ++point)
@@ -228,9 +269,8 @@ Outcome run_steps(const Case& how, World& world, Stream& stream) {
     else exchange->commit();
   }
   outcome.bytes_sent = world.thread().totals().bytes_sent - before;
-  StateList state;
-  exchange->state(state);
-  for (const StateList::Entry& entry : state.entries())
+  const StateOnHost state = state_of(*exchange, stream);
+  for (const StateList::Entry& entry : state.list().entries())
     outcome.state += entry.name + std::string(static_cast<const char*>(entry.tensor.data), entry.tensor.bytes());
   return outcome;
 }
@@ -242,12 +282,12 @@ std::vector<Outcome> on_hosts(const Case& how) {
     const auto rank = static_cast<size_t>(link.rank());
     Stream stream(1);
     const std::unique_ptr<World> world = make_local_world(std::move(communicators[rank]));
-    outcomes[rank] = run_steps(how, *world, stream);
+    outcomes[rank] = run_steps(how, *world, stream, false);
   });
   return outcomes;
 }
 
-std::vector<Outcome> on_gpus(const Case& how, const std::string& links) {
+std::vector<Outcome> on_gpus(const Case& how, const std::string& links, bool resumes = false) {
   std::vector<Outcome> outcomes(static_cast<size_t>(how.ranks));
   run_well_on_gpus({.ranks = how.ranks,
                     .gpus = links == "staged" ? 1 : 0,
@@ -263,7 +303,7 @@ std::vector<Outcome> on_gpus(const Case& how, const std::string& links) {
                                  {0, 0, 1, 1}, {});
                            },
                            &stream.queue());
-                     outcomes[static_cast<size_t>(world.rank())] = run_steps(how, world, stream);
+                     outcomes[static_cast<size_t>(world.rank())] = run_steps(how, world, stream, resumes);
                    });
   return outcomes;
 }
@@ -273,6 +313,35 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
+/// Links that add integers have them in bytes, not in as few bits as they need.
+bool counts(const Case& how, const std::string& links) {
+  Settings settings;
+  how.change(settings.gradients);
+  const GradientSettings& s = settings.gradients;
+  const auto correlated = [](const std::string& name, const std::string& codec) {
+    return codec.find("correlated") != std::string::npos || (name == "marina" && codec.empty());
+  };
+  return links == "nccl" && !s.hierarchical &&
+         (correlated(s.exchange, s.codec) ||
+          std::ranges::any_of(s.overrides, [&](const auto& rule) { return correlated(rule.exchange, rule.codec); }));
+}
+
+void expect_same(const std::vector<Outcome>& seen, const std::vector<Outcome>& expected, const Case& how,
+                 const std::string& links) {
+  for (size_t rank = 0; rank < seen.size(); ++rank) {
+    SCOPED_TRACE(fmt::format("{}, {}, rank {}", how.name, links, rank));
+    EXPECT_EQ(seen[rank].description, expected[rank].description);
+    EXPECT_TRUE(same_bits(seen[rank].sums, expected[rank].sums));
+    EXPECT_TRUE(same_bits(seen[rank].reported, expected[rank].reported));
+    EXPECT_TRUE(seen[rank].state == expected[rank].state);
+    if (counts(how, links)) {
+      EXPECT_GT(seen[rank].bytes_sent, expected[rank].bytes_sent);
+    } else {
+      EXPECT_EQ(seen[rank].bytes_sent, expected[rank].bytes_sent);
+    }
+  }
+}
+
 TEST(GpuExchanges, HaveTheHostsBits) {
   for (const Case& how : cases()) {
     const std::vector<Outcome> expected = on_hosts(how);
@@ -280,21 +349,17 @@ TEST(GpuExchanges, HaveTheHostsBits) {
     for (const std::string links : {"nccl", "staged", "hierarchical"}) {
       if (links != "staged" && how.ranks == 1) continue;
       if (links == "hierarchical" && how.ranks != 4) continue;
-      const std::vector<Outcome> seen = on_gpus(how, links);
-      for (size_t rank = 0; rank < seen.size(); ++rank) {
-        SCOPED_TRACE(fmt::format("{}, {}, rank {}", how.name, links, rank));
-        EXPECT_EQ(seen[rank].description, expected[rank].description);
-        EXPECT_TRUE(same_bits(seen[rank].sums, expected[rank].sums));
-        EXPECT_TRUE(same_bits(seen[rank].reported, expected[rank].reported));
-        EXPECT_TRUE(seen[rank].state == expected[rank].state);
-        // Links that add integers have them in bytes, not in as few bits as they need.
-        if (links == "nccl" && how.name.find("correlated-") < 10) {
-          EXPECT_GT(seen[rank].bytes_sent, expected[rank].bytes_sent);
-        } else {
-          EXPECT_EQ(seen[rank].bytes_sent, expected[rank].bytes_sent);
-        }
-      }
+      expect_same(on_gpus(how, links), expected, how, links);
     }
+  }
+}
+
+TEST(GpuExchanges, GoOnFromTheirState) {
+  for (const Case& how : cases()) {
+    const std::vector<Outcome> expected = on_hosts(how);
+    if (expected.front().state.empty()) continue;
+    const std::string links = how.ranks == 1 ? "staged" : "nccl";
+    expect_same(on_gpus(how, links, true), expected, how, links);
   }
 }
 

@@ -67,6 +67,8 @@ TEST_F(GpuRuns, GoOnWithCompressedExchanges) {
        {std::tuple{"sparse", 2,
                    Overrides{"gradients.exchange=sparcml", "gradients.density=10%", "gradients.algorithm=split",
                              "shard=optimizer"}},
+        {"feedback", 2, Overrides{"gradients.exchange=quantized", "gradients.codec=fp8-nearest"}},
+        {"ef21", 2, Overrides{"gradients.exchange=ef21", "gradients.codec=maxmin-4", "shard=optimizer"}},
         {"marina", 2,
          Overrides{"gradients.exchange=marina", "gradients.codec=eden-4", "gradients.full_probability=0.01",
                    "precision.recipe=fp32"}},

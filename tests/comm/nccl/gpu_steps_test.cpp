@@ -33,6 +33,7 @@ constexpr const char* levels[] = {"none", "optimizer", "gradients", "parameters"
 /// What a run computed: losses and norms, and at last every master and moment.
 struct Numbers {
   std::vector<double> losses, norms;
+  std::vector<std::optional<double>> reported;  ///< by exchanges
   std::vector<bool> refused;
   std::map<std::string, std::vector<std::byte>> state;
 
@@ -68,8 +69,10 @@ class GpuSteps : public test::SmallRunTest {
   /// `disturb` gets the stream and a bucket's gradient before it leaves, on each rank.
   using Disturb = std::function<void(Stream& stream, int rank, int64_t step, const Parts& gradient)>;
 
+  /// `make_exchange`: not the settings'.
   Numbers train(const GpuWorld& how, const Settings& settings, const std::string& links = "auto",
-                const Disturb& disturb = {}, const std::vector<int>& host_of = {}) const {
+                const Disturb& disturb = {}, const std::vector<int>& host_of = {},
+                const MakeExchange& make_exchange = {}) const {
     Numbers numbers;
     std::mutex mutex;
     run_well_on_gpus(how, [&](World& world) {
@@ -87,7 +90,7 @@ class GpuSteps : public test::SmallRunTest {
             &stream.queue());
       const TokenData data = TokenData::open(settings.data.train);
       const Loader loader(data, loader_options(settings));
-      const MakeExchange make = exchange_maker(settings, {});
+      const MakeExchange make = make_exchange ? make_exchange : exchange_maker(settings, {});
       const ModelConfig config = model_config(settings, data.tokenizer().vocabulary);
       choose_gemms(stream, {}, world.is_first());
       if (world.is_first()) rehearse_matrix_products(stream, settings.optimizer, ParameterLayout(config).parameters());
@@ -116,6 +119,9 @@ class GpuSteps : public test::SmallRunTest {
         numbers.losses.push_back(result.loss);
         numbers.norms.push_back(result.gradient_norm);
         numbers.refused.push_back(result.refused);
+        const ExchangeReport& report = result.exchange;
+        numbers.reported.insert(numbers.reported.end(),
+                                {report.relative_error, report.residual_norm, report.signal_ratio});
       }
       collect(stream, *parts.step, numbers, mutex);
     });
@@ -125,6 +131,7 @@ class GpuSteps : public test::SmallRunTest {
   void expect_same(const Numbers& seen, const Numbers& expected, const std::string& what) const {
     EXPECT_EQ(seen.losses, expected.losses) << what;
     EXPECT_EQ(seen.norms, expected.norms) << what;
+    EXPECT_TRUE(seen.reported == expected.reported) << what;
     EXPECT_TRUE(seen.state == expected.state) << what;
   }
 };
@@ -244,15 +251,32 @@ TEST_F(GpuSteps, AreTheSameWhereCodesOfWeightsAreGathered) {
   }
 }
 
-// The host computes what GPUs send each other, so it does not matter how they do.
-TEST_F(GpuSteps, LearnWithCompressedExchangesHoweverGpusSend) {
-  for (const auto& [exchange, level] : {std::pair{"sparcml", "optimizer"}, {"marina", "none"}}) {
-    const Settings how =
-        with({fmt::format("gradients.exchange={}", exchange), fmt::format("shard={}", level), "gradients.density=10%",
-              "gradients.full_probability=0.01", "precision.recipe=fp32", "gradients.algorithm=split"});
-    const Numbers seen = train({.ranks = 2}, how, "nccl");
-    EXPECT_LT(seen.losses.back(), seen.losses.front()) << exchange;
-    expect_same(seen, train({.ranks = 2, .gpus = 1}, how, "staged"), exchange);
+// Sums have the bits of the hosts' computing them as a whole, and remember the same; so it does not matter how GPUs
+// send, either.
+TEST_F(GpuSteps, LearnWithCompressedExchangesAsHostsWould) {
+  using Overrides = std::vector<std::string>;
+  for (const auto& [exchange, how] : {std::pair{"sparcml", Overrides{"gradients.algorithm=split", "shard=optimizer"}},
+                                      {"quantized", {"gradients.codec=fp8-nearest", "shard=optimizer"}},
+                                      {"ef21", {"gradients.algorithm=split"}},
+                                      {"ef21", {"gradients.codec=maxmin-4", "shard=optimizer"}},
+                                      {"marina", {}},
+                                      {"marina", {"gradients.codec=eden-4", "shard=optimizer"}},
+                                      {"marina", {"gradients.codec=permutation"}},
+                                      {"marina", {"gradients.codec=random", "shard=optimizer"}}}) {
+    Overrides all = how;
+    all.insert(all.end(), {fmt::format("gradients.exchange={}", exchange), "gradients.density=10%",
+                           "gradients.full_probability=0.01", "precision.recipe=fp32"});
+    const Settings settings = with(all);
+    const std::string what = fmt::format("{}, {}", exchange, fmt::join(how, " "));
+    const MakeExchange by_hosts = [&](CommunicationThread& thread, const ExchangePlan& plan) {
+      const MakeBucketSum make = bucket_sum_maker(settings, {});
+      return make_bucket_exchange(thread, plan, static_cast<uint64_t>(settings.run.seed),
+                                  [=](const BucketPlace& place) { return make_sum_on_host(place, make); });
+    };
+    const Numbers seen = train({.ranks = 2}, settings, "nccl");
+    EXPECT_LT(seen.losses.back(), seen.losses.front()) << what;
+    expect_same(seen, train({.ranks = 2}, settings, "nccl", {}, {}, by_hosts), what + ", by hosts");
+    if (how.size() < 2) expect_same(seen, train({.ranks = 2, .gpus = 1}, settings, "staged"), what + ", staged");
   }
 }
 
