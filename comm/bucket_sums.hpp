@@ -1,8 +1,7 @@
 // The sums that exchanges are made of; each keeps what it remembers of one bucket.
 //
 // Leaves move values between ranks; the others decide what a leaf is given, and what becomes of its result. All but
-// make_sparse_sum, make_quantized_sum, make_coordinate_sum and make_lattice_sum, which take the host's, work where the
-// place has its values.
+// make_sparse_sum, make_quantized_sum and make_lattice_sum, which take the host's, work where the place has its values.
 // Not for: which settings ask for which (trainer/gradient_exchange.hpp).
 #pragma once
 
@@ -40,7 +39,8 @@ BucketSumPointer make_sparse_sum(const BucketPlace& place, const SparseSumOption
 /// tell a rank's own.
 BucketSumPointer make_quantized_sum(const BucketPlace& place, const Codec& codec);
 
-/// Every rank sends some coordinates as they are; `kept` is their share, 0 for a permutation (PermK).
+/// Every rank sends some coordinates as they are; `kept` is their share, 0 for a permutation (PermK). A device's are
+/// gathered and added by kernels of its own, and nothing else travels.
 BucketSumPointer make_coordinate_sum(const BucketPlace& place, double kept);
 
 /// Lattice codes, decoded from each rank's own values; sums whose ranks turn out to be further apart than they were

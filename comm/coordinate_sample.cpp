@@ -10,37 +10,11 @@
 
 namespace nibble {
 
-namespace {
-
-/// Every bit of the result depends on every bit of x (the finalizer of MurmurHash3).
-uint32_t mixed(uint32_t x) {
-  x = (x ^ x >> 16) * 0x85ebca6bu;
-  x = (x ^ x >> 13) * 0xc2b2ae35u;
-  return x ^ x >> 16;
-}
-
-}  // namespace
-
 RandomOrder::RandomOrder(int64_t count, const RandomStream& stream, uint32_t part)
     : count_(static_cast<uint64_t>(count)),
       half_bits_(std::max(1, (static_cast<int>(std::bit_width(count_ > 0 ? count_ - 1 : 0)) + 1) / 2)) {
   assert(count >= 0 && half_bits_ <= 32);
   for (uint32_t round = 0; round < keys_.size(); ++round) keys_[round] = word_of_part(stream, part, round);
-}
-
-int64_t RandomOrder::operator[](int64_t place) const {
-  const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
-  uint64_t x = static_cast<uint64_t>(place);
-  do {
-    uint64_t left = x >> half_bits_, right = x & mask;
-    for (const uint32_t key : keys_) {
-      const uint64_t next = left ^ (mixed(static_cast<uint32_t>(right) + key) & mask);
-      left = right;
-      right = next;
-    }
-    x = left << half_bits_ | right;
-  } while (x >= count_);
-  return static_cast<int64_t>(x);
 }
 
 CoordinateSample CoordinateSample::permutation(int64_t count, int ranks, const CodeSource& source) {
@@ -60,11 +34,11 @@ CoordinateSample CoordinateSample::random(int64_t count, int64_t kept, const Cod
 
 void CoordinateSample::select(std::span<const float> values, std::span<float> sent) const {
   for (int64_t i = 0; i < size(); ++i)
-    sent[static_cast<size_t>(i)] = factor_ * values[static_cast<size_t>(order_[first_ + i])];
+    sent[static_cast<size_t>(i)] = factor_ * values[static_cast<size_t>(coordinate(i))];
 }
 
 void CoordinateSample::add(std::span<const float> sent, std::span<float> sum) const {
-  for (int64_t i = 0; i < size(); ++i) sum[static_cast<size_t>(order_[first_ + i])] += sent[static_cast<size_t>(i)];
+  for (int64_t i = 0; i < size(); ++i) sum[static_cast<size_t>(coordinate(i))] += sent[static_cast<size_t>(i)];
 }
 
 }  // namespace nibble

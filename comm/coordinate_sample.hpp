@@ -10,6 +10,7 @@
 #include <span>
 
 #include "comm/code_source.hpp"
+#include "tensor/host_device.hpp"
 
 namespace nibble {
 
@@ -19,9 +20,29 @@ namespace nibble {
 class RandomOrder {
  public:
   RandomOrder(int64_t count, const RandomStream& stream, uint32_t part);
-  int64_t operator[](int64_t place) const;
+  NIBBLE_HOST_DEVICE int64_t operator[](int64_t place) const {
+    const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
+    uint64_t x = static_cast<uint64_t>(place);
+    do {
+      uint64_t left = x >> half_bits_, right = x & mask;
+      for (const uint32_t key : keys_) {
+        const uint64_t next = left ^ (mixed(static_cast<uint32_t>(right) + key) & mask);
+        left = right;
+        right = next;
+      }
+      x = left << half_bits_ | right;
+    } while (x >= count_);
+    return static_cast<int64_t>(x);
+  }
 
  private:
+  /// Every bit of the result depends on every bit of x (the finalizer of MurmurHash3).
+  NIBBLE_HOST_DEVICE static uint32_t mixed(uint32_t x) {
+    x = (x ^ x >> 16) * 0x85ebca6bu;
+    x = (x ^ x >> 13) * 0xc2b2ae35u;
+    return x ^ x >> 16;
+  }
+
   uint64_t count_;
   int half_bits_;
   std::array<uint32_t, 8> keys_;  ///< by round
@@ -37,8 +58,10 @@ class CoordinateSample {
   static CoordinateSample random(int64_t count, int64_t kept, const CodeSource& source);
 
   /// Values that are sent.
-  int64_t size() const { return last_ - first_; }
-  float factor() const { return factor_; }
+  NIBBLE_HOST_DEVICE int64_t size() const { return last_ - first_; }
+  NIBBLE_HOST_DEVICE float factor() const { return factor_; }
+  /// Which is the i-th of them.
+  NIBBLE_HOST_DEVICE int64_t coordinate(int64_t i) const { return order_[first_ + i]; }
   /// sent = what goes on the wire: the factor times the coordinates' values.
   void select(std::span<const float> values, std::span<float> sent) const;
   /// sum += the sparse vector that `sent` stands for.

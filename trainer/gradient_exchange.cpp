@@ -226,10 +226,8 @@ class SumMaker {
     if (choice.exchange == "sparcml" && !way_of(s, choice, place.ranks(), place.elements(), facts_.link))
       return make_dense_sum(place, wire_of(s));
     if (choice.exchange == "sparcml" || choice.codec == top_k_name) return sparse(place, choice);
-    if (choice.codec == permutation_name || choice.codec == random_name)
-      return on_host(place, [&](const BucketPlace& here) {
-        return make_coordinate_sum(here, choice.codec == random_name ? choice.density : 0);
-      });
+    if (choice.codec == permutation_name) return make_coordinate_sum(place, 0);
+    if (choice.codec == random_name) return make_coordinate_sum(place, choice.density);
     const Codec codec = codec_of(s, choice);
     if (choice.exchange == "lattice")
       return on_host(place, [&](const BucketPlace& here) { return make_lattice_sum(here, codec); });
