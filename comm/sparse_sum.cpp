@@ -6,6 +6,7 @@
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
 #include "comm/coded_blocks.hpp"
+#include "comm/square_sum.hpp"
 #include "comm/stream_exchange.hpp"
 
 namespace nibble {
@@ -69,7 +70,7 @@ class SparseSum final : public BucketSum {
   void state(StateList& list, const std::string& prefix) override {
     if (feedback_) feedback_->state(list, prefix + "residual", place_.rank, place_.ranks());
   }
-  double residual_square() const override { return feedback_ ? feedback_->square_of_rest() : 0; }
+  double residual_square() const override { return feedback_ ? square_sum(feedback_->rest()) : 0; }
 
  private:
   SparseStream select(std::span<const float> vector) {

@@ -12,6 +12,18 @@
 
 namespace nibble {
 
+/// Which elements of a vector are kept.
+struct Selection {
+  enum class Of { buckets, all };
+  Of of = Of::buckets;
+  int64_t k = 4;  ///< of each bucket, or of the whole vector
+
+  /// How many of a vector of so many elements.
+  int64_t entries(int64_t length) const;
+
+  bool operator==(const Selection&) const = default;
+};
+
 /// Of every 512 elements the k <= 512 largest; of the last bucket at most all that it has.
 /// Throws Error{configuration} for another k, and for a vector that check_indexable refuses.
 SparseStream top_k_of_buckets(Stream& stream, std::span<const float> values, int k);
@@ -21,5 +33,8 @@ SparseStream top_k(Stream& stream, std::span<const float> values, int64_t k);
 
 /// Throws Error{configuration} unless 1 <= k <= most.
 void check_top_k(int64_t k, int64_t most);
+
+/// The same of a selection from any vector.
+void check_selection(const Selection& selection);
 
 }  // namespace nibble

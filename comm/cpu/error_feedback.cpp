@@ -5,21 +5,12 @@
 #include <utility>
 
 #include "comm/cpu/select_bucket.hpp"
+#include "comm/cuda/top_k.hpp"
+#include "comm/cut_value.hpp"
 #include "comm/sparse_wire.hpp"
-#include "comm/square_sum.hpp"
 
 namespace nibble {
 namespace {
-
-/// What travels of a value, and what stays.
-struct SentAndLeft {
-  float sent, left;
-};
-[[gnu::always_inline]] inline SentAndLeft cut(float value, Wire wire) {
-  if (wire == Wire::f32) return {value, 0.0f};  // a difference would leave a NaN of an infinite value
-  const auto sent = static_cast<float>(bf16(value));
-  return {sent, value - sent};
-}
 
 [[gnu::always_inline]] inline void accumulate(const float* residual, const float* gradient, float* sum, int64_t n) {
   simd::for_each_group(n, [&](int64_t i, int64_t count) {
@@ -37,10 +28,10 @@ struct SentAndLeft {
 
 }  // namespace
 
-ErrorFeedback::ErrorFeedback(int64_t length) : length_(length) {
+ErrorFeedback::ErrorFeedback(int64_t length, Place place) : length_(length) {
   check_indexable(length);
-  residual_ = OwnedTensor(DType::f32, 1, length, "error feedback");
-  pending_ = OwnedTensor(DType::f32, 1, length, "error feedback");
+  residual_ = OwnedTensor(DType::f32, 1, length, "error feedback", place);
+  pending_ = OwnedTensor(DType::f32, 1, length, "error feedback", place);
 }
 
 SparseStream ErrorFeedback::select(Stream& stream, std::span<const float> gradient, const Selection& selection,
@@ -83,14 +74,22 @@ SparseStream ErrorFeedback::select(Stream& stream, std::span<const float> gradie
   return SparseStream(length_, std::move(entries));
 }
 
+void ErrorFeedback::select(Stream& stream, const float* gradient, const Selection& selection, Wire wire,
+                           SparseEntry* entries) {
+  check_selection(selection);
+  pending_is_new_ = true;
+  cuda::top_k(stream, {.gradient = gradient,
+                       .length = length_,
+                       .selection = selection,
+                       .wire = wire,
+                       .entries = entries,
+                       .residual = residual_.view().on_device<float>(),
+                       .rest = pending_.view().on_device<float>()});
+}
+
 void ErrorFeedback::commit() {
   if (pending_is_new_) std::swap(residual_, pending_);
   pending_is_new_ = false;
-}
-
-double ErrorFeedback::square_of_rest() const {
-  const Tensor rest = pending_is_new_ ? pending_.view() : residual_.view();
-  return square_sum({rest.as<float>(), static_cast<size_t>(length_)});
 }
 
 void ErrorFeedback::state(StateList& list, const std::string& name, int rank, int ranks) {

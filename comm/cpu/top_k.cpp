@@ -112,7 +112,17 @@ Threshold exact_threshold(std::span<const float> values, std::span<const uint32_
   return threshold;
 }
 
+constexpr int64_t most_kept = int64_t{1} << 32;
+
 }  // namespace
+
+int64_t Selection::entries(int64_t length) const {
+  return of == Of::all ? std::min(k, length) : entries_of_buckets(length, k);
+}
+
+void check_selection(const Selection& selection) {
+  check_top_k(selection.k, selection.of == Selection::Of::all ? most_kept : bucket_elements);
+}
 
 void check_top_k(int64_t k, int64_t most) {
   if (k >= 1 && k <= most) return;
@@ -144,7 +154,7 @@ SparseStream top_k_of_buckets(Stream& stream, std::span<const float> values, int
 SparseStream top_k(Stream& stream, std::span<const float> values, int64_t k) {
   const auto n = static_cast<int64_t>(values.size());
   check_indexable(n);
-  check_top_k(k, int64_t{1} << 32);
+  check_top_k(k, most_kept);
   k = std::min(k, n);
   if (n == 0) return SparseStream(0);
   const std::vector<uint32_t> candidates = indices_from(stream, values, lower_bound_of_kept(stream, values, k));
