@@ -1,0 +1,153 @@
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "comm/bucket_vector.hpp"
+#include "comm/cuda/top_k.hpp"
+#include "comm/pinned_memory.hpp"
+#include "comm/sparse_sum.hpp"
+#include "comm/square_sum.hpp"
+#include "comm/stream_exchange.hpp"
+#include "comm/wire_work.hpp"
+#include "tensor/fill.hpp"
+
+namespace nibble {
+namespace {
+
+/// For the sums of one thread in turns. What it holds is given up when it grows.
+struct SparseMemory {
+  Buffer vector, entries;       ///< of a device
+  PinnedMemory sent, received;  ///< on their way from and to it
+
+  static void reserve(Buffer& memory, size_t bytes) {
+    if (memory.bytes() >= bytes) return;
+    memory = {};
+    memory = Buffer(bytes, "communication", Place::device);
+  }
+  static void reserve(PinnedMemory& memory, size_t bytes) {
+    if (memory.bytes() >= bytes) return;
+    memory = {};
+    memory = PinnedMemory(bytes);
+  }
+};
+
+constexpr size_t bytes_of_entries(int64_t count) { return static_cast<size_t>(count) * sizeof(SparseEntry); }
+
+class SparseSumOnDevice final : public SparseSumBase {
+ public:
+  SparseSumOnDevice(const BucketPlace& place, const SparseSumOptions& options)
+      : SparseSumBase(place, options),
+        count_(options.selection.entries(place.elements())),
+        memory_(place.scratch->shared<SparseMemory>("sparse sums", [] { return SparseMemory(); })) {
+    // A sum's entries are at most those of all ranks, and fewer than would take more bytes than its values.
+    const size_t values = static_cast<size_t>(place.result_elements()) * sizeof(float);
+    const size_t result = sums_densely() ? values : std::min(values, bytes_of_entries(place.ranks() * count_));
+    SparseMemory::reserve(memory_->vector, static_cast<size_t>(place.elements()) * sizeof(float));
+    SparseMemory::reserve(memory_->entries, std::max(bytes_of_entries(count_), sums_densely() ? 0 : result));
+    SparseMemory::reserve(memory_->sent, bytes_of_entries(count_));
+    SparseMemory::reserve(memory_->received, result);
+    if (feedback_) rest_square_.emplace(place.elements(), place.memory);
+  }
+
+  void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
+    Stream& stream = *ranks.stream();
+    const WireWork work(ranks);
+    select(stream, gathered_there(work, joined(values)));
+    if (feedback_) rest_square_->take(work, feedback_->rest());
+    if (!own.empty()) write(stream, count_, own);
+    stream.queue().copy(memory_->sent.first(bytes_of_entries(count_)).data(), entries(), bytes_of_entries(count_));
+    ranks.wait();
+    SparseStream mine = selected();
+    const Pieces result = place_.goes == SumGoes::to_owner ? values[static_cast<size_t>(place_.rank)] : joined(values);
+    if (sums_densely()) {
+      const std::span<float> total = received<float>(place_.result_elements());
+      write_total(ranks.host(), std::move(mine), step, total);
+      work.unpack(std::as_bytes(total), result, 0);
+    } else {
+      put(ranks, total(ranks.host(), std::move(mine), step), result);
+    }
+  }
+
+  double residual_square() const override { return feedback_ ? rest_square_->total() : 0; }
+
+ private:
+  SparseEntry* entries() const { return static_cast<SparseEntry*>(memory_->entries.data()); }
+
+  std::span<float> vector_there(size_t elements) const {
+    assert(elements * sizeof(float) <= memory_->vector.bytes());
+    return {static_cast<float*>(memory_->vector.data()), elements};
+  }
+
+  /// All values in one run.
+  std::span<const float> gathered_there(const WireWork& work, const Pieces& values) const {
+    return run_for(values, [&](size_t elements) {
+      const std::span<float> vector = vector_there(elements);
+      work.pack(values, 0, std::as_writable_bytes(vector));
+      return vector;
+    });
+  }
+
+  /// The device's entries become what is selected of this rank's values, as they travel.
+  void select(Stream& stream, std::span<const float> vector) {
+    const Selection& selection = options_.selection;
+    if (feedback_) return feedback_->select(stream, vector.data(), selection, options_.wire, entries());
+    cuda::top_k(stream, {.gradient = vector.data(),
+                         .length = std::ssize(vector),
+                         .selection = selection,
+                         .wire = options_.wire,
+                         .entries = entries()});
+  }
+
+  /// What came of it to the host.
+  SparseStream selected() const {
+    std::vector<SparseEntry> all(static_cast<size_t>(count_));
+    std::memcpy(all.data(), memory_->sent.first(bytes_of_entries(count_)).data(), bytes_of_entries(count_));
+    SparseStream stream(place_.elements(), std::move(all));
+    return feedback_ ? stream : as_received(std::move(stream), options_.wire);
+  }
+
+  /// all = the vector of the first `count` of the device's entries.
+  void write(Stream& stream, int64_t count, std::span<float> all) const {
+    const int64_t elements = std::ssize(all);
+    if (elements == 0) return;
+    fill(stream, Tensor(DType::f32, all.data(), 1, elements, elements, Place::device), 0);
+    cuda::put_entries(stream, entries(), count, all.data());
+  }
+
+  /// Pinned memory, which the stream does not use any more.
+  template <class T>
+  std::span<T> received(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    SparseMemory::reserve(memory_->received, bytes);
+    return {reinterpret_cast<T*>(memory_->received.first(bytes).data()), static_cast<size_t>(count)};
+  }
+
+  void put(Communicator& ranks, const SparseStream& total, const Pieces& result) {
+    const WireWork work(ranks);
+    if (total.dense()) {
+      const std::span<float> all = received<float>(total.length());
+      std::ranges::copy(total.values(), all.begin());
+      return work.unpack(std::as_bytes(all), result, 0);
+    }
+    const std::span<SparseEntry> kept = received<SparseEntry>(total.count());
+    std::ranges::copy(total.entries(), kept.begin());
+    assert(kept.size_bytes() <= memory_->entries.bytes());
+    Stream& stream = *ranks.stream();
+    stream.queue().copy(entries(), kept.data(), kept.size_bytes());
+    const std::span<float> run = run_for(result, [&](size_t elements) { return vector_there(elements); });
+    write(stream, total.count(), run);
+    if (run.data() == memory_->vector.data()) work.unpack(std::as_bytes(run), result, 0);
+  }
+
+  const int64_t count_;  ///< of this rank's entries
+  std::shared_ptr<SparseMemory> memory_;
+  std::optional<SquareSum> rest_square_;
+};
+
+}  // namespace
+
+BucketSumPointer make_sparse_sum_on_device(const BucketPlace& place, const SparseSumOptions& options) {
+  return std::make_unique<SparseSumOnDevice>(place, options);
+}
+
+}  // namespace nibble
