@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "trainer/command_allreduce.hpp"
+#include "trainer/command_kernels.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/step_measurement.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -134,6 +135,7 @@ void add_bench_command(CLI::App& app) {
   step->add_flag("--json", arguments->json, "one JSON object on standard output");
   step->callback([arguments] { run_step(*arguments); });
   add_allreduce_command(*command);
+  add_kernels_command(*command);
 }
 
 }  // namespace nibble
