@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "comm/code_error.hpp"
-#include "comm/normal_levels.hpp"
+#include "comm/level_arithmetic.hpp"
 #include "quant/arithmetic.hpp"
 #include "tensor/error.hpp"
 
@@ -17,10 +17,6 @@ namespace {
 using Grid = Codec::Grid;
 using Range = Codec::Range;
 using Rounding = Codec::Rounding;
-
-/// Below 2^-100 a scale's reciprocal would leave f32, and a gradient is zero.
-constexpr float smallest_scale = 0x1p-100f;
-float scale_or_zero(float scale) { return scale < smallest_scale ? 0.0f : scale; }
 
 [[noreturn]] void refuse_values(const Codec& codec, std::span<const float> values, const CodeSource& source) {
   const auto wrong = std::ranges::find_if(values, [](float x) { return !encodable_magnitude(bits_of(std::abs(x))); });
@@ -32,18 +28,6 @@ float scale_or_zero(float scale) { return scale < smallest_scale ? 0.0f : scale;
                .seen = fmt::format("{}", *wrong),
                .allowed = "finite values below 2^100",
                .next = "lower the learning rate or clip gradients"});
-}
-
-/// Where the levels lie, but for the scale that the message carries.
-EqualLevels equal_levels(const Codec& codec) {
-  const int most = (1 << codec.bits) - 1;
-  if (codec.grid == Grid::sign_and_magnitude) return {.offset = static_cast<float>(most / 2), .last = most - 1};
-  if (codec.range == Range::extremes) return {.last = most};
-  return {.offset = static_cast<float>(most) / 2, .last = most};
-}
-/// From the middle to the last level, in steps.
-float steps_to_end(const Codec& codec, const EqualLevels& levels) {
-  return static_cast<float>(levels.last) - (codec.range == Range::extremes ? 0 : levels.offset);
 }
 
 float from_bytes(std::span<const std::byte> bytes) {
@@ -121,7 +105,7 @@ bool BucketCodec::encode_bucket(std::span<const float> values, const CodeSource&
                         : codec_.range == Range::norm ? static_cast<float>(std::sqrt(kernels_.squared_norm(x)))
                                                       : largest;
     levels.step = scale_or_zero(range / steps_to_end(codec_, levels));
-    levels.minimum = ends.smallest;
+    levels.minimum = ends.smallest + 0.0f;  // of zeros of both signs the same one, whichever was found first
     to_bytes(levels.step, to.scales);
     if (has_minimum) to_bytes(levels.minimum, to.scales.subspan(sizeof(float)));
     if (codec_.rounding == Rounding::nearest) kernels_.encode_nearest(levels, x, codes.data());

@@ -4,7 +4,6 @@
 // Not for: codecs whose ranks share a scale (correlated_codec.hpp) or know their distance (lattice_codec.hpp).
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -13,14 +12,12 @@
 #include "comm/code_source.hpp"
 #include "comm/codec.hpp"
 #include "comm/cpu/code_kernels.hpp"
+#include "comm/level_arithmetic.hpp"
 
 namespace nibble {
 
-/// Whether all values are finite and so far from the end of the range of f32 (below 2^100) that neither norms nor sums
-/// over ranks leave it. Others have no codes.
+/// Whether all values have codes (encodable_magnitude).
 bool encodable(std::span<const float> values);
-/// The same of CodeKernels::largest_magnitude_bits of the values.
-constexpr bool encodable_magnitude(uint32_t bits) { return bits < std::bit_cast<uint32_t>(0x1p100f); }
 
 class BucketCodec {
  public:

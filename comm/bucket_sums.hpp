@@ -38,6 +38,8 @@ BucketSumPointer make_sparse_sum(const BucketPlace& place, const SparseSumOption
 /// Sums of codes, in two phases (quantized_allreduce.hpp, correlated_allreduce.hpp). Those of correlated codecs do not
 /// tell a rank's own.
 BucketSumPointer make_quantized_sum(const BucketPlace& place, const Codec& codec);
+/// Whether a device makes such a codec's codes: those that ranks make alone, with buckets that a block of threads holds where they are rotated.
+bool codes_on_device(const Codec& codec);
 
 /// Every rank sends some coordinates as they are; `kept` is their share, 0 for a permutation (PermK). A device's are
 /// gathered and added by kernels of its own, and nothing else travels.

@@ -6,6 +6,7 @@
 #include "comm/bucket_vector.hpp"
 #include "comm/correlated_codec.hpp"
 #include "comm/cuda/correlated.hpp"
+#include "comm/cuda/kernels.hpp"
 #include "comm/device_communicator.hpp"
 #include "comm/wire_work.hpp"
 
@@ -118,9 +119,8 @@ class CountSum final : public BucketSum {
 }  // namespace
 
 bool counts_on_device(const Codec& codec) {
-  constexpr int64_t largest_rotated = 8192;  // what a block holds of any GPU without being asked for more: 48 KiB
   return codec.rounding == Codec::Rounding::correlated &&
-         (codec.rotation == Codec::Rotation::none || codec.bucket <= largest_rotated);
+         (codec.rotation == Codec::Rotation::none || codec.bucket <= cuda::largest_rotated);
 }
 
 BucketSumPointer make_count_sum(const BucketPlace& place, const Codec& codec, BucketSumPointer on_host) {

@@ -5,6 +5,7 @@
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
 #include "comm/correlated_allreduce.hpp"
+#include "comm/cuda/kernels.hpp"
 #include "comm/quantized_allreduce.hpp"
 
 namespace nibble {
@@ -43,6 +44,12 @@ class QuantizedSum final : public BucketSum {
 };
 
 }  // namespace
+
+bool codes_on_device(const Codec& codec) {
+  const bool rotates = codec.rotation != Codec::Rotation::none;
+  if (codec.grid == Codec::Grid::normal) return rotates && codec.bucket <= cuda::largest_rotated;
+  return !rotates && (codec.range == Codec::Range::largest || codec.range == Codec::Range::extremes);
+}
 
 BucketSumPointer make_quantized_sum(const BucketPlace& place, const Codec& codec) {
   return std::make_unique<QuantizedSum>(place, codec);

@@ -51,31 +51,7 @@ template <class Value>
   else decode_each<true>(codes, x, value);
 }
 
-/// EqualLevels in registers: what codes, which are bytes, are stored to could be part of the others.
-struct LevelsOfVector {
-  float step, per_step, minimum, offset;
-  int last;
-
-  explicit LevelsOfVector(const EqualLevels& levels)
-      : step(levels.step),
-        per_step(1 / levels.step),
-        minimum(levels.minimum),
-        offset(levels.offset),
-        last(levels.last) {}
-
-  [[gnu::always_inline]] f32x position(f32x x) const { return at_least_zero((x - minimum) * per_step + offset); }
-  [[gnu::always_inline]] i32x limited(i32x code) const {
-    const i32x most = i32x{} + last;
-    return code < most ? code : most;
-  }
-  [[gnu::always_inline]] i32x nearest(f32x x) const { return limited(down(position(x) + 0.5f)); }
-  [[gnu::always_inline]] i32x stochastic(f32x x, f32x uniform) const {
-    const f32x at = position(x);
-    const i32x below = down(at), above = below + 1;
-    return limited(uniform < at - to_float(below) ? above : below);
-  }
-  [[gnu::always_inline]] f32x value(i32x code) const { return (to_float(code) - offset) * step + minimum; }
-};
+using LevelsOfVector = LevelsOf<SixteenLanes>;
 
 void encode_nearest(const EqualLevels& levels, std::span<const float> x, uint8_t* codes) {
   if (levels.step == 0) return static_cast<void>(std::memset(codes, static_cast<int>(levels.offset), x.size()));
@@ -102,11 +78,6 @@ void decode_levels(const EqualLevels& levels, const uint8_t* codes, Decoded deco
 }
 
 // Levels for normal values. Up to four bits they stand in a table, of which a code's half tells the sign.
-
-EqualLevels normal_equal_levels(int bits, float scale) {
-  const int half = 1 << (bits - 1);
-  return {.step = normal_spacing(bits) * scale, .offset = static_cast<float>(half) - 0.5f, .last = 2 * half - 1};
-}
 
 template <int bits>
 struct NormalTable {

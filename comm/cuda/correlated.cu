@@ -3,49 +3,21 @@
 
 #include <limits>
 
-#include "comm/bucket_codec.hpp"
+#include "comm/cuda/rotation.hpp"
+#include "comm/level_arithmetic.hpp"
 #include "tensor/cuda/kernel.hpp"
 #include "tensor/real.hpp"
 
 namespace nibble::cuda {
 namespace {
 
-constexpr unsigned threads = 256;
+unsigned threads_of(const CountTask& task) { return task.rotates ? threads_of_eights(task.largest_bucket) : 256; }
 
 struct LargerBits {
   __device__ uint32_t operator()(uint32_t a, uint32_t b) const { return a > b ? a : b; }
 };
 
-/// Words 4 group ... 4 group + 3 of a part of a bucket's stream.
-__device__ PhiloxBlock words_of(const CountTask& task, int64_t bucket, uint32_t part, int group) {
-  PhiloxBlock counter = task.random.counter((uint64_t{part} << 32) + static_cast<uint32_t>(group));
-  counter[2] += static_cast<uint32_t>(bucket);
-  return philox(counter, task.random.key());
-}
-
-/// Value i takes bit i of the part's words.
-__device__ float with_sign(const CountTask& task, int64_t bucket, int i, float v) {
-  const uint32_t word = words_of(task, bucket, task.signs, i / 128)[static_cast<size_t>(i % 128 / 32)];
-  return simd::as<float>(simd::as<uint32_t>(v) ^ (word >> (i % 32) << 31));
-}
-
-__device__ float normalization(int n) { return static_cast<float>(1 / sqrt(static_cast<double>(n))); }
-
-/// Sylvester's transform by ascending stride, not normalized, of a block's memory.
-__device__ void transform(float* x, int n) {
-  for (int h = 1; h < n; h *= 2) {
-    __syncthreads();
-    for (int pair = static_cast<int>(threadIdx.x); pair < n / 2; pair += static_cast<int>(blockDim.x)) {
-      const int i = pair / h * 2 * h + pair % h;
-      const float a = x[i], b = x[i + h];
-      x[i] = a + b;
-      x[i + h] = a - b;
-    }
-  }
-  __syncthreads();
-}
-
-__global__ void prepare_buckets(CountTask task) {
+__global__ void __launch_bounds__(1024, 1) prepare_buckets(CountTask task) {
   __shared__ uint32_t shared[warp_lanes];
   const CodedBucket bucket = task.buckets[blockIdx.x];
   float* const values = task.values + bucket.begin;
@@ -54,9 +26,9 @@ __global__ void prepare_buckets(CountTask task) {
   if (task.rotates) {
     x = shared_memory<float>();
     const float factor = normalization(bucket.codes);
-    for (int i = first; i < bucket.codes; i += step)
-      x[i] = with_sign(task, blockIdx.x, i, (i < bucket.values ? values[i] : 0.0f) * factor);
-    transform(x, bucket.codes);
+    const WarpSigns signs(task.random, blockIdx.x, task.signs);
+    transform(x, bucket.codes,
+              [&](int k, int i) { return with_sign((i < bucket.values ? values[i] : 0.0f) * factor, signs(k)); });
   }
   uint32_t largest = 0;
   for (int i = first; i < bucket.codes; i += step) {
@@ -79,19 +51,19 @@ __global__ void look_for_infinite(CountTask task) {
 }
 
 __device__ LevelGrid grid_of(const CountTask& task, int64_t bucket) {
-  return LevelGrid::of(task.bits, words_of(task, bucket, task.first_levels, 0)[0]);
+  return LevelGrid::of(task.bits, words_of(task.random, bucket, task.first_levels, 0)[0]);
 }
 
 template <class Count>
-__global__ void encode_buckets(CountTask task) {
+__global__ void __launch_bounds__(1024) encode_buckets(CountTask task) {
   const CodedBucket bucket = task.buckets[blockIdx.x];
   const float range = task.ranges[blockIdx.x];
   const CorrelatedLevels levels = grid_of(task, blockIdx.x).within(range, task.bits);
   const float* const values = task.values + bucket.begin;
   Count* const counts = static_cast<Count*>(task.counts) + bucket.begin;
   for (auto group = static_cast<int>(threadIdx.x); 4 * group < bucket.codes; group += static_cast<int>(blockDim.x)) {
-    const PhiloxBlock offsets = words_of(task, blockIdx.x, task.offsets, group),
-                      thresholds = words_of(task, blockIdx.x, task.stratum.thresholds, group);
+    const PhiloxBlock offsets = words_of(task.random, blockIdx.x, task.offsets, group),
+                      thresholds = words_of(task.random, blockIdx.x, task.stratum.thresholds, group);
     NIBBLE_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int i = 4 * group + j;
@@ -105,7 +77,7 @@ __global__ void encode_buckets(CountTask task) {
 }
 
 template <class Count>
-__global__ void decode_buckets(CountTask task) {
+__global__ void __launch_bounds__(1024) decode_buckets(CountTask task) {
   const CodedBucket bucket = task.buckets[blockIdx.x];
   const CountMeaning meaning =
       CountMeaning::of(grid_of(task, blockIdx.x), task.ranges[blockIdx.x], static_cast<int>(task.stratum.ranks));
@@ -113,17 +85,22 @@ __global__ void decode_buckets(CountTask task) {
   float* const values = task.values + bucket.begin;
   const bool infinite = *task.infinite != 0;
   const auto first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
-  float* const x = task.rotates ? shared_memory<float>() : values;
-  for (int i = first; i < bucket.codes; i += step)
-    x[i] = infinite ? std::numeric_limits<float>::quiet_NaN() : meaning.value(static_cast<uint32_t>(counts[i]));
-  if (!task.rotates || infinite) {
-    if (task.rotates)
-      for (int i = first; i < bucket.values; i += step) values[i] = x[i];
+  if (infinite || !task.rotates) {
+    for (int i = first; i < bucket.values; i += step)
+      values[i] = infinite ? std::numeric_limits<float>::quiet_NaN() : meaning.value(static_cast<uint32_t>(counts[i]));
     return;
   }
-  transform(x, bucket.codes);
+  float* const x = shared_memory<float>();
+  transform(x, bucket.codes,
+            [&](int, int i) { return i < bucket.codes ? meaning.value(static_cast<uint32_t>(counts[i])) : 0.0f; });
+  if (first_of_warp() >= bucket.values) return;
   const float factor = normalization(bucket.codes);
-  for (int i = first; i < bucket.values; i += step) values[i] = with_sign(task, blockIdx.x, i, x[i] * factor);
+  const WarpSigns signs(task.random, blockIdx.x, task.signs);
+  for (int k = 0; k < rotated_per_thread; ++k) {
+    const uint32_t sign = signs(k);
+    const int i = rotated_index(k);
+    if (i < bucket.values) values[i] = with_sign(x[i] * factor, sign);
+  }
 }
 
 size_t block_bytes(const CountTask& task) {
@@ -132,7 +109,7 @@ size_t block_bytes(const CountTask& task) {
 
 void launch_on_buckets(Stream& stream, const CountTask& task, size_t shared_bytes, void (*kernel)(CountTask)) {
   if (task.count == 0) return;
-  launch(stream.queue(), {static_cast<unsigned>(task.count)}, {threads}, shared_bytes, kernel, task);
+  launch(stream.queue(), {static_cast<unsigned>(task.count)}, {threads_of(task)}, shared_bytes, kernel, task);
 }
 
 }  // namespace
@@ -142,7 +119,7 @@ void prepare_counts(Stream& stream, const CountTask& task) {
 }
 
 void encode_counts(Stream& stream, const CountTask& task) {
-  launch(stream.queue(), {1}, {threads}, 0, look_for_infinite, task);
+  launch(stream.queue(), {1}, {256}, 0, look_for_infinite, task);
   launch_on_buckets(stream, task, 0, task.wide ? encode_buckets<int32_t> : encode_buckets<uint8_t>);
 }
 

@@ -12,6 +12,10 @@ namespace nibble::cuda {
 /// How many contributions one sum may have.
 inline constexpr int most_summed = 256;
 
+/// Values of a rotated bucket, and a code for each, that a block's memory holds on any GPU without being asked for
+/// more.
+inline constexpr int64_t largest_rotated = 8192;
+
 /// As WireWork::sum, for at most most_summed ranks.
 [[gnu::weak]] void sum_over_ranks(Stream& stream, const std::vector<MicroBatchSum>& plan,
                                   std::span<const float* const> contributions, int64_t first, int64_t count,
