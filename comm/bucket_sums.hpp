@@ -36,9 +36,11 @@ struct SparseSumOptions {
 BucketSumPointer make_sparse_sum(const BucketPlace& place, const SparseSumOptions& options);
 
 /// Sums of codes, in two phases (quantized_allreduce.hpp, correlated_allreduce.hpp). Those of correlated codecs do not
-/// tell a rank's own.
+/// tell a rank's own. Of values in a device's memory, with codecs that codes_on_device, only codes leave it; their
+/// messages are the host's.
 BucketSumPointer make_quantized_sum(const BucketPlace& place, const Codec& codec);
-/// Whether a device makes such a codec's codes: those that ranks make alone, with buckets that a block of threads holds where they are rotated.
+/// Whether a device makes such a codec's codes: those that ranks make alone, with buckets that a block of threads holds
+/// where they are rotated.
 bool codes_on_device(const Codec& codec);
 
 /// Every rank sends some coordinates as they are; `kept` is their share, 0 for a permutation (PermK). A device's are

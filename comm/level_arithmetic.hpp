@@ -16,8 +16,8 @@
 
 namespace nibble {
 
-/// Whether values of at most this magnitude, whose bits these are, are finite and so far from the end of the range of f32
-/// (below 2^100) that neither norms nor sums over ranks leave it. Others have no codes.
+/// Whether values of at most this magnitude, whose bits these are, are finite and so far from the end of the range of
+/// f32 (below 2^100) that neither norms nor sums over ranks leave it. Others have no codes.
 NIBBLE_HOST_DEVICE constexpr bool encodable_magnitude(uint32_t bits) {
   return bits < __builtin_bit_cast(uint32_t, 0x1p100f);
 }

@@ -7,11 +7,13 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
+#include <span>
 #include <vector>
 
-#include "comm/bucket_codec.hpp"
 #include "comm/code_message.hpp"
 #include "comm/collectives.hpp"
+#include "comm/segment_codes.hpp"
 #include "comm/segment_pipeline.hpp"
 
 namespace nibble {
@@ -20,34 +22,31 @@ namespace nibble {
 /// each part and are numbered through all of them from source.first_bucket on; a source's rank is this one.
 class QuantizedAllReduce final : private SegmentPipeline {
  public:
-  /// Throws as BucketCodec.
-  explicit QuantizedAllReduce(const Codec& codec, Isa isa = Isa::avx2) : codec_(codec, isa) {}
+  /// Of values in the host's memory. Throws as BucketCodec.
+  explicit QuantizedAllReduce(const Codec& codec, Isa isa = Isa::avx2)
+      : QuantizedAllReduce(make_segment_codes(codec, isa)) {}
+  /// Of values where `codes` has them.
+  explicit QuantizedAllReduce(std::unique_ptr<SegmentCodes> codes)
+      : SegmentPipeline(codes->memory_of_messages()), codes_(std::move(codes)) {}
+
+  /// So that memory is there before the first sum of such parts.
+  void reserve(const std::vector<int64_t>& part_elements) { codes_->reserve(part_elements); }
 
   /// Each part becomes, on its owner or on all ranks, the sum over ranks of what their codes stand for; with one rank
   /// the vector stays as it is. False: the values of some rank are not encodable(); then all that would hold sums holds
-  /// NaN, on all ranks. With `to_owner` the other parts stay.
+  /// NaN, on all ranks. With `to_owner` the other parts stay. `own`, if it is not empty, becomes what this rank's codes
+  /// stand for, of all parts one behind the other; NaN if its values are not encodable(). Messages travel between the
+  /// ranks' hosts (Communicator::host).
   /// Throws Error{communication} for a damaged message, and as Communicator::transfer.
-  [[nodiscard]] bool all_reduce(Communicator& communicator, const Parts& parts, const CodeSource& source, SumGoes goes);
-
-  /// own = what this rank's codes stand for, of all parts one behind the other; NaN if its values are not encodable().
-  void contribution(const Parts& parts, const CodeSource& source, std::span<float> own);
+  [[nodiscard]] bool all_reduce(Communicator& ranks, const Parts& parts, const CodeSource& source, SumGoes goes,
+                                std::span<float> own = {});
 
  private:
-  struct Segment {
-    std::span<float> values;
-    CodeSource source;  ///< of its first bucket
-  };
-  struct Part {
-    std::span<float> values;
-    std::vector<Segment> segments;
-  };
-
   /// Fills parts_.
   void prepare(const Parts& parts, const CodeSource& source);
-  bool can_encode() const;
-  const Segment& at(int part, size_t segment) const { return parts_[static_cast<size_t>(part)].segments[segment]; }
+  const CodedSegment& at(int part, size_t segment) const { return parts_[static_cast<size_t>(part)].segments[segment]; }
   /// `from`: who sends it.
-  CodeTerms terms_of(const Segment& segment, int from) const;
+  CodeTerms terms_of(const CodedSegment& segment, int from) const;
 
   size_t segments(int part) const override { return parts_[static_cast<size_t>(part)].segments.size(); }
   size_t bytes_of_codes(int part, size_t segment) const override;
@@ -57,14 +56,14 @@ class QuantizedAllReduce final : private SegmentPipeline {
   void keep_sum(int, size_t) override {}  // it lies where the values were
   void encode_sum(int part, size_t segment, std::span<std::byte> message) override;
   void decode_sum(int part, size_t segment, std::span<const std::byte> message) override;
+  void release(std::span<const std::byte> message) override { codes_->release(message); }
 
-  BucketCodec codec_;
+  std::unique_ptr<SegmentCodes> codes_;
   int rank_ = 0, ranks_ = 1;
-  std::vector<Part> parts_;
-  std::vector<std::vector<float>> copies_;  ///< by part: of its values where they lie in pieces
-  bool encodable_ = true;                   ///< this rank's values
-  bool everybodys_ = true;                  ///< those of all messages so far
-  bool added_ = true;                       ///< those of the segment that was added last
+  std::vector<CodedPart> parts_;
+  bool encodable_ = true;   ///< this rank's values
+  bool everybodys_ = true;  ///< those of all messages so far
+  bool added_ = true;       ///< those of the segment that was added last
 };
 
 }  // namespace nibble

@@ -14,12 +14,20 @@ namespace {
 class QuantizedSum final : public BucketSum {
  public:
   QuantizedSum(const BucketPlace& place, const Codec& codec) : place_(place), name_(codec.name) {
-    place.scratch->reserve(SumScratch::gathered);
-    const std::string key = fmt::format("{}, {}, {} ranks", codec.name, codec.bucket, place.ranks());
-    if (codec.rounding == Codec::Rounding::correlated)
+    const bool on_device = place.memory == Place::device;
+    if (!on_device) place.scratch->reserve(SumScratch::gathered);
+    const std::string key =
+        fmt::format("{}, {}, {} ranks, {}", codec.name, codec.bucket, place.ranks(), on_device ? "device" : "host");
+    if (codec.rounding == Codec::Rounding::correlated) {
+      assert(!on_device);
       correlated_ = place.scratch->shared<CorrelatedAllReduce>(
           key, [&] { return CorrelatedAllReduce(codec, place.ranks(), place.isa); });
-    else codes_ = place.scratch->shared<QuantizedAllReduce>(key, [&] { return QuantizedAllReduce(codec, place.isa); });
+      return;
+    }
+    codes_ = place.scratch->shared<QuantizedAllReduce>(key, [&] {
+      return QuantizedAllReduce(on_device ? make_segment_codes_on_device(codec) : make_segment_codes(codec, place.isa));
+    });
+    codes_->reserve(place.part_elements);
   }
 
   std::string description() const override { return std::string(name_); }
@@ -32,8 +40,7 @@ class QuantizedSum final : public BucketSum {
       (void)correlated_->all_reduce(ranks, values, source, place_.goes);
       return;
     }
-    if (!own.empty()) codes_->contribution(values, source, own);
-    (void)codes_->all_reduce(ranks, values, source, place_.goes);
+    (void)codes_->all_reduce(ranks, values, source, place_.goes, own);
   }
 
  private:

@@ -10,13 +10,19 @@ constexpr size_t window = 4, turns = 2;
 
 size_t index(int i) { return static_cast<size_t>(i); }
 
-/// Memory of earlier sums stays.
-void make_room(std::vector<std::vector<std::vector<std::byte>>>& messages, size_t at_once, int ranks) {
+}  // namespace
+
+void SegmentPipeline::make_room(std::vector<Messages>& messages, size_t at_once, int ranks) const {
   messages.resize(std::max(messages.size(), at_once));
-  for (std::vector<std::vector<std::byte>>& by_rank : messages) by_rank.resize(index(ranks));
+  for (Messages& by_rank : messages)
+    while (by_rank.size() < index(ranks))
+      by_rank.emplace_back(memory_ ? memory_.get() : std::pmr::new_delete_resource());
 }
 
-}  // namespace
+void SegmentPipeline::resize(Message& message, size_t bytes) {
+  release(message);
+  message.resize(bytes);
+}
 
 // In step t the codes of segment t leave and those of t - 1 are added. Sums go around the ring: in step t that of t - 1
 // leaves its owner, those of earlier segments are passed on. A rank thus hears of sums from one other at a time, which
@@ -37,7 +43,7 @@ void SegmentPipeline::sum_at_owners(Communicator& communicator, SumGoes goes) {
         if (goes == SumGoes::to_owner) {
           keep_sum(rank, step - 1);
         } else {
-          Message& own = sum_message(rank, step - 1);
+          Message& own = new_sum_message(rank, step - 1);
           encode_sum(rank, step - 1, own);
           decode_sum(rank, step - 1, own);
         }
@@ -53,14 +59,14 @@ void SegmentPipeline::start_codes(Communicator& communicator, size_t segment) {
   const int ranks = communicator.size(), rank = communicator.rank();
   Messages &incoming = codes_[segment % turns], &outgoing = outgoing_[segment % turns];
   const auto encoded = [&](int part, Message& message) {
-    message.resize(segment < segments(part) ? bytes_of_codes(part, segment) : 0);
+    resize(message, segment < segments(part) ? bytes_of_codes(part, segment) : 0);
     if (!message.empty()) encode(part, segment, message);
   };
   // A part is encoded while those before it travel.
   for (int distance = 1; distance < ranks; ++distance) {
     const int to = (rank + distance) % ranks, from = (rank + ranks - distance) % ranks;
     encoded(to, outgoing[index(to)]);
-    incoming[index(from)].resize(segment < segments(rank) ? bytes_of_codes(rank, segment) : 0);
+    resize(incoming[index(from)], segment < segments(rank) ? bytes_of_codes(rank, segment) : 0);
     const Communicator::Send send{to, outgoing[index(to)]};
     const Communicator::Receive receive{from, incoming[index(from)]};
     communicator.start({&send, 1}, {&receive, 1});
@@ -68,9 +74,9 @@ void SegmentPipeline::start_codes(Communicator& communicator, size_t segment) {
   encoded(rank, incoming[index(rank)]);
 }
 
-SegmentPipeline::Message& SegmentPipeline::sum_message(int part, size_t segment) {
-  Message& message = sums_[segment % sums_.size()][index(part)];
-  message.resize(bytes_of_sum(part, segment));
+SegmentPipeline::Message& SegmentPipeline::new_sum_message(int part, size_t segment) {
+  Message& message = sum_message(part, segment);
+  resize(message, bytes_of_sum(part, segment));
   return message;
 }
 
@@ -89,7 +95,7 @@ void SegmentPipeline::pass_sums(Communicator& communicator, size_t step) {
     if (segment < segments(part)) sends.push_back({right, sum_message(part, segment)});
   });
   for_each_passed(left, ranks, step, [&](int part, size_t segment) {
-    if (segment < segments(part)) receives.push_back({left, sum_message(part, segment)});
+    if (segment < segments(part)) receives.push_back({left, new_sum_message(part, segment)});
   });
   communicator.start(sends, receives);
 }
@@ -117,7 +123,7 @@ void SegmentPipeline::sum_everywhere(Communicator& communicator) {
     for (; started < std::min(turns.size(), finished + window); ++started) {
       const auto [part, segment] = turns[started];
       Messages& messages = codes_[started % window];
-      for (Message& message : messages) message.resize(bytes_of_codes(part, segment));
+      for (Message& message : messages) resize(message, bytes_of_codes(part, segment));
       encode(part, segment, messages[index(rank)]);
       std::vector<Communicator::Send> sends;
       std::vector<Communicator::Receive> receives;
