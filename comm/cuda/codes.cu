@@ -293,6 +293,7 @@ __global__ void __launch_bounds__(most_threads)
     const LevelsOf<OneLane> equal(normal_equal_levels(run.normal.in_table() ? 5 : run.bits, scale));
     transform(x, n,
               [&](int, int i) { return i < n ? run.normal.value(code_at(codes, i, run.bits), scale, equal) : 0.0f; });
+    // What a thread reads here it alone will write for the next message.
     if (first_of_warp() < bucket.values) {
       const WarpSigns signs(run.random, blockIdx.x, run.signs + static_cast<uint32_t>(m) * messages.signs_apart);
       NIBBLE_UNROLL
@@ -304,7 +305,6 @@ __global__ void __launch_bounds__(most_threads)
         sum[k] = m == 0 ? value : sum[k] + value;
       }
     }
-    __syncthreads();  // the next message takes the memory
   }
   NIBBLE_UNROLL
   for (int k = 0; k < rotated_per_thread; ++k)
