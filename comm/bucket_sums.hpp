@@ -1,7 +1,8 @@
 // The sums that exchanges are made of; each keeps what it remembers of one bucket.
 //
-// Leaves move values between ranks; the others decide what a leaf is given, and what becomes of its result. All but
-// make_sparse_sum, make_quantized_sum and make_lattice_sum, which take the host's, work where the place has its values.
+// Leaves move values between ranks; the others decide what a leaf is given, and what becomes of its result. All work
+// where the place has its values, but for make_lattice_sum and some codecs of make_quantized_sum (codes_on_device),
+// which take the host's.
 // Not for: which settings ask for which (trainer/gradient_exchange.hpp).
 #pragma once
 

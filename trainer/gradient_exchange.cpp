@@ -237,7 +237,8 @@ class SumMaker {
   }
 
   BucketSumPointer quantized(const BucketPlace& place, const Codec& codec) const {
-    BucketSumPointer sum = on_host(place, [&](const BucketPlace& here) { return make_quantized_sum(here, codec); });
+    const auto of_codes = [&](const BucketPlace& here) { return make_quantized_sum(here, codec); };
+    BucketSumPointer sum = codes_on_device(codec) ? of_codes(place) : on_host(place, of_codes);
     // Links add among all ranks, not between hosts.
     const bool counts = place.memory == Place::device && counts_on_device(codec) && !settings_.gradients.hierarchical;
     return counts ? make_count_sum(place, codec, std::move(sum)) : std::move(sum);
@@ -249,12 +250,11 @@ class SumMaker {
     const bool feedback = choice.exchange == "sparcml" && feeds_back(s, choice);
     const std::optional<SparseAlgorithm> way = way_of(s, choice, place.ranks(), elements, facts_.link);
     const bool coded = way == SparseAlgorithm::dense_split && is_codec(choice.codec);
-    const SparseSumOptions options{.selection = selection_of(s, choice, std::max<int64_t>(elements, 1)),
+    return make_sparse_sum(place, {.selection = selection_of(s, choice, std::max<int64_t>(elements, 1)),
                                    .error_feedback = feedback,
                                    .wire = wire_of(s),
                                    .algorithm = way.value_or(SparseAlgorithm::split),
-                                   .codec = coded ? std::optional(codec_of(s, choice)) : std::nullopt};
-    return on_host(place, [&](const BucketPlace& here) { return make_sparse_sum(here, options); });
+                                   .codec = coded ? std::optional(codec_of(s, choice)) : std::nullopt});
   }
 
   Settings settings_;
