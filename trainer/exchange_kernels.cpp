@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "comm/codec.hpp"
+#include "comm/cuda/codes.hpp"
 #include "comm/cuda/top_k.hpp"
 #include "comm/error_feedback.hpp"
 #include "tensor/convert.hpp"
@@ -77,6 +79,24 @@ KernelRate rate_of_entries(Stream& device, const Tensor& vector, int k) {
       });
 }
 
+/// Values to codes, and back.
+void add_rates_of_codes(Stream& device, const Tensor& vector, const std::string& name, std::vector<KernelRate>& rates) {
+  constexpr int64_t bucket = 1024;
+  const Codec codec = codec_named(name, bucket, "measurement");
+  const auto run = cuda::CodedRun::of(codec, {.seed = 1}, vector.size());
+  const OwnedTensor decoded(DType::f32, 1, vector.size(), "measurement", Place::device);
+  const Buffer codes(codec.bytes_of(vector.size()), "measurement", Place::device),
+      refused(sizeof(unsigned long long), "measurement", Place::device);
+  auto* const message = static_cast<uint8_t*>(codes.data());
+  auto* const count = static_cast<unsigned long long*>(refused.data());
+  const auto bytes = static_cast<double>(vector.bytes() + codes.bytes());
+  rates.push_back(rate_of(device, fmt::format("{}, buckets of {}, codes of values", name, bucket), bytes,
+                          [&] { cuda::encode_codes(device, run, vector.on_device<float>(), message, count); }));
+  rates.push_back(rate_of(device, fmt::format("{}, buckets of {}, values of codes", name, bucket), bytes, [&] {
+    cuda::decode_codes(device, run, {.first = message}, decoded.view().on_device<float>(), count);
+  }));
+}
+
 }  // namespace
 
 std::vector<KernelRate> measure_exchange_kernels(Stream& device, int64_t elements) {
@@ -93,6 +113,7 @@ std::vector<KernelRate> measure_exchange_kernels(Stream& device, int64_t element
   const int64_t few = std::max<int64_t>(1, elements / 128);
   rates.push_back(rate_of_selection(device, gradient, {Selection::Of::all, few}, Wire::f32));
   rates.push_back(rate_of_entries(device, gradient, 4));
+  for (const char* const codec : {"maxmin-4", "fp8", "eden-4"}) add_rates_of_codes(device, gradient, codec, rates);
   return rates;
 }
 

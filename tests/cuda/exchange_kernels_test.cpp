@@ -24,9 +24,14 @@ TEST(ExchangeKernels, AreMeasuredBesideACopy) {
     if (rate.kernel == "top 12 of all 1536, error feedback") {
       EXPECT_EQ(rate.bytes, 28 * elements + 8 * 12);
     }
+    if (rate.kernel.starts_with("maxmin-4")) {
+      EXPECT_EQ(rate.bytes, 4 * elements + elements / 2 + 2 * 8);
+    }
   }
   EXPECT_TRUE(names.contains("top 4 of 512, error feedback, bf16"));
   EXPECT_TRUE(names.contains("top 12 of all 1536, error feedback"));
+  EXPECT_TRUE(names.contains("maxmin-4, buckets of 1024, codes of values"));
+  EXPECT_TRUE(names.contains("maxmin-4, buckets of 1024, values of codes"));
 }
 
 }  // namespace
