@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "comm/codec.hpp"
 #include "comm/normal_levels.hpp"
@@ -43,13 +44,10 @@ inline float steps_to_end(const Codec& codec, const EqualLevels& levels) {
   return static_cast<float>(levels.last) - (codec.range == Codec::Range::extremes ? 0 : levels.offset);
 }
 
-/// Levels for normal values of 5 to 8 bits.
-[[gnu::always_inline]] NIBBLE_HOST_DEVICE constexpr EqualLevels normal_equal_levels(int bits, float scale) {
+/// Levels for normal values of 5 to 8 bits, `step` apart.
+[[gnu::always_inline]] NIBBLE_HOST_DEVICE constexpr EqualLevels normal_equal_levels(int bits, float step) {
   const int half = 1 << (bits - 1);
-  return {.step = normal_spacing(bits) * scale,
-          .minimum = 0,
-          .offset = static_cast<float>(half) - 0.5f,
-          .last = 2 * half - 1};
+  return {.step = step, .minimum = 0, .offset = static_cast<float>(half) - 0.5f, .last = 2 * half - 1};
 }
 
 /// One number.
@@ -111,10 +109,11 @@ struct NormalLevels {
   int bits = 1;
   float positive[most_of_table] = {};  ///< up to 4 bits
   float middle[most_of_table] = {};    ///< between a level and the next one; infinite behind the last
+  float spacing = 0;                   ///< from 5 bits on
 
   static NormalLevels of(int bits) {
+    if (bits > 4) return {.bits = bits, .spacing = normal_spacing(bits)};
     NormalLevels levels{.bits = bits};
-    if (bits > 4) return levels;
     const std::span<const float> of_half = normal_levels(bits);
     for (size_t i = 0; i < most_of_table; ++i) {
       levels.positive[i] = i < of_half.size() ? of_half[i] : 0;
@@ -125,33 +124,43 @@ struct NormalLevels {
 
   NIBBLE_HOST_DEVICE bool in_table() const { return bits <= 4; }
 
-  /// `equal`: normal_equal_levels of the deviation, whose reciprocal is `per_deviation`; the former is asked from 5
-  /// bits on.
-  NIBBLE_HOST_DEVICE uint32_t code(float x, float per_deviation, const LevelsOf<OneLane>& equal) const {
-    if (!in_table()) return static_cast<uint32_t>(equal.nearest(x));
+  /// Those of a deviation, from 5 bits on; before, nobody asks them.
+  NIBBLE_HOST_DEVICE LevelsOf<OneLane> equal(float deviation) const {
+    return LevelsOf<OneLane>(normal_equal_levels(bits, spacing * deviation));
+  }
+  /// `levels`: equal() of the deviation, whose reciprocal is `per_deviation`.
+  NIBBLE_HOST_DEVICE uint32_t code(float x, float per_deviation, const LevelsOf<OneLane>& levels) const {
+    if (!in_table()) return static_cast<uint32_t>(levels.nearest(x));
     const float z = x * per_deviation, size = simd::as<float>(simd::as<uint32_t>(z) & 0x7fffffffu);
-    int index = 0;
-    for (int i = 0; i + 1 < most_of_table; ++i) index += size > middle[i] ? 1 : 0;
+    const int index = below(size, std::make_index_sequence<most_of_table - 1>());
     const int half = 1 << (bits - 1);
     return static_cast<uint32_t>(z < 0 ? half - 1 - index : half + index);
   }
   /// Of a deviation of one.
   NIBBLE_HOST_DEVICE float unit_level(int code) const {
-    if (!in_table()) return LevelsOf<OneLane>(normal_equal_levels(bits, 1)).value(code);
-    return level_in_table(code);
+    return in_table() ? level_in_table(code) : equal(1).value(code);
   }
-  /// `equal`: normal_equal_levels of the scale.
-  NIBBLE_HOST_DEVICE float value(int code, float scale, const LevelsOf<OneLane>& equal) const {
-    return in_table() ? level_in_table(code) * scale : equal.value(code);
+  /// `levels`: equal() of the scale.
+  NIBBLE_HOST_DEVICE float value(int code, float scale, const LevelsOf<OneLane>& levels) const {
+    return in_table() ? level_in_table(code) * scale : levels.value(code);
   }
 
  private:
-  /// By comparisons: a table that is looked into would not be registers.
+  // By comparisons with elements whose numbers are constants: they are registers then, a table is memory.
   NIBBLE_HOST_DEVICE float level_in_table(int code) const {
     const int half = 1 << (bits - 1), index = code < half ? half - 1 - code : code - half;
-    float size = positive[0];
-    for (int i = 1; i < most_of_table; ++i) size = index == i ? positive[i] : size;
+    const float size = level(index, std::make_index_sequence<most_of_table>());
     return code < half ? -size : size;
+  }
+  template <size_t... i>
+  NIBBLE_HOST_DEVICE int below(float size, std::index_sequence<i...>) const {
+    return ((size > middle[i] ? 1 : 0) + ...);
+  }
+  template <size_t... i>
+  NIBBLE_HOST_DEVICE float level(int index, std::index_sequence<i...>) const {
+    float found = 0;
+    ((found = index == static_cast<int>(i) ? positive[i] : found), ...);
+    return found;
   }
 };
 

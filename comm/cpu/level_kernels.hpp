@@ -165,7 +165,8 @@ NormalProducts encode_normal_of_table(float deviation, std::span<const float> x,
 }
 template <bool with_levels>
 NormalProducts encode_normal_of_many(int bits, float deviation, std::span<const float> x, uint8_t* codes) {
-  const LevelsOfVector of(normal_equal_levels(bits, deviation)), unit(normal_equal_levels(bits, 1));
+  const float spacing = normal_spacing(bits);
+  const LevelsOfVector of(normal_equal_levels(bits, spacing * deviation)), unit(normal_equal_levels(bits, spacing));
   return encode_normal_with<with_levels>(
       x, codes, [&](f32x v) __attribute__((always_inline)) {
         const i32x code = of.nearest(v);
@@ -209,7 +210,7 @@ void decode_normal(int bits, float scale, const uint8_t* codes, Decoded decoded,
     case 4:
       return decode_normal_of_table<4>(scale, codes, decoded, x);
     default:
-      return decode_levels(normal_equal_levels(bits, scale), codes, decoded, x);
+      return decode_levels(normal_equal_levels(bits, normal_spacing(bits) * scale), codes, decoded, x);
   }
 }
 

@@ -90,7 +90,7 @@ __device__ bool bits_behind(const uint8_t* codes, int count, int bits) {
 /// Codes under a range. A thread has the values for which a block of random words has numbers: eight that lie sixteen
 /// apart. `held`: all threads together have the bucket; else it is read twice.
 template <bool float8, bool stochastic, bool held>
-__global__ void __launch_bounds__(most_threads)
+__global__ void __launch_bounds__(most_threads, 1)
     encode_in_range(CodedRun run, const float* values, uint8_t* codes, unsigned long long* refused) {
   auto* const eights = shared_memory<uint32_t>();
   __shared__ uint32_t of_warps[warp_lanes];
@@ -175,7 +175,7 @@ __device__ double over_sixteen(double sum) {
 
 /// Codes of rotated values for levels of normal ones. Sums over the bucket have the host's order, sixteen lanes, which
 /// the first warp follows alone.
-__global__ void __launch_bounds__(most_threads)
+__global__ void __launch_bounds__(most_threads, 1)
     encode_normal(CodedRun run, const float* values, uint8_t* codes, unsigned long long* refused) {
   __shared__ uint32_t of_warps[warp_lanes];
   __shared__ float unit_levels[most_codes];
@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(most_threads)
   const double square = square_of_all;
   const float deviation = scale_or_zero(static_cast<float>(sqrt(square / static_cast<double>(n))));
   const float per_deviation = 1 / deviation;
-  const LevelsOf<OneLane> equal(normal_equal_levels(run.normal.in_table() ? 5 : run.bits, deviation));
+  const LevelsOf<OneLane> equal = run.normal.equal(deviation);
   NIBBLE_UNROLL
   for (int k = 0; k < rotated_per_thread; ++k) {
     const int i = rotated_index(k);
@@ -276,7 +276,7 @@ __global__ void decode_in_range(CodedRun run, CodeMessages messages, float* valu
   if (wrong) atomic_add(damaged, 1);
 }
 
-__global__ void __launch_bounds__(most_threads)
+__global__ void __launch_bounds__(most_threads, 1)
     decode_normal(CodedRun run, CodeMessages messages, float* values, unsigned long long* damaged) {
   const Bucket bucket(run);
   float* const to = values + bucket.first;
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(most_threads)
     const uint8_t* const codes = message + run.scale_bytes;
     const float scale = float_at(message);
     if (threadIdx.x == 0) wrong = wrong || !is_scale(scale) || bits_behind(codes, n, run.bits);
-    const LevelsOf<OneLane> equal(normal_equal_levels(run.normal.in_table() ? 5 : run.bits, scale));
+    const LevelsOf<OneLane> equal = run.normal.equal(scale);
     transform(x, n,
               [&](int, int i) { return i < n ? run.normal.value(code_at(codes, i, run.bits), scale, equal) : 0.0f; });
     // What a thread reads here it alone will write for the next message.

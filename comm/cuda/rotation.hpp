@@ -54,6 +54,18 @@ class WarpSigns {
 
 __device__ inline float with_sign(float v, uint32_t sign) { return simd::as<float>(simd::as<uint32_t>(v) ^ sign); }
 
+/// Elements `stride` apart of a thread's own.
+template <int stride, int count>
+__device__ void cross(float (&v)[count]) {
+  NIBBLE_UNROLL
+  for (int j = 0; j < count; ++j) {
+    if (j & stride) continue;
+    const float a = v[j], b = v[j + stride];
+    v[j] = a + b;
+    v[j + stride] = a - b;
+  }
+}
+
 /// Strides h, 2 h ... 2^(count - 1) h in the block's memory.
 template <int count>
 __device__ void transform_strides(float* x, int n, int h) {
@@ -63,16 +75,9 @@ __device__ void transform_strides(float* x, int n, int h) {
     float v[points];
     NIBBLE_UNROLL
     for (int j = 0; j < points; ++j) v[j] = first[j * h];
-    NIBBLE_UNROLL
-    for (int stride = 1; stride < points; stride *= 2) {
-      NIBBLE_UNROLL
-      for (int j = 0; j < points; ++j) {
-        if (j & stride) continue;
-        const float a = v[j], b = v[j + stride];
-        v[j] = a + b;
-        v[j + stride] = a - b;
-      }
-    }
+    cross<1>(v);
+    if constexpr (count > 1) cross<2>(v);
+    if constexpr (count > 2) cross<4>(v);
     NIBBLE_UNROLL
     for (int j = 0; j < points; ++j) first[j * h] = v[j];
   }
@@ -96,17 +101,10 @@ __device__ void transform(float* x, int n, Value&& value) {
         v[k] = upper ? other - v[k] : v[k] + other;
       }
     }
-    NIBBLE_UNROLL
-    for (int stride = 1; stride < rotated_per_thread; stride *= 2) {
-      if (stride * static_cast<int>(warp_lanes) >= n) break;
-      NIBBLE_UNROLL
-      for (int k = 0; k < rotated_per_thread; ++k) {
-        if (k & stride) continue;
-        const float a = v[k], b = v[k + stride];
-        v[k] = a + b;
-        v[k + stride] = a - b;
-      }
-    }
+    constexpr auto lanes = static_cast<int>(warp_lanes);
+    if (n > lanes) cross<1>(v);
+    if (n > 2 * lanes) cross<2>(v);
+    if (n > 4 * lanes) cross<4>(v);
     NIBBLE_UNROLL
     for (int k = 0; k < rotated_per_thread; ++k)
       if (rotated_index(k) < n) x[rotated_index(k)] = v[k];

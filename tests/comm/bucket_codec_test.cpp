@@ -170,6 +170,18 @@ TEST(BucketCodec, RefusesBitsBehindTheLastCode) {
   expect_error(ErrorKind::communication, {"bits behind the last code"}, [&] { codec.decode(bytes, source, decoded); });
 }
 
+/// Which of two zeros is the smallest value depends on who looks for it in which order.
+TEST(BucketCodec, TheSmallestValueHasNoSignWhereItIsZero) {
+  BucketCodec codec(codec_named("maxmin-nearest-4", 64, "test"));
+  std::vector<float> values(64, 1.0f), others = values;
+  values[3] = others[40] = 0.0f;
+  values[40] = others[3] = -0.0f;
+  std::vector<std::byte> message(codec.codec().bytes_of(64)), other = message;
+  codec.encode(values, source, message);
+  codec.encode(others, source, other);
+  EXPECT_EQ(message, other);
+}
+
 TEST(Codec, HasTheSizesOfItsFormula) {
   EXPECT_EQ(codec_named("qsgd-4", 512, "test").bytes_of(1000), 508u);
   EXPECT_EQ(codec_named("maxmin-4", 512, "test").bytes_of(1000), 516u);
