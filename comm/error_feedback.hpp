@@ -23,8 +23,10 @@ class ErrorFeedback {
   /// The selected elements of residual + gradient, as they travel: with Wire::bf16 rounded to nearest. The rest waits
   /// for `commit`; until then a second call begins anew. Throws as top_k_of_buckets and top_k.
   SparseStream select(Stream& stream, std::span<const float> gradient, const Selection& selection, Wire wire);
-  /// The same in a device's memory, queued: entries become as many as the selection has.
-  void select(Stream& stream, const float* gradient, const Selection& selection, Wire wire, SparseEntry* entries);
+  /// The same in a device's memory, queued: entries become as many as the selection has; `working` is as large as
+  /// top_k_working_bytes (cuda/top_k.hpp) says.
+  void select(Stream& stream, const float* gradient, const Selection& selection, Wire wire, SparseEntry* entries,
+              void* working);
   /// The step counts: what `select` left is the residual.
   void commit();
   /// The step was refused: the residual stays what it was.

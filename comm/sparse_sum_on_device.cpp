@@ -9,14 +9,13 @@
 #include "comm/square_sum.hpp"
 #include "comm/stream_exchange.hpp"
 #include "comm/wire_work.hpp"
-#include "tensor/fill.hpp"
 
 namespace nibble {
 namespace {
 
-/// For the sums of one thread in turns. What it holds is given up when it grows.
+/// For the sums of one thread in turns.
 struct SparseMemory {
-  Buffer vector, entries;       ///< of a device
+  Buffer entries, working;      ///< of a device; what its selections work in
   PinnedMemory sent, received;  ///< on their way from and to it
 
   static void reserve(Buffer& memory, size_t bytes) {
@@ -39,22 +38,23 @@ class SparseSumOnDevice final : public SparseSumBase {
       : SparseSumBase(place, options),
         count_(options.selection.entries(place.elements())),
         memory_(place.scratch->shared<SparseMemory>("sparse sums", [] { return SparseMemory(); })) {
-    // A sum's entries are at most those of all ranks, and fewer than would take more bytes than its values.
+    // A sum has entries only while these take no more bytes than its values, and at most those of all ranks.
     const size_t values = static_cast<size_t>(place.result_elements()) * sizeof(float);
-    const size_t result = sums_densely() ? values : std::min(values, bytes_of_entries(place.ranks() * count_));
-    SparseMemory::reserve(memory_->vector, static_cast<size_t>(place.elements()) * sizeof(float));
-    SparseMemory::reserve(memory_->entries, std::max(bytes_of_entries(count_), sums_densely() ? 0 : result));
+    const size_t summed = sums_densely() ? 0 : std::min(values, bytes_of_entries(place.ranks() * count_));
+    place.scratch->reserve(SumScratch::gathered);
+    SparseMemory::reserve(memory_->working, cuda::top_k_working_bytes(options.selection, place.elements()));
+    SparseMemory::reserve(memory_->entries, std::max(bytes_of_entries(count_), summed));
     SparseMemory::reserve(memory_->sent, bytes_of_entries(count_));
-    SparseMemory::reserve(memory_->received, result);
+    SparseMemory::reserve(memory_->received, values);
     if (feedback_) rest_square_.emplace(place.elements(), place.memory);
   }
 
   void sum(Communicator& ranks, const Parts& values, int64_t step, std::span<float> own) override {
     Stream& stream = *ranks.stream();
     const WireWork work(ranks);
-    select(stream, gathered_there(work, joined(values)));
+    select(stream, gathered(work, values, place_));
     if (feedback_) rest_square_->take(work, feedback_->rest());
-    if (!own.empty()) write(stream, count_, own);
+    if (!own.empty()) write(work, stream, count_, own);
     stream.queue().copy(memory_->sent.first(bytes_of_entries(count_)).data(), entries(), bytes_of_entries(count_));
     ranks.wait();
     SparseStream mine = selected();
@@ -73,29 +73,17 @@ class SparseSumOnDevice final : public SparseSumBase {
  private:
   SparseEntry* entries() const { return static_cast<SparseEntry*>(memory_->entries.data()); }
 
-  std::span<float> vector_there(size_t elements) const {
-    assert(elements * sizeof(float) <= memory_->vector.bytes());
-    return {static_cast<float*>(memory_->vector.data()), elements};
-  }
-
-  /// All values in one run.
-  std::span<const float> gathered_there(const WireWork& work, const Pieces& values) const {
-    return run_for(values, [&](size_t elements) {
-      const std::span<float> vector = vector_there(elements);
-      work.pack(values, 0, std::as_writable_bytes(vector));
-      return vector;
-    });
-  }
-
   /// The device's entries become what is selected of this rank's values, as they travel.
   void select(Stream& stream, std::span<const float> vector) {
     const Selection& selection = options_.selection;
-    if (feedback_) return feedback_->select(stream, vector.data(), selection, options_.wire, entries());
+    void* const working = memory_->working.data();
+    if (feedback_) return feedback_->select(stream, vector.data(), selection, options_.wire, entries(), working);
     cuda::top_k(stream, {.gradient = vector.data(),
                          .length = std::ssize(vector),
                          .selection = selection,
                          .wire = options_.wire,
-                         .entries = entries()});
+                         .entries = entries(),
+                         .working = working});
   }
 
   /// What came of it to the host.
@@ -107,18 +95,16 @@ class SparseSumOnDevice final : public SparseSumBase {
   }
 
   /// all = the vector of the first `count` of the device's entries.
-  void write(Stream& stream, int64_t count, std::span<float> all) const {
-    const int64_t elements = std::ssize(all);
-    if (elements == 0) return;
-    fill(stream, Tensor(DType::f32, all.data(), 1, elements, elements, Place::device), 0);
+  void write(const WireWork& work, Stream& stream, int64_t count, std::span<float> all) const {
+    work.fill(all, 0);
     cuda::put_entries(stream, entries(), count, all.data());
   }
 
   /// Pinned memory, which the stream does not use any more.
   template <class T>
-  std::span<T> received(int64_t count) {
+  std::span<T> received(int64_t count) const {
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    SparseMemory::reserve(memory_->received, bytes);
+    assert(bytes <= memory_->received.bytes());
     return {reinterpret_cast<T*>(memory_->received.first(bytes).data()), static_cast<size_t>(count)};
   }
 
@@ -134,9 +120,11 @@ class SparseSumOnDevice final : public SparseSumBase {
     assert(kept.size_bytes() <= memory_->entries.bytes());
     Stream& stream = *ranks.stream();
     stream.queue().copy(entries(), kept.data(), kept.size_bytes());
-    const std::span<float> run = run_for(result, [&](size_t elements) { return vector_there(elements); });
-    write(stream, total.count(), run);
-    if (run.data() == memory_->vector.data()) work.unpack(std::as_bytes(run), result, 0);
+    const std::span<float> vector = run_for(result, [&](size_t elements) {
+      return place_.scratch->take(SumScratch::gathered, static_cast<int64_t>(elements));  // nobody needs its values now
+    });
+    write(work, stream, total.count(), vector);
+    scattered(work, vector, result);
   }
 
   const int64_t count_;  ///< of this rank's entries

@@ -48,6 +48,7 @@ KernelRate rate_of_selection(Stream& device, const Tensor& gradient, const Selec
   const bool of_all = selection.of == Selection::Of::all;
   ErrorFeedback feedback(elements, Place::device);
   const Buffer entries(static_cast<size_t>(count) * sizeof(SparseEntry), "measurement", Place::device);
+  const Buffer working(cuda::top_k_working_bytes(selection, elements), "measurement", Place::device);
   // Reads residual and gradient, writes what stays; a whole vector is read four times more.
   const double of_element = of_all ? 28 : 12;
   return rate_of(device,
@@ -56,7 +57,7 @@ KernelRate rate_of_selection(Stream& device, const Tensor& gradient, const Selec
                              wire == Wire::bf16 ? ", bf16" : ""),
                  of_element * static_cast<double>(elements) + static_cast<double>(entries.bytes()), [&] {
                    feedback.select(device, gradient.on_device<float>(), selection, wire,
-                                   static_cast<SparseEntry*>(entries.data()));
+                                   static_cast<SparseEntry*>(entries.data()), working.data());
                    feedback.commit();
                  });
 }
@@ -68,9 +69,11 @@ KernelRate rate_of_entries(Stream& device, const Tensor& vector, int k) {
   const OwnedTensor target(DType::f32, 1, vector.size(), "measurement", Place::device);
   const Buffer entries(static_cast<size_t>(count) * sizeof(SparseEntry), "measurement", Place::device);
   auto* const selected = static_cast<SparseEntry*>(entries.data());
-  cuda::top_k(
-      device,
-      {.gradient = vector.on_device<float>(), .length = vector.size(), .selection = selection, .entries = selected});
+  cuda::top_k(device, {.gradient = vector.on_device<float>(),
+                       .length = vector.size(),
+                       .selection = selection,
+                       .entries = selected,
+                       .working = nullptr});
   return rate_of(
       device, fmt::format("{} entries of {} as a vector", k, bucket_elements),
       static_cast<double>(target.view().bytes() + entries.bytes() + static_cast<size_t>(count) * sizeof(float)), [&] {

@@ -75,7 +75,7 @@ SparseStream ErrorFeedback::select(Stream& stream, std::span<const float> gradie
 }
 
 void ErrorFeedback::select(Stream& stream, const float* gradient, const Selection& selection, Wire wire,
-                           SparseEntry* entries) {
+                           SparseEntry* entries, void* working) {
   check_selection(selection);
   pending_is_new_ = true;
   cuda::top_k(stream, {.gradient = gradient,
@@ -83,6 +83,7 @@ void ErrorFeedback::select(Stream& stream, const float* gradient, const Selectio
                        .selection = selection,
                        .wire = wire,
                        .entries = entries,
+                       .working = working,
                        .residual = residual_.view().on_device<float>(),
                        .rest = pending_.view().on_device<float>()});
 }

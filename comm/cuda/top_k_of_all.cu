@@ -4,18 +4,20 @@
 //
 // Counts are integers, so that their order does not matter. What one kernel finds out stays in the device's memory for
 // the next. The first pass reads residual and gradient and writes their sum, on which the others work.
+#include <cassert>
+
 #include "comm/cuda/fours.hpp"
 #include "comm/cuda/top_k.hpp"
 #include "comm/cut_value.hpp"
 #include "comm/magnitude_key.hpp"
 #include "tensor/cuda/counts.hpp"
-#include "tensor/cuda/stream_memory.hpp"
 
 namespace nibble::cuda {
 namespace {
 
 constexpr unsigned threads = 256;
-constexpr int64_t tile_elements = int64_t{threads} * four, chunk_elements = 16 * tile_elements;
+constexpr int64_t tile_elements = int64_t{threads} * four;
+static_assert(top_k_chunk % tile_elements == 0);
 
 /// Of a key: exponent and four bits of the mantissa, then ten and nine bits.
 struct Digit {
@@ -48,8 +50,8 @@ struct Working {
 /// threads of the block have the same number of calls, some of them of nothing.
 template <class Each>
 __device__ void for_each_four(const float* vector, int64_t length, bool fits, Each each) {
-  const int64_t begin = int64_t{blockIdx.x} * chunk_elements;
-  for (int64_t tile = begin; tile < begin + chunk_elements && tile < length; tile += tile_elements) {
+  const int64_t begin = int64_t{blockIdx.x} * top_k_chunk;
+  for (int64_t tile = begin; tile < begin + top_k_chunk && tile < length; tile += tile_elements) {
     const int64_t first = tile + int64_t{threadIdx.x} * four;
     each(first, load_four(vector + first, length - first, fits));
   }
@@ -132,7 +134,7 @@ __global__ void __launch_bounds__(threads) count_kept(const float* vector, bool 
   counts = sum_before_thread(counts, shared).total;
   if (threadIdx.x == 0) working.chunks[blockIdx.x] = {counts & 0xffff, counts >> 16};
 }
-static_assert(chunk_elements < 1 << 16, "counts of a chunk are added as those of a tile");
+static_assert(top_k_chunk < 1 << 16, "counts of a chunk are added as those of a tile");
 
 /// One block: counts of chunks become those of all before them.
 __global__ void __launch_bounds__(threads) add_up_chunks(Working working) {
@@ -171,21 +173,21 @@ __global__ void __launch_bounds__(threads) write_kept(const float* vector, bool 
   });
 }
 
-Working working_memory(Stream& stream, int64_t chunks) {
-  constexpr size_t head = most_values * sizeof(unsigned long long) + sizeof(Threshold);
-  auto* const memory =
-      stream.memory().working<std::byte>(StreamMemory::sums, head + static_cast<size_t>(chunks) * sizeof(ChunkCounts));
-  auto* const histogram = reinterpret_cast<unsigned long long*>(memory);
+Working working_memory(void* memory, int64_t chunks) {
+  auto* const histogram = static_cast<unsigned long long*>(memory);
   auto* const threshold = reinterpret_cast<Threshold*>(histogram + most_values);
-  return {threshold, histogram, reinterpret_cast<ChunkCounts*>(threshold + 1), chunks};
+  auto* const of_chunks = reinterpret_cast<ChunkCounts*>(threshold + 1);
+  assert(reinterpret_cast<std::byte*>(of_chunks + chunks) - static_cast<std::byte*>(memory) ==
+         static_cast<ptrdiff_t>(top_k_working_bytes({.of = Selection::Of::all}, chunks * top_k_chunk)));
+  return {threshold, histogram, of_chunks, chunks};
 }
 
 }  // namespace
 
 void top_k_of_all(Stream& stream, const TopKTask& task) {
   if (task.length == 0) return;
-  const int64_t chunks = (task.length + chunk_elements - 1) / chunk_elements;
-  const Working working = working_memory(stream, chunks);
+  const int64_t chunks = (task.length + top_k_chunk - 1) / top_k_chunk;
+  const Working working = working_memory(task.working, chunks);
   const dim3 grid{static_cast<unsigned>(chunks)}, block{threads};
   Queue& queue = stream.queue();
   const float* const vector = task.residual ? task.rest : task.gradient;

@@ -43,6 +43,7 @@ TEST_F(MemoryOfDevice, IsWhatARunHolds) {
   for (const std::string how : {"optimizer.name=normuon", "optimizer.moments=8-bit,optimizer.offload=moments",
                                 "shard=parameters,optimizer.offload=masters", "precision.recipe=fp8",
                                 "precision.recipe=ste-w8a8", "gradients.exchange=quantized,gradients.codec=fp8-nearest",
+                                "gradients.exchange=sparcml", "gradients.exchange=sparcml,gradients.select=all",
                                 "gradients.exchange=ef21", "gradients.exchange=marina,gradients.codec=random"}) {
     SCOPED_TRACE(how);
     std::vector<std::string> with = {how.substr(0, how.find(','))};

@@ -75,6 +75,18 @@ class There {
   T* data_;
 };
 
+/// Of a selection, which finds there what was left by others.
+class Working {
+ public:
+  Working(Stream& stream, const Selection& selection, int64_t length)
+      : bytes_(stream, std::vector<float>(cuda::top_k_working_bytes(selection, length) / sizeof(float), 7.0f)) {}
+  void* data() const { return bytes_.data(); }
+  void check() const { bytes_.fetch(); }
+
+ private:
+  There<float> bytes_;
+};
+
 std::vector<float> fetch(Stream& stream, std::span<const float> there) {
   std::vector<float> here(there.size());
   stream.queue().copy(here.data(), there.data(), there.size_bytes());
@@ -96,8 +108,13 @@ void expect_the_hosts_entries(Stream& device, const Input& input, const Selectio
   const SparseStream expected = on_host(input.values, selection);
   ASSERT_EQ(selection.entries(length), expected.count());
   const There<SparseEntry> entries(device, std::vector<SparseEntry>(expected.entries().size()));
-  cuda::top_k(device,
-              {.gradient = gradient.data(), .length = length, .selection = selection, .entries = entries.data()});
+  const Working working(device, selection, length);
+  cuda::top_k(device, {.gradient = gradient.data(),
+                       .length = length,
+                       .selection = selection,
+                       .entries = entries.data(),
+                       .working = working.data()});
+  working.check();
   EXPECT_EQ(differences(entries.fetch(), expected.entries()), 0);
   EXPECT_EQ(differences(gradient.fetch(), input.values), 0);
 }
@@ -145,11 +162,13 @@ TEST(TopKOnDevice, RoundsValuesAsTheyTravel) {
       const SparseStream expected = as_received(on_host(input.values, selection), Wire::bf16);
       ASSERT_FALSE(expected.dense());
       const There<SparseEntry> entries(device, std::vector<SparseEntry>(expected.entries().size()));
+      const Working working(device, selection, std::ssize(input.values));
       cuda::top_k(device, {.gradient = gradient.data(),
                            .length = std::ssize(input.values),
                            .selection = selection,
                            .wire = Wire::bf16,
-                           .entries = entries.data()});
+                           .entries = entries.data(),
+                           .working = working.data()});
       EXPECT_EQ(differences(entries.fetch(), expected.entries()), 0) << input.name;
     }
 }
@@ -170,9 +189,10 @@ TEST(TopKOnDevice, FeedsBackWhatTheHostFeedsBack) {
           for (float& value : values) value = std::pow(normal(random), 3.0f);
           values[700] = 0, values[701] = -values[702];
           const There<float> gradient(device, std::span<const float>(values), offset);
+          const Working working(device, selection, count);
           const SparseStream expected = here.select(host, values, selection, wire);
           const There<SparseEntry> entries(device, std::vector<SparseEntry>(expected.entries().size()));
-          there.select(device, gradient.data(), selection, wire, entries.data());
+          there.select(device, gradient.data(), selection, wire, entries.data(), working.data());
           EXPECT_EQ(differences(entries.fetch(), expected.entries()), 0);
           EXPECT_EQ(differences(fetch(device, there.rest()), here.rest()), 0);
           EXPECT_EQ(differences(fetch(device, there.residual()), here.residual()), 0);
@@ -193,9 +213,10 @@ TEST(TopKOnDevice, FeedsBackWhatIsHardToTell) {
         ErrorFeedback here(length), there(length, Place::device);
         for (const Wire wire : {Wire::f32, Wire::bf16}) {
           const There<float> gradient(device, std::span(input.values));
+          const Working working(device, selection, length);
           const SparseStream expected = here.select(host, input.values, selection, wire);
           const There<SparseEntry> entries(device, std::vector<SparseEntry>(expected.entries().size()));
-          there.select(device, gradient.data(), selection, wire, entries.data());
+          there.select(device, gradient.data(), selection, wire, entries.data(), working.data());
           EXPECT_EQ(differences(entries.fetch(), expected.entries()), 0);
           here.commit(), there.commit();
           EXPECT_EQ(differences(fetch(device, there.residual()), here.residual()), 0);
@@ -212,10 +233,12 @@ TEST(TopKOnDevice, TouchesNothingBehindWhatStays) {
           residual(device, std::span<const float>(values)), rest(device, std::span<const float>(values));
       const There<SparseEntry> entries(
           device, std::vector<SparseEntry>(static_cast<size_t>(selection.entries(static_cast<int64_t>(count)))));
+      const Working working(device, selection, static_cast<int64_t>(count));
       cuda::top_k(device, {.gradient = gradient.data(),
                            .length = static_cast<int64_t>(count),
                            .selection = selection,
                            .entries = entries.data(),
+                           .working = working.data(),
                            .residual = residual.data(),
                            .rest = rest.data()});
       for (const SparseEntry& entry : entries.fetch()) {
@@ -244,7 +267,7 @@ TEST(TopKOnDevice, RefusesASelectionOfNothing) {
   ErrorFeedback feedback(700, Place::device);
   for (const Selection& selection : {Selection{.k = 0}, Selection{.k = 513}, Selection{Selection::Of::all, 0}})
     expect_error(ErrorKind::configuration, {"Top-k"},
-                 [&] { feedback.select(device, nullptr, selection, Wire::f32, nullptr); });
+                 [&] { feedback.select(device, nullptr, selection, Wire::f32, nullptr, nullptr); });
 }
 
 }  // namespace
