@@ -32,8 +32,8 @@ __global__ void sum_errors(ErrorTask task) {
       const auto count = static_cast<int>(tile.depth - done < chunk ? tile.depth - done : chunk);
       const TilePlace place(tile.outer, tile.first + done, static_cast<int>(tile.width), count);
       __syncthreads();
-      load_tile(task.exact, task.shape, place, {}, x);
-      load_tile(task.quantized, task.shape, place, {}, q);
+      task.exact.fill(task.shape, place, {}, x);
+      task.quantized.fill(task.shape, place, {}, q);
       __syncthreads();
       if (threadIdx.x > 4) continue;
       for (int i = 0; i < count << log_width; ++i) {

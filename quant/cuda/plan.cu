@@ -21,12 +21,13 @@ int64_t rounded_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * uni
 
 class Planner {
  public:
-  Planner(const Tensor& x, const Quantization& how, bool counts, TileParts& parts)
-      : x_(x), how_(how), q_(how.quantizer), counts_(counts), parts_(parts) {}
+  Planner(const Tensor& x, const Quantization& how, bool counts, TileParts& parts, TilesOf tiles)
+      : x_(x), how_(how), q_(how.quantizer), counts_(counts), parts_(parts), tiles_(tiles) {}
 
   std::optional<TilePlan> plan() const {
     const int64_t depth = std::max<int64_t>(how_.axis == Axis::cols ? x_.cols : x_.rows, 1);
     const int64_t order = how_.hadamard ? how_.hadamard->order : 1;
+    if (tiles_ == TilesOf::whole_rows) return fitting(rounded_up(depth, 8), largest_log_width);
     if (!by_row()) return fitting(std::min(chunk_length(how_), rounded_up(depth, 8)), largest_log_width);
     // Rows that stay in the block's memory are read once.
     constexpr int narrowest = 2;
@@ -99,6 +100,7 @@ class Planner {
   const Quantizer& q_;
   bool counts_;
   TileParts& parts_;
+  TilesOf tiles_;
 };
 
 }  // namespace
@@ -107,8 +109,9 @@ int TilePlan::blocks() const {
   return static_cast<int>(std::clamp<int64_t>(shape.strips * shape.chunks, 1, std::numeric_limits<int>::max()));
 }
 
-std::optional<TilePlan> plan_tiles(const Tensor& x, const Quantization& how, bool counts, TileParts& parts) {
-  return Planner(x, how, counts, parts).plan();
+std::optional<TilePlan> plan_tiles(const Tensor& x, const Quantization& how, bool counts, TileParts& parts,
+                                   TilesOf tiles) {
+  return Planner(x, how, counts, parts, tiles).plan();
 }
 
 }  // namespace nibble::cuda

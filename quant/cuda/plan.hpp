@@ -24,8 +24,12 @@ struct TilePlan {
   int blocks() const;
 };
 
-/// With the places of parts in the block's memory filled in. Nothing where whole blocks and rotations of a tile do not
-/// fit: then the rotation goes through the device's memory first.
-std::optional<TilePlan> plan_tiles(const Tensor& x, const Quantization& how, bool counts, TileParts& parts);
+/// Of what a tile must have all: blocks and rotations, or rows besides (`whole_rows`, along the reduction axis).
+enum class TilesOf { whole_blocks, whole_rows };
+
+/// With the places of parts in the block's memory filled in. Nothing where what a tile must have all does not fit: then
+/// rotations go through the device's memory first, and rows are made before.
+std::optional<TilePlan> plan_tiles(const Tensor& x, const Quantization& how, bool counts, TileParts& parts,
+                                   TilesOf tiles = TilesOf::whole_blocks);
 
 }  // namespace nibble::cuda

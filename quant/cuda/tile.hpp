@@ -72,33 +72,62 @@ struct SharedRows {
 
 __device__ inline SharedRows rows_of(float* tile, int log_width, int o) { return {tile, o, 1 << log_width}; }
 
-/// Calls body(o, d, of_outer, count) for groups of eight elements of the tile that are neighbours in memory: along d
-/// where the reduction axis is, else along o (then of_outer). A warp's threads lie side by side in memory, in pieces of
-/// 64 bytes at least where that is possible.
+/// Groups of eight neighbours along the reduction axis, which runs through rows in memory, by number. A warp's threads
+/// lie side by side there, in pieces of 64 bytes at least where that is possible; when each goes over the elements of
+/// its group, they meet no bank twice.
+class GroupsAlong {
+ public:
+  struct Group {
+    int o, d, count;  ///< without elements where there are so many no more
+  };
+
+  __device__ GroupsAlong(const TileShape& shape, const TilePlace& place)
+      : log_width_(shape.log_width), log_beside_(7 - log_width_ < 5 ? 7 - log_width_ : 5), count_(place.count) {}
+
+  __device__ unsigned size() const {
+    const unsigned groups = (static_cast<unsigned>(count_) + group_elements - 1) / group_elements,
+                   rounds = (groups + (1u << log_beside_) - 1) >> log_beside_;
+    return rounds << (log_beside_ + log_width_);
+  }
+  __device__ Group operator[](unsigned i) const {
+    const unsigned beside = i & ((1u << log_beside_) - 1), round = i >> (log_beside_ + log_width_);
+    const int d = static_cast<int>(((round << log_beside_) + beside) * group_elements), left = count_ - d;
+    return {static_cast<int>(i >> log_beside_ & ((1u << log_width_) - 1)), d,
+            left <= 0               ? 0
+            : left < group_elements ? left
+                                    : group_elements};
+  }
+
+ private:
+  int log_width_, log_beside_, count_;
+};
+
+/// Calls body(o, d, count) for groups of eight elements of the tile that are neighbours in memory: along d where the
+/// reduction axis is, else along o.
 template <class Body>
 __device__ void for_each_group_of_tile(const TileShape& shape, const TilePlace& place, Body&& body) {
-  const unsigned width = 1u << shape.log_width;
   if (shape.axis == Axis::rows) {
-    const unsigned groups = (width + group_elements - 1) / group_elements, of_group = width / groups;
+    const unsigned width = 1u << shape.log_width, groups = (width + group_elements - 1) / group_elements,
+                   of_group = width / groups;
     for (unsigned i = threadIdx.x; i < groups * static_cast<unsigned>(place.count); i += blockDim.x) {
       const int o = static_cast<int>(i % groups * of_group), left = place.width - o;
       body(o, static_cast<int>(i / groups), left < static_cast<int>(of_group) ? left : static_cast<int>(of_group));
     }
     return;
   }
-  constexpr unsigned side_by_side = 4;
-  const unsigned groups = (static_cast<unsigned>(place.count) + group_elements - 1) / group_elements,
-                 rounds = (groups + side_by_side - 1) / side_by_side;
-  for (unsigned i = threadIdx.x; i < rounds * side_by_side * width; i += blockDim.x) {
-    const unsigned group = i / (side_by_side * width) * side_by_side + i % side_by_side;
-    if (group >= groups) continue;
-    const int d = static_cast<int>(group * group_elements), left = place.count - d;
-    body(static_cast<int>(i / side_by_side % width), d, left < group_elements ? left : group_elements);
+  const GroupsAlong groups(shape, place);
+  for (unsigned i = threadIdx.x; i < groups.size(); i += blockDim.x) {
+    const auto [o, d, count] = groups[i];
+    if (count > 0) body(o, d, count);
   }
 }
 
+struct OnTheWay;
+
 /// A matrix on its way into tiles (Operand).
 struct TileSource {
+  static constexpr bool for_all_quantizers = true;
+
   const void* data;
   int64_t stride;
   bool narrow, packs;
@@ -119,6 +148,11 @@ struct TileSource {
     if (narrow) load<bf16>(row, col, count, scale, to);
     else load<float>(row, col, count, scale, to);
   }
+
+  /// Of the tile's places, threads then see what they wrote themselves. The last argument, room for two floats for each
+  /// outer index, is for sources that need some.
+  __device__ void fill(const TileShape& shape, const TilePlace& place, const OnTheWay& way, float* tile,
+                       float* of_rows = nullptr) const;
 
  private:
   template <class T>
@@ -162,24 +196,35 @@ __device__ inline void apply(const OnTheWay& way, bool along, int64_t outer, int
   }
 }
 
-__device__ inline void load_tile(const TileSource& from, const TileShape& shape, const TilePlace& place,
-                                 const OnTheWay& way, float* tile) {
-  const float factor = from.factor.read();
+/// load(row, col, count, values) gives elements [col, col + count) of a row of the matrix, and zeros behind them; in
+/// the tile, `outside` stands where the matrix has no outer index.
+template <class Load>
+__device__ void fill_tile(const TileShape& shape, const TilePlace& place, const OnTheWay& way, float outside,
+                          float* tile, const Load& load) {
   const bool along = shape.axis == Axis::cols;
   for_each_group_of_tile(shape, place, [&](int o, int d, int count) {
     float values[group_elements];
     const int present = along && o >= place.width ? 0 : count;
     if (present > 0) {
       const int64_t outer = place.outer + o, inner = place.first + d;
-      from.load(along ? outer : inner, along ? inner : outer, present, factor, values);
+      load(along ? outer : inner, along ? inner : outer, present, values);
       apply(way, along, outer, inner, values);
     } else {
-      for (float& value : values) value = 0.0f * factor;
+      for (float& value : values) value = outside;
     }
     const SharedRows to = rows_of(tile, shape.log_width, o).from(d);
     const int width = 1 << shape.log_width, whole = along || width >= group_elements ? group_elements : width;
     for (int j = 0; j < whole; ++j) (along ? to.at(j) : SharedRows{tile, to.first + j, 1}.at(0)) = values[j];
   });
+}
+
+__device__ inline void TileSource::fill(const TileShape& shape, const TilePlace& place, const OnTheWay& way,
+                                        float* tile, float* /*of_rows*/) const {
+  const float scale = factor.read();
+  fill_tile(shape, place, way, 0.0f * scale, tile,
+            [&](int64_t row, int64_t col, int count, float(&values)[group_elements]) {
+              load(row, col, count, scale, values);
+            });
 }
 
 /// Where a tile goes: f32, bf16, or i8 codes of an element format.

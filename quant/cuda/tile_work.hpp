@@ -6,10 +6,11 @@
 
 namespace nibble::cuda {
 
-/// What the kernels are told.
+/// What the kernels are told. A Source fills tiles as TileSource does.
+template <class Source>
 struct QuantizeTask {
   TileShape shape;
-  TileSource from;
+  Source from;
   OnTheWay way;
   DeviceRotation rotation;
   Quantizer quantizer;
@@ -25,9 +26,10 @@ struct QuantizeTask {
 };
 
 /// The block's memory, and a tile on its way through it.
+template <class Source>
 class TileWork {
  public:
-  __device__ explicit TileWork(const QuantizeTask& task)
+  __device__ explicit TileWork(const QuantizeTask<Source>& task)
       : task_(task),
         tensor_scale_(tensor_scale_of(task.quantizer, task.statistic.read())),
         tile_(shared_memory<float>()),
@@ -39,7 +41,7 @@ class TileWork {
   }
 
   __device__ void load(const TilePlace& place) const {
-    load_tile(task_.from, task_.shape, place, task_.way, tile_);
+    task_.from.fill(task_.shape, place, task_.way, tile_, row_scales_);
     rotate_tile(task_.rotation, task_.shape, place.count, tile_, spare_, task_.spare);
   }
 
@@ -162,7 +164,7 @@ class TileWork {
             SharedRows{spare_, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
   }
 
-  const QuantizeTask& task_;
+  const QuantizeTask<Source>& task_;
   float tensor_scale_;
   float *tile_, *spare_, *row_scales_;
   uint8_t* parts_;

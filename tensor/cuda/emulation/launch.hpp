@@ -22,6 +22,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 /// Of a block: its fibers have one host thread.
 #define __shared__ static thread_local
