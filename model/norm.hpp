@@ -8,6 +8,7 @@
 // and head_dim, 4096; more is an Error{configuration} there.
 #pragma once
 
+#include "quant/quantize.hpp"
 #include "tensor/stream.hpp"
 #include "tensor/tensor.hpp"
 
@@ -19,6 +20,18 @@ inline constexpr int64_t rms_norm_block_tokens = 32;
 /// y[tokens, width] from x[tokens, width]; leaves r in inverse_rms[1, tokens] (f32).
 void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
                       const Tensor& inverse_rms);
+
+/// The same, and the largest magnitude in y: its tensor_statistic without a rotation, NaN where an element is. A device
+/// finds it as it writes y: memory moves 6 bytes an element of a bf16 y, in two calls 8.
+Scalar rms_norm_with_largest(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                             const Tensor& inverse_rms);
+
+/// rms_norm_forward and quantize() of y along its columns, with the bits of these calls. y is written if `keeps_y`, and
+/// may be if not. On a device this is one kernel where whole rows fit a block's memory and the quantizer rounds to
+/// nearest under scales that nothing corrects. Memory then moves 4 bytes an element and what quantize() writes, and 2
+/// more if a bf16 y is kept; in two calls 8 and that.
+Operand rms_norm_quantize(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                          const Tensor& inverse_rms, bool keeps_y, const QuantizeArguments& arguments);
 
 /// Rows of the scratch of rms_norm_backward.
 int64_t rms_norm_scratch_rows(int64_t tokens);

@@ -47,6 +47,10 @@ struct Quantization {
   uint32_t part = 0;                                        ///< of those streams: which micro-batch
 };
 
+/// Throws Error{internal} where the reduction axis of x ends within a block, correction or rotation: part of one would
+/// be read, and written, behind the matrix.
+void check_length(const Tensor& x, const Quantization& how);
+
 /// What happened to the elements of one call.
 struct QuantizationCounts {
   int64_t elements = 0;
@@ -65,6 +69,14 @@ Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& ho
 Operand quantize(Stream& stream, const Operand& x, const Quantization& how, const Scalar& statistic,
                  const Tensor& values, const Tensor& scale = {}, const QuantizedParts& parts = {},
                  QuantizationCounts* counts = nullptr);
+
+/// What quantize() is told besides x.
+struct QuantizeArguments {
+  Quantization how;
+  Scalar statistic{};
+  Tensor values{}, scale{};
+  QuantizedParts parts{};
+};
 
 /// The values (bf16, f32 or i8) that `parts` of an earlier call along `axis` stand for, as that call wrote them.
 void restore(Stream& stream, const Quantizer& quantizer, const QuantizedParts& parts, const Tensor& values,

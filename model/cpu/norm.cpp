@@ -147,6 +147,30 @@ void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float
   with_operand_type(y.dtype, [&](auto type) { forward<decltype(type)>(stream, x, gain, epsilon, y, inverse_rms); });
 }
 
+Scalar rms_norm_with_largest(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                             const Tensor& inverse_rms) {
+  if (stream.on_device()) {
+    const KernelTimer timer(stream, "rms_norm_with_largest", {x, y});
+    return cuda::rms_norm_with_largest(stream, x, gain, epsilon, y, inverse_rms);
+  }
+  rms_norm_forward(stream, x, gain, epsilon, y, inverse_rms);
+  return tensor_statistic(stream, {.values = y}, {});
+}
+
+Operand rms_norm_quantize(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                          const Tensor& inverse_rms, bool keeps_y, const QuantizeArguments& arguments) {
+  if (stream.on_device()) {
+    const KernelTimer timer(stream, "rms_norm_quantize",
+                            {x, keeps_y ? y : Tensor(), arguments.values, arguments.parts.codes, arguments.parts.scales,
+                             arguments.parts.mask});
+    check_length(y, arguments.how);
+    return cuda::rms_norm_quantize(stream, x, gain, epsilon, y, inverse_rms, keeps_y, arguments);
+  }
+  rms_norm_forward(stream, x, gain, epsilon, y, inverse_rms);
+  return quantize(stream, {.values = y}, arguments.how, arguments.statistic, arguments.values, arguments.scale,
+                  arguments.parts);
+}
+
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
                        const Tensor& dx, const Tensor& dx_operand, const Tensor& dgain, const Tensor& scratch) {
   const KernelTimer timer(stream, "rms_norm_backward", {dy, x, dx, dx, dx_operand});

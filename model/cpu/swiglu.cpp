@@ -28,6 +28,29 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& y) {
   });
 }
 
+Scalar swiglu_with_largest(Stream& stream, const Tensor& gate_up, const Tensor& y) {
+  if (stream.on_device()) {
+    const KernelTimer timer(stream, "swiglu_with_largest", {gate_up, y});
+    return cuda::swiglu_with_largest(stream, gate_up, y);
+  }
+  swiglu_forward(stream, gate_up, y);
+  return tensor_statistic(stream, {.values = y}, {});
+}
+
+Operand swiglu_quantize(Stream& stream, const Tensor& gate_up, const Tensor& y, bool keeps_y,
+                        const QuantizeArguments& arguments) {
+  if (stream.on_device()) {
+    const KernelTimer timer(stream, "swiglu_quantize",
+                            {gate_up, keeps_y ? y : Tensor(), arguments.values, arguments.parts.codes,
+                             arguments.parts.scales, arguments.parts.mask});
+    check_length(y, arguments.how);
+    return cuda::swiglu_quantize(stream, gate_up, y, keeps_y, arguments);
+  }
+  swiglu_forward(stream, gate_up, y);
+  return quantize(stream, {.values = y}, arguments.how, arguments.statistic, arguments.values, arguments.scale,
+                  arguments.parts);
+}
+
 void swiglu_backward(Stream& stream, const Tensor& dy, const Tensor& gate_up, const Tensor& dgate_up) {
   const KernelTimer timer(stream, "swiglu_backward", {dy, gate_up, dgate_up});
   if (stream.on_device()) return cuda::swiglu_backward(stream, dy, gate_up, dgate_up);

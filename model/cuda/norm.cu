@@ -1,17 +1,17 @@
 // A block holds as many rows at once as its threads' registers take, so that memory is read once. Sums have the CPU's
 // order: products go through shared memory to sixteen lanes for each row, which run over it as simd.hpp's lanes do.
-#include <cmath>
 #include <string>
 #include <type_traits>
 
 #include "model/cuda/kernels.hpp"
-#include "tensor/cuda/elements.hpp"
+#include "model/cuda/made_input.hpp"
+#include "quant/cuda/largest.hpp"
 #include "tensor/error.hpp"
 
 namespace nibble::cuda {
 namespace {
 
-constexpr unsigned threads = 256, sum_lanes = 16;
+constexpr unsigned threads = 256;
 constexpr int64_t most_at_once = 64;  ///< rows: what narrow ones take of shared memory has a bound
 
 /// Rows to normalise: `per_token` of them stand side by side in each row of the matrices.
@@ -77,7 +77,7 @@ struct RowNumbers {
 
 /// Rows of floats in shared memory. Of each 64 elements the second 32 stand with their fours swapped in pairs, so that
 /// threads which write groups of eight side by side meet no bank twice.
-struct SharedRows {
+struct RowsOfBlock {
   float* data;
   unsigned pitch;
 
@@ -95,47 +95,37 @@ struct SharedRows {
   __device__ float at(unsigned row, unsigned col) const { return data[row * pitch + place(col)]; }
 };
 
-/// What one of a row's lanes sums: elements lane, lane + 16, ... in order.
-__device__ float sum_of_lane(const SharedRows& rows, unsigned row, int width) {
-  constexpr int ahead = 16;  // loads in flight
-  const int in_row = static_cast<int>(lane() % sum_lanes);
+/// What one of a row's lanes sums.
+__device__ float part_of_sum(const RowsOfBlock& rows, unsigned row, int width) {
+  const auto in_row = static_cast<int>(lane() % sum_lanes);
   const float *const from = rows.data + row * rows.pitch + in_row, *const swapped = from - in_row + (in_row ^ 4);
-  const int count = (width - in_row + 15) / 16;
-  float sum = 0;
-  for (int first = 0; first < count; first += ahead) {
-    float values[ahead];
-    NIBBLE_UNROLL
-    for (int k = 0; k < ahead; ++k)
-      values[k] = first + k < count ? ((k & 2) == 0 ? from : swapped)[16 * (first + k)] : 0.0f;
-    NIBBLE_UNROLL
-    for (const float value : values) sum += value;
-  }
-  return sum;
+  return sum_of_lane(of_sum_lane(width, in_row),
+                     [&](int first, int k) { return ((k & 2) == 0 ? from : swapped)[16 * (first + k)]; });
 }
 
 /// finish(row, sum) for each of the rows, on one thread. Of the whole block.
 template <class Finish>
-__device__ void sum_rows(const SharedRows& rows, unsigned count, int width, const Finish& finish) {
+__device__ void sum_rows(const RowsOfBlock& rows, unsigned count, int width, const Finish& finish) {
   __syncthreads();
   const unsigned units = (count * sum_lanes + warp_lanes - 1) / warp_lanes * warp_lanes;  // warps do not part
   for (unsigned unit = threadIdx.x; unit < units; unit += threads) {
     const unsigned row = unit / sum_lanes;
-    float sum = row < count ? sum_of_lane(rows, row, width) : 0.0f;
-    for (unsigned distance = sum_lanes / 2; distance > 0; distance /= 2) sum += of_lane(sum, lane() ^ distance);
+    const float sum = joined(row < count ? part_of_sum(rows, row, width) : 0.0f);
     if (row < count && unit % sum_lanes == 0) finish(row, sum);
   }
   __syncthreads();
 }
 
-/// x and y may be the same. `saved`, where it is, receives x.
+/// x and y may be the same. `saved`, where it is, receives x, and `largest` the largest magnitude of y of each block.
 template <int kept, class X, class Y>
 __global__ void __launch_bounds__(threads)
     forward_rows(CutRows<X> x, Rows<float> gain, float epsilon, CutRows<Y> y, CutRows<X> saved, RowNumbers inverse_rms,
-                 Cut cut, unsigned rows, unsigned batches_of_block) {
-  const SharedRows squares{shared_memory<float>(), cut.pitch()};
+                 float* largest, Cut cut, unsigned rows, unsigned batches_of_block) {
+  const RowsOfBlock squares{shared_memory<float>(), cut.pitch()};
   float* const factors = squares.data + cut.at_once * squares.pitch;
   const bool saves = saved.matrix.row(0) != nullptr, counts = inverse_rms.data != nullptr;
   const unsigned batch = blockIdx.x * batches_of_block;
+  float most = 0;
   for (unsigned first = batch * cut.at_once, i = 0; i < batches_of_block && first < rows; ++i, first += cut.at_once) {
     const unsigned here = rows - first < cut.at_once ? rows - first : cut.at_once;
     Group values[kept];
@@ -149,7 +139,7 @@ __global__ void __launch_bounds__(threads)
       squares.store(piece, square);
     }
     sum_rows(squares, here, cut.width, [&](unsigned row, float sum) {
-      factors[row] = 1.0f / std::sqrt(sum / static_cast<float>(cut.width) + epsilon);
+      factors[row] = inverse_rms_of(sum, cut.width, epsilon);
       if (counts) inverse_rms(cut, first + row) = factors[row];
     });
     NIBBLE_UNROLL
@@ -160,9 +150,13 @@ __global__ void __launch_bounds__(threads)
       const float r = factors[piece.row];
       for (int j = 0; j < group_elements; ++j) values[k][j] = values[k][j] * r * g[j];
       y.store(cut, first + piece.row, piece, values[k]);
+      if (largest)
+        for (int j = 0; j < group_elements; ++j)  // behind a row's end are zeros
+          most = larger_magnitude(most, magnitude(values[k][j]));
     }
     __syncthreads();
   }
+  if (largest) leave_largest(static_cast<float>(rounded_to<Y>(most)), largest);  // rounding keeps the order
 }
 
 /// Where gradients of rows go: added to the residual stream's, with a copy in the operands' type.
@@ -196,7 +190,7 @@ __global__ void __launch_bounds__(threads)
     backward_rows(CutRows<D> dy, CutRows<X> x, Rows<float> gain, RowNumbers inverse_rms, To to, Rows<float> block_sums,
                   Cut cut, unsigned rows) {
   constexpr bool keeps_gain = kept <= 2, loads_ahead = kept <= 4;  // as registers allow
-  const SharedRows products{shared_memory<float>(), cut.pitch()};
+  const RowsOfBlock products{shared_memory<float>(), cut.pitch()};
   float* const scales = products.data + cut.at_once * products.pitch;
   float* const projections = scales + cut.at_once;
   float* const dgain = projections + cut.at_once;
@@ -306,17 +300,34 @@ void with_kept(int64_t width, const Action& action) {
   else action(Kept<8>());
 }
 
+/// Returns the number of blocks.
 template <class X, class Y, int kept>
-void forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y, const Tensor& saved,
-             const Tensor& inverse_rms, const Cut& cut, Kept<kept>) {
+unsigned forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                 const Tensor& saved, const Tensor& inverse_rms, float* largest, const Cut& cut, Kept<kept>) {
   constexpr unsigned most_batches = 4, busy_blocks = 2048;
   const unsigned rows = static_cast<unsigned>(x.rows) * cut.per_token;
-  if (rows == 0) return;
+  if (rows == 0) return 0;
   const unsigned batches = (rows + cut.at_once - 1) / cut.at_once;
-  const unsigned of_block = std::clamp(batches / busy_blocks, 1u, most_batches);  // which find the gain in a cache
-  launch(stream.queue(), {(batches + of_block - 1) / of_block}, {threads}, cut.shared_floats() * sizeof(float),
-         forward_rows<kept, X, Y>, CutRows<X>(x, cut), Rows<float>(gain), epsilon, CutRows<Y>(y, cut),
-         CutRows<X>(saved, cut), RowNumbers(inverse_rms), cut, rows, of_block);
+  unsigned of_block = std::clamp(batches / busy_blocks, 1u, most_batches);  // which find the gain in a cache
+  if (largest) of_block = std::max(of_block, (batches + most_blocks_of_largest - 1) / most_blocks_of_largest);
+  const unsigned blocks = (batches + of_block - 1) / of_block;
+  launch(stream.queue(), {blocks}, {threads}, cut.shared_floats() * sizeof(float), forward_rows<kept, X, Y>,
+         CutRows<X>(x, cut), Rows<float>(gain), epsilon, CutRows<Y>(y, cut), CutRows<X>(saved, cut),
+         RowNumbers(inverse_rms), largest, cut, rows, of_block);
+  return blocks;
+}
+
+/// Of the residual stream.
+unsigned forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                 const Tensor& inverse_rms, float* largest) {
+  unsigned blocks = 0;
+  with_float_type(y.dtype, [&](auto type) {
+    with_kept(x.cols, [&](auto kept) {
+      blocks = forward<float, decltype(type)>(stream, x, gain, epsilon, y, {}, inverse_rms, largest,
+                                              Cut(x.cols, 1, kept), kept);
+    });
+  });
+  return blocks;
 }
 
 template <class D, class X, class To, int kept>
@@ -337,11 +348,13 @@ void backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& g
 
 void rms_norm_forward(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
                       const Tensor& inverse_rms) {
-  with_float_type(y.dtype, [&](auto type) {
-    with_kept(x.cols, [&](auto kept) {
-      forward<float, decltype(type)>(stream, x, gain, epsilon, y, {}, inverse_rms, Cut(x.cols, 1, kept), kept);
-    });
-  });
+  forward(stream, x, gain, epsilon, y, inverse_rms, nullptr);
+}
+
+Scalar rms_norm_with_largest(Stream& stream, const Tensor& x, const Tensor& gain, float epsilon, const Tensor& y,
+                             const Tensor& inverse_rms) {
+  float* const of_blocks = largest_of_each_block(stream);
+  return largest_of_blocks(stream, of_blocks, forward(stream, x, gain, epsilon, y, inverse_rms, of_blocks));
 }
 
 void rms_norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& inverse_rms,
@@ -363,7 +376,7 @@ void head_norm_forward(Stream& stream, const Tensor& gain, float epsilon, const 
   const Cut cut(gain.cols, x.cols / gain.cols, kept);
   with_float_type(x.dtype, [&](auto type) {
     using T = decltype(type);
-    forward<T, T>(stream, x, gain, epsilon, x, to.input, to.inverse_rms, cut, kept);
+    forward<T, T>(stream, x, gain, epsilon, x, to.input, to.inverse_rms, nullptr, cut, kept);
   });
 }
 

@@ -28,7 +28,8 @@ void for_all_tiles(Stream& stream, const Tiling& tiling, Work&& work) {
   });
 }
 
-/// A part of a block would be read, and written, behind the matrix.
+}  // namespace
+
 void check_length(const Tensor& x, const Quantization& how) {
   const Quantizer& q = how.quantizer;
   const int64_t depth = how.axis == Axis::cols ? x.cols : x.rows,
@@ -43,8 +44,6 @@ void check_length(const Tensor& x, const Quantization& how) {
          .allowed = fmt::format("a length that {} divides", whole),
          .next = {}});
 }
-
-}  // namespace
 
 Scalar tensor_statistic(Stream& stream, const Operand& x, const Quantization& how) {
   const KernelTimer timer(stream, "tensor statistic", {x.values});

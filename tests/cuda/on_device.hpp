@@ -24,13 +24,15 @@ inline OwnedTensor on_host(Stream& device, const Tensor& there) {
   return host;
 }
 
-/// Normal numbers.
+/// Normal numbers; of u8 and i8, any.
 inline OwnedTensor drawn(DType type, int64_t rows, int64_t cols, unsigned seed) {
   OwnedTensor drawn(type, rows, cols, "test");
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
   for (int64_t i = 0; i < drawn.view().size(); ++i) {
     if (type == DType::bf16) drawn.view().as<bf16>()[i] = bf16(normal(generator));
+    else if (type == DType::u8 || type == DType::i8)
+      static_cast<uint8_t*>(drawn.view().data)[i] = static_cast<uint8_t>(generator());
     else drawn.view().as<float>()[i] = normal(generator);
   }
   return drawn;

@@ -9,25 +9,14 @@
 #include "tensor/cuda/emulation/control.hpp"
 #include "tensor/error.hpp"
 #include "tests/cuda/on_device.hpp"
+#include "tests/cuda/small_blocks.hpp"
 #include "tests/quant/quantizer_cases.hpp"
 
 namespace nibble {
 namespace {
 
 using reference::Matrix;
-using testing::drawn, testing::on_device, testing::on_host, testing::same_bits;
-
-/// Blocks of a device with little memory, while it lives; GPUs have what they have.
-class SmallBlocks {
- public:
-  explicit SmallBlocks(size_t bytes) { limit(bytes); }
-  ~SmallBlocks() { limit(cuda::emulation::usual_block_memory); }
-  static void limit(size_t bytes) {
-    if (cuda::emulation::linked()) cuda::emulation::limit_block_memory(bytes);
-  }
-  SmallBlocks(const SmallBlocks&) = delete;
-  SmallBlocks& operator=(const SmallBlocks&) = delete;
-};
+using testing::drawn, testing::on_device, testing::on_host, testing::same_bits, testing::SmallBlocks;
 
 std::vector<float> random_signs(int64_t size) {
   return rotation_signs(Signs::random, size, RandomStream(1, Purpose::rotation_signs));
