@@ -8,7 +8,7 @@
 #include <limits>
 #include <set>
 
-#include "model/swiglu.hpp"
+#include "model/made_inputs.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
@@ -311,22 +311,22 @@ void Llama::qk_norm_backward(const ParameterSet& weights, int layer, const Param
                      head_norm_scratch_);
 }
 
-void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
-                                        const LinearCall& call) {
+void Llama::block_forward_to_gates(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
+                                   const LinearCall& call) {
   const int l = static_cast<int>(layer);
   const auto epsilon = static_cast<float>(config_.norm_epsilon);
   const Tensor& in = residual(layer);
   BlockSaved& s = saved(layer);
   const BlockLinears& linears = linears_[static_cast<size_t>(layer)];
-  const auto linear_forward = [&](Linear& linear, int buffer, const Tensor& x, const Tensor& y, const Tensor& residual,
+  const auto linear_forward = [&](Linear& linear, int buffer, const auto& x, const Tensor& y, const Tensor& residual,
                                   LinearSaved& kept) {
     linear.forward(stream_, call_of(call, buffer, weights), x, weights.buffer(buffer), y, residual,
                    keeps(call) ? &kept : nullptr, linear_scratch_);
   };
 
-  rms_norm_forward(stream_, in, weights.buffer(layout_.attention_norm(l)), epsilon, s.normed_attention,
-                   s.inverse_rms_attention);
-  linear_forward(*linears.qkv, layout_.qkv(l), s.normed_attention, s.qkv, {}, s.to_qkv);
+  const NormedInput to_attention(in, weights.buffer(layout_.attention_norm(l)), epsilon, s.normed_attention,
+                                 s.inverse_rms_attention);
+  linear_forward(*linears.qkv, layout_.qkv(l), to_attention, s.qkv, {}, s.to_qkv);
   if (config_.qk_norm) qk_norm_forward(weights, l);
   rope(stream_, rope_, config_.heads + config_.kv_heads, config_.head_dim, options_.length, 0, RopeDirection::forward,
        s.qkv);
@@ -334,31 +334,29 @@ void Llama::block_forward_to_activation(const ParameterSet& weights, int64_t lay
                     s.log_sum_exp, call.pass == Pass::training ? max_logits_of(layer) : std::span<float>());
   linear_forward(*linears.output, layout_.output(l), s.attention, s.middle, in, s.to_output);
 
-  rms_norm_forward(stream_, s.middle, weights.buffer(layout_.ffn_norm(l)), epsilon, s.normed_ffn, s.inverse_rms_ffn);
-  linear_forward(*linears.gate_up, layout_.gate_up(l), s.normed_ffn, s.gate_up, {}, s.to_gate_up);
-  swiglu_forward(stream_, s.gate_up, activation_);
+  const NormedInput to_ffn(s.middle, weights.buffer(layout_.ffn_norm(l)), epsilon, s.normed_ffn, s.inverse_rms_ffn);
+  linear_forward(*linears.gate_up, layout_.gate_up(l), to_ffn, s.gate_up, {}, s.to_gate_up);
 }
 
 void Llama::down_forward(const ParameterSet& weights, int64_t layer, const LinearCall& call) {
   BlockSaved& s = saved(layer);
   const int buffer = layout_.down(static_cast<int>(layer));
-  linear_of(buffer).forward(stream_, call_of(call, buffer, weights), activation_, weights.buffer(buffer),
+  const GatedInput activation(s.gate_up, activation_, !is_last(layer));
+  linear_of(buffer).forward(stream_, call_of(call, buffer, weights), activation, weights.buffer(buffer),
                             residual(layer + 1), s.middle, keeps(call) ? &s.to_down : nullptr, linear_scratch_);
 }
 
 void Llama::restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
                                 const LinearCall& call) {
-  const Linear& down = *linears_[static_cast<size_t>(layer)].down;
-  const bool just_computed = layer + 1 == config_.layers;  // the last block's are still there
-  if (just_computed) return;
-  if (options_.recompute == Recompute::none) {
-    if (down.keeps_input()) swiglu_forward(stream_, saved(layer).gate_up, activation_);
-    return;
+  if (is_last(layer)) return;  // its own are still there
+  const bool keeps_activation = linears_[static_cast<size_t>(layer)].down->keeps_input();
+  if (options_.recompute == Recompute::block) {
+    LinearCall again = call;
+    again.pass = Pass::recomputing;
+    block_forward_to_gates(weights, layer, batch, again);
+    if (!keeps_activation) down_forward(weights, layer, again);
   }
-  LinearCall again = call;
-  again.pass = Pass::recomputing;
-  block_forward_to_activation(weights, layer, batch, again);
-  if (!down.keeps_input()) down_forward(weights, layer, again);
+  if (keeps_activation) swiglu_forward(stream_, saved(layer).gate_up, activation_);
 }
 
 /// On entry dresidual_ and dresidual_operand_ hold the gradient of the block's output, on return that of its input.
@@ -411,7 +409,7 @@ void Llama::run_blocks(const ParameterSet& weights, const MicroBatch& batch, con
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     weights.await(layout_.block_unit(layer));
     const auto queue_block = [&] {
-      block_forward_to_activation(weights, layer, batch, call);
+      block_forward_to_gates(weights, layer, batch, call);
       down_forward(weights, layer, call);
     };
     if (BlockGraphs* const graphs = graphs_for(call))

@@ -172,9 +172,10 @@ class Llama {
   void qk_norm_forward(const ParameterSet& weights, int layer);
   /// Of dqkv_.
   void qk_norm_backward(const ParameterSet& weights, int layer, const ParameterSet& gradients);
-  /// The block up to activation_, the input of its down projection.
-  void block_forward_to_activation(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
-                                   const LinearCall& call);
+  bool is_last(int64_t layer) const { return layer + 1 == config_.layers; }
+  /// The block up to its saved gate_up, of which activation_ is made, the input of its down projection.
+  void block_forward_to_gates(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
+                              const LinearCall& call);
   void down_forward(const ParameterSet& weights, int64_t layer, const LinearCall& call);
   /// Brings back what the block's backward pass reads and the forward pass did not keep.
   void restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch, const LinearCall& call);

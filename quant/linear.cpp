@@ -14,6 +14,8 @@ namespace {
 /// Operands as they are, products accumulated in fp32.
 class DenseLinear final : public Linear {
  public:
+  using Linear::forward;
+
   bool keeps_input() const override { return true; }
 
   void forward(Stream& stream, const LinearCall&, const Tensor& x, const Tensor& w, const Tensor& y,
@@ -69,9 +71,11 @@ class PhasedLinear final : public Linear {
   }
   void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override {
-    const size_t phase = index(call);
-    phases_[phase].linear->forward(stream, call, x, w, y, residual, saved ? &saved->of_phases[phase] : nullptr,
-                                   scratch);
+    forward_of_phase(stream, call, x, w, y, residual, saved, scratch);
+  }
+  void forward(Stream& stream, const LinearCall& call, const LinearInput& x, const Tensor& w, const Tensor& y,
+               const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override {
+    forward_of_phase(stream, call, x, w, y, residual, saved, scratch);
   }
   void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
                 const Tensor& dx, const Tensor& dw, const Tensor& scratch) override {
@@ -110,6 +114,13 @@ class PhasedLinear final : public Linear {
       phases_.push_back({first_step, make_linear(recipe, of_phase)});
     }
   }
+  template <class Input>
+  void forward_of_phase(Stream& stream, const LinearCall& call, const Input& x, const Tensor& w, const Tensor& y,
+                        const Tensor& residual, LinearSaved* saved, const Tensor& scratch) const {
+    const size_t phase = index(call);
+    phases_[phase].linear->forward(stream, call, x, w, y, residual, saved ? &saved->of_phases[phase] : nullptr,
+                                   scratch);
+  }
   size_t index(const LinearCall& call) const {
     size_t found = 0;
     if (call.pass == Pass::calibrating) {  // whichever phase learns, its steps begin now
@@ -124,6 +135,12 @@ class PhasedLinear final : public Linear {
 };
 
 }  // namespace
+
+void Linear::forward(Stream& stream, const LinearCall& call, const LinearInput& x, const Tensor& w, const Tensor& y,
+                     const Tensor& residual, LinearSaved* saved, const Tensor& scratch) {
+  x.make(stream);
+  forward(stream, call, x.matrix(), w, y, residual, saved, scratch);
+}
 
 [[noreturn]] static void refuse_codes() {
   throw Error(

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/linear_input.hpp"
 #include "quant/operand_observer.hpp"
 #include "quant/precision.hpp"
 #include "quant/quantize.hpp"
@@ -49,6 +50,7 @@ struct LinearCall {
   Tensor steps{}, step_gradients{};
   float weight_factor = 1;                  ///< what codes of w are multiplied with, where w is given as codes
   std::optional<float> weight_magnitude{};  ///< the largest of all rows, where weight_residual is given some of w's
+  std::optional<Scalar> input_magnitude{};  ///< the largest of x, where forward is told it and need not look
 };
 
 /// What one forward call leaves for its backward call.
@@ -88,6 +90,10 @@ class Linear {
   /// `saved` is null in evaluation. `scratch` is u8 [1, scratch_bytes], aligned as arenas are.
   virtual void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                        const Tensor& residual, LinearSaved* saved, const Tensor& scratch) = 0;
+  /// The same of an x that is made now. The matrix is there afterwards if backward reads it (keeps_input(), where
+  /// `saved` is given) and x does not return.
+  virtual void forward(Stream& stream, const LinearCall& call, const LinearInput& x, const Tensor& w, const Tensor& y,
+                       const Tensor& residual, LinearSaved* saved, const Tensor& scratch);
 
   /// dx[tokens, in] = dy[tokens, out] w (operand type) and dw[out, in] (f32) = dy^T x.
   virtual void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w,

@@ -79,7 +79,7 @@ std::vector<float> QuantizedLinear::signs_of(const LinearCall& call, const Rotat
 
 Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                                       const Hadamard* hadamard, std::span<const float> signs, DType type,
-                                      LinearScratch& scratch, const QuantizedParts& parts) {
+                                      LinearScratch& scratch, const QuantizedParts& parts, const ToMake& made) {
   const Quantizer& q = quantizer(role);
   const bool as_it_is = !q.quantizes() && !hadamard && !x.row_scale && !x.col_scale && x.values.dtype == type;
   if (as_it_is) return x;
@@ -113,8 +113,9 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
                          .part = static_cast<uint32_t>(call.micro_batch)};
   Scalar statistic = q.learns() ? this->step(stream, call, role, x.values) : Scalar();
   if (q.needs_tensor_statistic()) {
-    const bool known = role == weight && call.weight_magnitude;
-    statistic = known ? Scalar(*call.weight_magnitude) : tensor_statistic(stream, x, how);
+    if (role == weight && call.weight_magnitude) statistic = *call.weight_magnitude;
+    else if (role == input && call.input_magnitude) statistic = *call.input_magnitude;
+    else statistic = tensor_statistic(stream, x, how);
     DelayedStatistic& delayed = delayed_[role];
     if (delayed.used()) {
       const float current = value_of(stream, statistic);
@@ -123,7 +124,8 @@ Operand QuantizedLinear::make_operand(Stream& stream, const LinearCall& call, Ro
     }
   }
   if (call.observer && call.pass == Pass::training && q.quantizes()) measure(stream, call, role, x, how, statistic);
-  Operand operand = quantize(stream, x, how, statistic, values, scale, written);
+  Operand operand = made.input ? made.input->quantize(stream, made.keeps, {how, statistic, values, scale, written})
+                               : quantize(stream, x, how, statistic, values, scale, written);
   if (!q.quantizes()) operand.factor = 1;
   return with_codes(operand);
 }
@@ -186,16 +188,42 @@ void turn_back(Stream& stream, const LinearScratch& scratch, const Tensor& x, Ax
 
 }  // namespace
 
-void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
-                              const Tensor& residual, const LinearSaved* saved, LinearScratch& scratch) {
+QuantizedLinear::Wanted QuantizedLinear::wanted(Stream& stream, const LinearCall& call) const {
+  const Quantizer& q = recipe_.forward.input;
+  if (!stream.on_device()) return Wanted::matrix;  // no kernel there does both
+  if (!q.quantizes()) return Wanted::matrix;       // the product multiplies it, or what it is rotated into
+  if (q.learns() && call.pass == Pass::calibrating) return Wanted::matrix;  // the first step is found in it
+  if (call.observer && call.pass == Pass::training) return Wanted::matrix;  // who compares it with its codes
+  if (!q.needs_tensor_statistic()) return Wanted::operand;
+  return features_ ? Wanted::matrix : Wanted::matrix_and_largest;  // the statistic is one of the rotated matrix
+}
+
+void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const LinearInput& x, const Tensor& w,
+                              const Tensor& y, const Tensor& residual, LinearSaved* saved, const Tensor& scratch) {
+  const Wanted first = wanted(stream, call);
+  LinearCall told = call;
+  ToMake made;
+  if (first == Wanted::matrix) x.make(stream);
+  else if (first == Wanted::matrix_and_largest) told.input_magnitude = x.make_with_largest(stream);
+  else made = {&x, saved && (saved_input_ == SavedInput::other || (keeps_input() && !x.returns()))};
+  LinearScratch taken(scratch);
+  forward(stream, told, x.matrix(), made, w, y, residual, saved, taken);
+}
+
+void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tensor& x, const ToMake& made,
+                              const Tensor& w, const Tensor& y, const Tensor& residual, const LinearSaved* saved,
+                              LinearScratch& scratch) {
   const auto& [rotation, input_quantizer, weight_quantizer] = recipe_.forward;
   const DType type = forward_type(stream);
-  if (saved && saved_input_ == SavedInput::other) save_other(stream, call, x, *saved, scratch);
+  const bool saves_other = saved && saved_input_ == SavedInput::other;
+  const uintptr_t mark = scratch.mark();
+  if (saves_other && !made.input) save_other(stream, call, x, *saved, scratch);
   const bool saves = saved && saved_input_ == SavedInput::multiplied;
   const QuantizedParts parts = saves   ? saved->parts
                                : saved ? QuantizedParts{.mask = saved->parts.mask}
                                        : QuantizedParts();
-  const Operand a = forward_operand(stream, call, input, x, type, scratch, parts),
+  const Operand a = make_operand(stream, call, input, {.values = x}, Axis::cols, address(features_), {}, type, scratch,
+                                 parts, made),
                 b = forward_operand(stream, call, weight, w, type, scratch);
   if (saves && !scratch.counts()) save_scales(stream, a, *saved);
   multiply(stream, scratch, {a, input, Transpose::no}, {b, weight, Transpose::yes}, y, residual,
@@ -204,6 +232,9 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Tens
             .cols = b.row_scale,
             .a_offset = offset_of(input_quantizer, type),
             .b_offset = offset_of(weight_quantizer, type)});
+  if (!saves_other || !made.input) return;
+  scratch.back_to(mark);  // x is there now, and the operands have been multiplied
+  save_other(stream, call, x, *saved, scratch);
 }
 
 const GradientRecipe& QuantizedLinear::gradient(Role error) const {

@@ -17,6 +17,12 @@
 
 namespace nibble {
 
+/// An operand's x that is made as it is quantized; by default it is there.
+struct ToMake {
+  const LinearInput* input = nullptr;
+  bool keeps = false;  ///< the matrix is read later
+};
+
 class QuantizedLinear final : public Linear {
  public:
   /// Throws Error{configuration} where a block or rotation does not divide an axis of the layer.
@@ -32,8 +38,10 @@ class QuantizedLinear final : public Linear {
   void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
                const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override {
     LinearScratch taken(scratch);
-    forward(stream, call, x, w, y, residual, saved, taken);
+    forward(stream, call, x, {}, w, y, residual, saved, taken);
   }
+  void forward(Stream& stream, const LinearCall& call, const LinearInput& x, const Tensor& w, const Tensor& y,
+               const Tensor& residual, LinearSaved* saved, const Tensor& scratch) override;
   void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
                 const Tensor& dx, const Tensor& dw, const Tensor& scratch) override {
     LinearScratch taken(scratch);
@@ -53,8 +61,11 @@ class QuantizedLinear final : public Linear {
   /// The operands of the three products, in this order: what tensor ids of random numbers and histories go by.
   enum Role { input, weight, input_error, input_other, weight_error, weight_other, roles };
 
-  void forward(Stream& stream, const LinearCall& call, const Tensor& x, const Tensor& w, const Tensor& y,
-               const Tensor& residual, const LinearSaved* saved, LinearScratch& scratch);
+  /// What a forward call first wants of an input that is made for it.
+  enum class Wanted { matrix, matrix_and_largest, operand };
+  Wanted wanted(Stream& stream, const LinearCall& call) const;
+  void forward(Stream& stream, const LinearCall& call, const Tensor& x, const ToMake& made, const Tensor& w,
+               const Tensor& y, const Tensor& residual, const LinearSaved* saved, LinearScratch& scratch);
   void backward(Stream& stream, const LinearCall& call, const Tensor& dy, const Tensor& w, const LinearSaved& saved,
                 const Tensor& dx, const Tensor& dw, LinearScratch& scratch);
   bool weight_residual(Stream& stream, const LinearCall& call, const Tensor& w, const Tensor& residual,
@@ -84,7 +95,7 @@ class QuantizedLinear final : public Linear {
 
   Operand make_operand(Stream& stream, const LinearCall& call, Role role, const Operand& x, Axis axis,
                        const Hadamard* hadamard, std::span<const float> signs, DType type, LinearScratch& scratch,
-                       const QuantizedParts& parts = {});
+                       const QuantizedParts& parts = {}, const ToMake& made = {});
   /// What the forward product multiplies of x or w: made of these, or, of a w that is given as codes, read.
   Operand forward_operand(Stream& stream, const LinearCall& call, Role role, const Tensor& x, DType type,
                           LinearScratch& scratch, const QuantizedParts& parts = {});

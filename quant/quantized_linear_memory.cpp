@@ -27,9 +27,9 @@ size_t QuantizedLinear::scratch_bytes(Stream& stream, int64_t tokens) const {
     call(scratch);
     most = std::max(most, scratch.most());
   };
-  count([&](LinearScratch& scratch) { counted.forward(stream, {}, x, w, y, {}, nullptr, scratch); });
+  count([&](LinearScratch& scratch) { counted.forward(stream, {}, x, {}, w, y, {}, nullptr, scratch); });
   if (spec_.tokens == 0) return most;
-  count([&](LinearScratch& scratch) { counted.forward(stream, {}, x, w, y, {}, &saved, scratch); });
+  count([&](LinearScratch& scratch) { counted.forward(stream, {}, x, {}, w, y, {}, &saved, scratch); });
   count([&](LinearScratch& scratch) { counted.backward(stream, {}, y, w, saved, x, dw, scratch); });
   count([&](LinearScratch& scratch) { counted.weight_residual(stream, {}, w, dw, scratch); });
   return most;
