@@ -9,6 +9,7 @@
 
 #include "trainer/command_allreduce.hpp"
 #include "trainer/command_kernels.hpp"
+#include "trainer/command_inputs.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/step_measurement.hpp"
 #include "trainer/yaml_settings.hpp"
@@ -136,6 +137,7 @@ void add_bench_command(CLI::App& app) {
   step->callback([arguments] { run_step(*arguments); });
   add_allreduce_command(*command);
   add_kernels_command(*command);
+  add_inputs_command(*command);
 }
 
 }  // namespace nibble

@@ -1,0 +1,106 @@
+#include "trainer/input_measurement.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "model/made_inputs.hpp"
+#include "quant/linear_fit.hpp"
+#include "tensor/convert.hpp"
+#include "tensor/fill.hpp"
+#include "trainer/stopwatch.hpp"
+
+namespace nibble {
+namespace {
+
+constexpr const char* purpose = "measured inputs";
+
+/// Seconds of one call, among several that are queued together.
+template <class Call>
+double seconds_of(Stream& stream, const Call& call) {
+  constexpr int repeats = 5, together = 10;
+  double best = std::numeric_limits<double>::infinity();
+  for (int repeat = 0; repeat <= repeats; ++repeat) {
+    stream.wait();
+    const Stopwatch watch;
+    for (int i = 0; i < together; ++i) call();
+    stream.wait();
+    if (repeat > 0) best = std::min(best, watch.seconds() / together);
+  }
+  return best;
+}
+
+/// Where a quantizer writes: codes, or, where these do not say all, values.
+struct Target {
+  OwnedTensor values, codes, scales, mask, scale;
+
+  Target(const Quantizer& q, int64_t tokens, int64_t width, Place place) {
+    if (q.packable()) codes = OwnedTensor(DType::u8, tokens, width / 8 * q.element->bits(), purpose, place);
+    else values = OwnedTensor(DType::bf16, tokens, width, purpose, place);
+    if (q.packable() && q.blocks()) scales = OwnedTensor(DType::u8, tokens, width / q.group, purpose, place);
+    if (q.mask != MaskRule::all) mask = OwnedTensor(DType::u8, tokens, width / 8, purpose, place);
+    if (q.extent == Extent::row) scale = OwnedTensor(DType::f32, 1, tokens, purpose, place);
+  }
+  QuantizeArguments arguments(const Quantization& how, const Scalar& statistic) const {
+    return {how, statistic, values, scale, {.codes = codes, .scales = scales, .mask = mask}};
+  }
+  double bytes() const {
+    double all = 0;
+    for (const OwnedTensor* const one : {&values, &codes, &scales, &mask, &scale})
+      all += static_cast<double>(one->view().bytes());
+    return all;
+  }
+};
+
+}  // namespace
+
+std::vector<InputMeasurement> measure_inputs(Stream& stream, const std::vector<Recipe>& recipes, int64_t tokens,
+                                             int64_t width) {
+  const auto made = [&](DType type, int64_t rows, int64_t cols, uint32_t number) {
+    OwnedTensor tensor(type, rows, cols, purpose, stream.place());
+    const OwnedTensor drawn(DType::f32, rows, cols, purpose, stream.place());
+    fill_normal(stream, RandomStream(1, Purpose::initialization, 0, number), 1, drawn);
+    convert(stream, drawn, tensor);
+    return tensor;
+  };
+  const OwnedTensor residual = made(DType::f32, tokens, width, 0), gain = made(DType::f32, 1, width, 1),
+                    gate_up = made(DType::bf16, tokens, 2 * width, 2),
+                    y(DType::bf16, tokens, width, purpose, stream.place()),
+                    inverse_rms(DType::f32, 1, tokens, purpose, stream.place());
+  const NormedInput normed(residual, gain, 1e-5f, y, inverse_rms);
+  const GatedInput gated(gate_up, y, false);
+  std::vector<InputMeasurement> all;
+  for (const Recipe& recipe : recipes) {
+    const auto& [rotation, q, weight] = recipe.forward;
+    const bool needs_largest = q.needs_tensor_statistic();
+    if (!q.quantizes() || (needs_largest && rotation)) continue;
+    require_fits(q, width, recipe.name, "width");
+    const std::optional<Hadamard> hadamard = hadamard_of(rotation, width, recipe.name, "width");
+    const Quantization how{.quantizer = q, .hadamard = hadamard ? &*hadamard : nullptr};
+    const Target target(q, tokens, width, stream.place());
+    const auto quantize_matrix = [&](const Scalar& statistic) {
+      const auto [of, number, values, scale, parts] = target.arguments(how, statistic);
+      quantize(stream, {.values = y}, of, number, values, scale, parts);
+    };
+    for (const LinearInput* const input :
+         {static_cast<const LinearInput*>(&normed), static_cast<const LinearInput*>(&gated)}) {
+      InputMeasurement measurement{recipe.name, input == &normed ? "rms_norm" : "swiglu", {}, {}};
+      const double read = static_cast<double>(input == &normed ? residual.view().bytes() : gate_up.view().bytes()),
+                   matrix = static_cast<double>(y.view().bytes());
+      measurement.separate.bytes = read + (needs_largest ? 3 : 2) * matrix + target.bytes();
+      measurement.separate.seconds = seconds_of(stream, [&] {
+        input->make(stream);
+        quantize_matrix(needs_largest ? tensor_statistic(stream, {.values = y}, how) : Scalar(1));
+      });
+      measurement.at_once.bytes = read + (needs_largest ? 2 * matrix : 0) + target.bytes();
+      measurement.at_once.seconds = seconds_of(stream, [&] {
+        if (needs_largest) quantize_matrix(input->make_with_largest(stream));
+        else input->quantize(stream, false, target.arguments(how, 1));
+      });
+      all.push_back(measurement);
+    }
+  }
+  return all;
+}
+
+}  // namespace nibble
