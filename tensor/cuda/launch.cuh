@@ -21,6 +21,10 @@ __device__ T of_lane(T value, unsigned from) {
   return __shfl_sync(0xffffffffu, value, static_cast<int>(from));
 }
 
+/// What lanes of a warp read and write before, is before all that they do behind it, which an exchange of values does
+/// not promise; all lanes of the warp call it.
+__device__ inline void order_lanes() { __syncwarp(); }
+
 /// p, which points into the device's memory and not a block's: said where a kernel has read it from a table, so that
 /// what is done with it is told nothing else.
 template <class T>

@@ -1,12 +1,14 @@
 // The emulation keeps the rules that kernels are written by, and finds what breaks them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "tensor/cuda/emulation/control.hpp"
+#include "tensor/cuda/emulation/order.hpp"
 #include "tensor/cuda/kernel.hpp"
 #include "tensor/cuda/mark.hpp"
 #include "tensor/error.hpp"
@@ -126,6 +128,73 @@ TEST(Emulation, BlocksCountTogether) {
   const Values<unsigned long long> counts(queue, std::vector<unsigned long long>(3));
   launch(queue, {50}, {6}, 0, count_threads, counts.on_device());
   EXPECT_EQ(counts.on_host(), (std::vector<unsigned long long>{50 * (1 + 4), 50 * (2 + 5), 50 * (3 + 6)}));
+}
+
+/// Which of its threads came first, second ... before a barrier, and behind it those of a warp between exchanges.
+__global__ void note_turns(unsigned* turns) {
+  unsigned* const next = shared_memory<unsigned>();
+  if (threadIdx.x == 0) *next = 0;
+  __syncthreads();
+  turns[(*next)++] = threadIdx.x;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    of_lane(0, 0);
+    turns[(*next)++] = threadIdx.x;
+  }
+}
+
+TEST(Emulation, TurnsAreTakenInTheOrderThatASeedDraws) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const auto turns = [&](uint64_t seed) {
+    emulation::set_order(seed);
+    const Values<unsigned> noted(queue, std::vector<unsigned>(96 + 32));
+    launch(queue, {1}, {96}, sizeof(unsigned), note_turns, noted.on_device());
+    return noted.on_host();
+  };
+  const uint64_t seed_before = emulation::order_seed();
+  std::vector<unsigned> ascending(96 + 32);
+  for (unsigned i = 0; i < ascending.size(); ++i) ascending[i] = i % 96;
+  EXPECT_EQ(turns(0), ascending);
+  std::vector<unsigned> descending = ascending;
+  std::reverse(descending.begin(), descending.begin() + 96);
+  std::reverse(descending.begin() + 96, descending.end());
+  EXPECT_EQ(turns(1), descending);
+  const std::vector<unsigned> drawn = turns(2);
+  EXPECT_EQ(drawn, turns(2));
+  for (const auto& other : {ascending, descending, turns(3)}) {
+    EXPECT_NE(drawn, other);
+    EXPECT_NE(std::vector(drawn.end() - 32, drawn.end()), std::vector(other.end() - 32, other.end()));
+  }
+  emulation::set_order(seed_before);
+}
+
+TEST(Emulation, OrdersArePermutations) {
+  for (const uint64_t seed : {0, 1, 2, 3, 4})
+    for (const size_t count : {1, 2, 3, 30, 32, 1000}) {
+      const emulation::Order order(seed, 7, count);
+      std::vector<size_t> seen(count), all(count);
+      for (size_t i = 0; i < count; ++i) seen[i] = order[i];
+      std::sort(seen.begin(), seen.end());
+      std::iota(all.begin(), all.end(), size_t{0});
+      EXPECT_EQ(seen, all) << "seed " << seed << ", " << count;
+    }
+}
+
+__global__ void pass_in_a_warp(float* values) {
+  float* const shared = shared_memory<float>();
+  shared[threadIdx.x] = values[threadIdx.x];
+  order_lanes();
+  values[threadIdx.x] = shared[threadIdx.x ^ 31u];
+}
+
+TEST(Emulation, LanesWaitForTheirWarp) {
+  const std::unique_ptr<Queue> owned = make_queue();
+  Queue& queue = *owned;
+  const Values<float> values(queue, ascending(64));
+  launch(queue, {1}, {64}, 256, pass_in_a_warp, values.on_device());
+  const std::vector<float> seen = values.on_host();
+  for (size_t i = 0; i < 64; ++i) EXPECT_EQ(seen[i], static_cast<float>(i ^ 31u));
 }
 
 __global__ void leave_early(float* values) {

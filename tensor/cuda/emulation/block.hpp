@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tensor/cuda/emulation/launch.hpp"
+#include "tensor/cuda/emulation/watch.hpp"
 
 namespace nibble::cuda::emulation {
 
@@ -26,7 +27,12 @@ class Block {
   void wait_for_block() { give_turn(State::at_block); }
   void wait_for_warp() { give_turn(State::at_warp); }
   Slot* exchange_slots();
-  std::byte* memory() { return memory_.data(); }
+  std::byte* memory() { return memory_.data() + margin_bytes; }
+  void order_lanes() {
+    wait_for_warp();
+    ++running_->turn.warp_phase;
+  }
+  void begin_kernel() { running_->turn.in_kernel = true; }
   void copy_later(void* to, const void* from, size_t bytes);
   void commit_copies() { ++running_->groups; }
   void wait_for_copies(unsigned groups_that_may_be_missing);
@@ -46,13 +52,14 @@ class Block {
     unsigned exchanges = 0;      ///< of values in its warp, so far
     std::vector<Copy> copies{};  ///< that nobody has waited for
     unsigned groups = 0;         ///< of copies, so far
+    Turn turn{};
   };
 
   boost::context::fiber make_fiber(Thread& thread);
   void give_turn(State state);
   void run_turn(Thread& thread);
-  /// Until all its threads wait for the block, or have finished.
-  void run_warp(size_t first, size_t count);
+  /// Until all its threads wait for the block, or have finished. `when`: which run of a warp it is in this block.
+  void run_warp(size_t first, size_t count, uint64_t when);
 
   std::vector<std::unique_ptr<Thread>> threads_;
   Thread* running_ = nullptr;

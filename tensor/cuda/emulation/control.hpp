@@ -20,6 +20,10 @@ inline constexpr size_t usual_block_memory = 232448;
 inline constexpr int usual_architecture = 90;
 [[gnu::weak]] void set_architecture(int architecture);
 int architecture();
+/// The seed of the orders in which blocks, warps and lanes run wherever a GPU promises none: 0: ascending, 1:
+/// descending, else drawn. At first it is what the environment's NIBBLE_EMULATION_ORDER says, or 2.
+[[gnu::weak]] void set_order(uint64_t seed);
+uint64_t order_seed();
 /// Graphs that a queue was given so far.
 [[gnu::weak]] uint64_t graphs_queued(const Queue& queue);
 /// Milliseconds that a queue's work took so far: those that a library's double says that its calls take.

@@ -20,6 +20,8 @@
 #include "tensor/cuda/emulation/block.hpp"
 #include "tensor/cuda/emulation/control.hpp"
 #include "tensor/cuda/emulation/launch.hpp"
+#include "tensor/cuda/emulation/order.hpp"
+#include "tensor/cuda/emulation/watch.hpp"
 #include "tensor/cuda/graph.hpp"
 #include "tensor/cuda/mark.hpp"
 #include "tensor/error.hpp"
@@ -74,6 +76,7 @@ class EmulatedQueue final : public Queue {
 
 struct Memory {
   size_t bytes;  ///< whole pages
+  size_t asked;  ///< bytes of them that somebody asked for
   int device;
 };
 
@@ -84,6 +87,11 @@ struct Devices {
   size_t used = 0, limit = size_t{1} << 40, block_memory = usual_block_memory;
   int count = 1, architecture = usual_architecture;
   int running = 0;  ///< depth of work that runs
+  uint64_t order = 2;
+
+  Devices() {
+    if (const char* const seed = std::getenv("NIBBLE_EMULATION_ORDER")) order = std::strtoull(seed, nullptr, 10);
+  }
 };
 
 Devices& all_devices() {
@@ -103,6 +111,8 @@ void require_no_recording(const char* what) {
 
 /// Between two attempts at work that depends on others.
 constexpr std::chrono::microseconds attempt_time(50);
+
+size_t page_bytes() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
 /// While it lives, the devices' memory can be read and written.
 class Running {
@@ -215,14 +225,14 @@ bool try_to_release(void* memory) {
   Devices& all = all_devices();
   const std::lock_guard lock(all.mutex);
   const auto found = all.memory.find(memory);
-  const auto [bytes, device] = found->second;
+  const auto [bytes, asked, device] = found->second;
   {
     const Running running;
     for (EmulatedQueue* const queue : all.queues)
       if (queue->device() == device && !queue->run_all()) return false;
   }
   all.used -= bytes;
-  munmap(memory, bytes);
+  munmap(memory, bytes + page_bytes());
   all.memory.erase(found);
   return true;
 }
@@ -233,6 +243,8 @@ void set_devices(int count) { all_devices().count = count; }
 void set_architecture(int architecture) { all_devices().architecture = architecture; }
 int architecture() { return all_devices().architecture; }
 void limit_memory(size_t bytes) { all_devices().limit = bytes; }
+void set_order(uint64_t seed) { all_devices().order = seed; }
+uint64_t order_seed() { return all_devices().order; }
 void limit_block_memory(size_t bytes) { all_devices().block_memory = bytes; }
 uint64_t graphs_queued(const Queue& queue) { return static_cast<const EmulatedQueue&>(queue).graphs; }
 double& milliseconds_worked(Queue& queue) { return static_cast<EmulatedQueue&>(queue).milliseconds; }
@@ -245,6 +257,16 @@ int device_of(const void* memory, size_t bytes) {
     if (begin >= first && begin + bytes <= first + there.bytes) return there.device;
   }
   return -1;
+}
+
+std::span<const std::byte> allocation_at(const void* address) {
+  const std::lock_guard lock(all_devices().mutex);
+  const auto next = all_devices().memory.upper_bound(const_cast<void*>(address));
+  if (next == all_devices().memory.begin()) return {};
+  const auto& [begin, there] = *std::prev(next);
+  const auto* const first = static_cast<const std::byte*>(begin);
+  return static_cast<const std::byte*>(address) < first + there.asked ? std::span(first, there.asked)
+                                                                      : std::span<const std::byte>();
 }
 
 int selected_device() { return selected; }
@@ -261,20 +283,24 @@ void queue(Queue& queue, std::function<void()> work) {
   });
 }
 
-void queue(Queue& on, const dim3& blocks, const dim3& threads, size_t shared_bytes, std::function<void()> thread) {
+void queue(Queue& on, const void* kernel, const dim3& blocks, const dim3& threads, size_t shared_bytes,
+           std::function<void()> thread) {
   queue(on, [=] {
     const auto count = static_cast<int64_t>(blocks.x) * blocks.y * blocks.z;
+    const Order order(order_seed(), 0, static_cast<size_t>(count));
     nibble::detail::FirstException exception;
-#pragma omp parallel for schedule(dynamic, 1)
+    if (watched()) watch_grid(kernel);
+#pragma omp parallel for schedule(dynamic, 1) if (!watched())
     for (int64_t i = 0; i < count; ++i)
       exception.guard([&] {
         block_size = threads;
         grid_size = blocks;
-        const auto number = static_cast<unsigned>(i);
+        const auto number = static_cast<unsigned>(order[static_cast<size_t>(i)]);
         Block::own().run({number % blocks.x, number / blocks.x % blocks.y, number / blocks.x / blocks.y}, threads,
                          shared_bytes, thread);
       });
     exception.rethrow();
+    if (watched()) judge_grid();
   });
 }
 
@@ -304,18 +330,18 @@ void select(int device) {
 void* allocate(size_t bytes) {
   emulation::require_no_recording("an allocation");
   const std::lock_guard lock(all_devices().mutex);
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t whole = (bytes + page - 1) / page * page;
+  const size_t page = emulation::page_bytes(), whole = (bytes + page - 1) / page * page;
+  // A page that nobody may touch lies behind: the next allocation would begin where this one ends.
   void* const memory = whole > all_devices().limit - all_devices().used
                            ? MAP_FAILED
-                           : mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                           : mmap(nullptr, whole + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     throw Error({.kind = ErrorKind::resource,
                  .what = "the emulated GPU has no memory left",
                  .seen = std::to_string(bytes) + " bytes asked for",
                  .allowed = std::to_string(all_devices().limit - all_devices().used) + " bytes",
                  .next = "see `nibble plan` for what the run needs"});
-  all_devices().memory.emplace(memory, emulation::Memory{whole, emulation::selected});
+  all_devices().memory.emplace(memory, emulation::Memory{whole, bytes, emulation::selected});
   all_devices().used += whole;
   return memory;
 }

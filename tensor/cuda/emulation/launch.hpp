@@ -1,8 +1,8 @@
 // The emulation's part of kernel.hpp: CUDA's words for host compilers.
 //
 // A block's threads are fibers of one host thread, which take turns where they wait for each other; blocks are shared
-// among the host's threads. Threads of a block that wait for different things, which a GPU leaves undefined, are an
-// error. Not for: speed.
+// among the host's threads. Blocks, warps and lanes run in an order that is drawn (control.hpp). Threads of a block
+// that wait for different things, which a GPU leaves undefined, are an error. Not for: speed.
 #pragma once
 
 #include <atomic>
@@ -42,20 +42,24 @@ struct Position {
 inline thread_local Position position;
 inline thread_local dim3 block_size, grid_size;
 
+/// The calling thread's kernel begins.
+void begin_kernel();
 void wait_for_block();
 /// For each lane, where the calling thread's warp exchanges values.
 inline constexpr size_t slot_bytes = 32;
 using Slot = std::byte[slot_bytes];
 Slot* exchange_slots();
 void wait_for_warp();
+void order_lanes();
 std::byte* block_memory();
 /// Zeros from null. Of the calling thread, as those that follow.
 void copy_later(void* to, const void* from, size_t bytes);
 void commit_copies();
 void wait_for_copies(unsigned groups_that_may_be_missing);
 
-/// Queues a grid, whose threads all run `thread`.
-void queue(Queue& queue, const dim3& blocks, const dim3& threads, size_t shared_bytes, std::function<void()> thread);
+/// Queues a grid, whose threads all run `thread`, which calls the kernel.
+void queue(Queue& queue, const void* kernel, const dim3& blocks, const dim3& threads, size_t shared_bytes,
+           std::function<void()> thread);
 /// Queues what the device does otherwise: a library's call.
 void queue(Queue& queue, std::function<void()> work);
 
@@ -105,6 +109,10 @@ template <class T>
 T of_lane(T value, unsigned from) {
   return emulation::Exchanged<T>(value)[from];
 }
+
+/// What lanes of a warp read and write before, is before all that they do behind it, which an exchange of values does
+/// not promise; all lanes of the warp call it.
+inline void order_lanes() { emulation::order_lanes(); }
 
 /// p, which points into the device's memory and not a block's.
 template <class T>
@@ -190,11 +198,23 @@ inline void atomic_max(float* largest, float value) {
   }
 }
 
+namespace emulation {
+
+/// With arguments that the calling thread has for itself, as on a GPU.
+template <class... Parameters>
+void call(void (*kernel)(Parameters...), Parameters... arguments) {
+  begin_kernel();
+  kernel(arguments...);
+}
+
+}  // namespace emulation
+
 /// The arguments are copied now, the kernel runs when its turn comes.
 template <class... Parameters>
 void launch(Queue& queue, const dim3& blocks, const dim3& threads, size_t shared_bytes, void (*kernel)(Parameters...),
             std::type_identity_t<Parameters>... arguments) {
-  emulation::queue(queue, blocks, threads, shared_bytes, [=] { kernel(arguments...); });
+  emulation::queue(queue, reinterpret_cast<const void*>(kernel), blocks, threads, shared_bytes,
+                   [=] { emulation::call<Parameters...>(kernel, arguments...); });
 }
 
 }  // namespace nibble::cuda
