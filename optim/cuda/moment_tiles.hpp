@@ -136,6 +136,7 @@ struct AsCodes {
     float scales[2];
     find_scales(values, count, scales);
     Share<Storage> codes;
+    order_lanes();  // neighbours have read the scales that one of them replaces
     for (int half = 0; half < 2; ++half) {
       float* const to = scale_of(moment, begin, count, half);
       if (to && place_of(half) % Code::block == 0) *to = scales[half];
