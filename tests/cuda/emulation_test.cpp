@@ -364,8 +364,14 @@ TEST(Emulation, WhatAKernelThrowsComesWithTheWait) {
   const std::unique_ptr<Queue> owned = make_queue();
   Queue& queue = *owned;
   launch(queue, {4}, {64}, 0, fail, 0);
+  bool behind = false;
+  emulation::queue(queue, [&] { behind = true; });
   EXPECT_THROW(queue.wait(), Error);
   queue.wait();
+  EXPECT_FALSE(behind);
+  emulation::queue(queue, [&] { behind = true; });
+  queue.wait();
+  EXPECT_TRUE(behind);
 }
 
 TEST(Emulation, WorkIsDoneWhenSomebodyWaits) {

@@ -182,7 +182,13 @@ bool EmulatedQueue::run_until(uint64_t number) {
     Work next = std::move(work_.front());
     work_.pop_front();
     ++done_;
-    if (next()) continue;
+    try {
+      if (next()) continue;
+    } catch (...) {  // what is behind it may be about host memory that goes when this is caught
+      work_.clear();
+      done_ = queued_;
+      throw;
+    }
     work_.push_front(std::move(next));
     --done_;
     return false;

@@ -125,14 +125,13 @@ std::string present_text(uint32_t code) {
   return text;
 }
 
-/// Once for each place in the code, and each that it is in conflict with. `now`: what may end the process at once.
+/// Once for each place in the code, and each that it is in conflict with; said at once, for the process may end of it.
 template <class Text>
-void find(std::string what, uintptr_t address, uint32_t code, uint32_t other, bool now, const Text& seen) {
+void find(std::string what, uintptr_t address, uint32_t code, uint32_t other, const Text& seen) {
   if (!grid().known.emplace(what, code, other).second) return;
   const Finding& found = grid().findings.emplace_back(Finding{std::move(what), address, seen()});
-  if (now)
-    fmt::print(stderr, "racecheck: {}: {} ({:#x}): {}\n", function_name(grid().kernel), found.what, found.address,
-               found.seen);
+  fmt::print(stderr, "racecheck: {}: {} ({:#x}): {}\n", function_name(grid().kernel), found.what, found.address,
+             found.seen);
 }
 
 void check_order(Shadow& shadow, bool of_block, const volatile void* address, size_t bytes, Kind kind, uint32_t code) {
@@ -146,12 +145,12 @@ void check_order(Shadow& shadow, bool of_block, const volatile void* address, si
   if (const Access& before = seen.before; before.is())
     find(fmt::format("two threads touch the same byte of {} memory in no order, and one writes",
                      of_block ? "a block's" : "the device's"),
-         seen.address, code, before.code, false, [&] {
+         seen.address, code, before.code, [&] {
            return fmt::format("{}, which {}; {} in {}", present_text(code), verb(kind),
                               position_text(before.block, before.thread), code_place(before.code));
          });
   if (of_block && seen.unwritten)
-    find("a thread reads of a block's memory what its block never wrote", seen.address, code, 0, false,
+    find("a thread reads of a block's memory what its block never wrote", seen.address, code, 0,
          [&] { return present_text(code); });
 }
 
@@ -175,7 +174,7 @@ void touch(const volatile void* address, size_t bytes, Kind kind, const void* co
     case Place::own:
       return;
     case Place::nowhere:
-      return find(fmt::format("a thread {} bytes that are no memory of the device", verb(kind)), at, where, 0, true,
+      return find(fmt::format("a thread {} bytes that are no memory of the device", verb(kind)), at, where, 0,
                   [&] { return present_text(where); });
     case Place::device:
       return check_order(grid().device_memory, false, address, bytes, kind, where);
@@ -194,14 +193,14 @@ void misaligned(uintptr_t address, size_t alignment, const char* type, const voi
   const Busy own;
   const uint32_t where = linked_address(code);
   find(fmt::format("a thread uses an address that is no multiple of {} as one of {}", alignment, type), address, where,
-       0, true, [&] { return present_text(where); });
+       0, [&] { return present_text(where); });
 }
 
 void no_such_element(uint64_t index, const char* array, const void* code) {
   if (!is_watched()) return;
   const Busy own;
   const uint32_t where = linked_address(code);
-  find(fmt::format("a thread asks {} for an element that it does not have", array), index, where, 0, true,
+  find(fmt::format("a thread asks {} for an element that it does not have", array), index, where, 0,
        [&] { return present_text(where); });
 }
 
