@@ -78,7 +78,7 @@ TEST_F(TrainingOnDevice, StepsAreTheHosts) {
 // In the first step of each recipe a block's work is queued by itself.
 TEST_F(TrainingOnDevice, GraphsOfBlocksChangeNoBit) {
   const std::vector<std::string> shape = {"model.layers=2", "model.width=128", "model.ffn=128", "batch.micro=4",
-                                          "batch.tokens=512"};
+                                          "batch.tokens=256"};
   const std::string of_two = "precision.overrides=[{phase: last 50%, recipe: fp8}]";
   for (const auto& [recipe, more] : {std::pair<std::string, std::string>{"bf16", "model.qk_norm=true"},
                                      {"quartet2", "model.recompute=block"},
@@ -97,7 +97,7 @@ TEST_F(TrainingOnDevice, GraphsOfBlocksChangeNoBit) {
     }
     EXPECT_EQ(graphs.validation_loss(), plain.validation_loss());
     if (!cuda::emulation::linked()) continue;
-    const int64_t micro_batches = 512 / (4 * graphs.sequence()), phases = more == of_two ? 2 : 1;
+    const int64_t micro_batches = 256 / (4 * graphs.sequence()), phases = more == of_two ? 2 : 1;
     EXPECT_EQ(cuda::emulation::graphs_queued(graphs.stream().queue()), 2 * 2 * (steps * micro_batches - phases));
     EXPECT_EQ(cuda::emulation::graphs_queued(plain.stream().queue()), 0u);
   }

@@ -22,7 +22,7 @@ using test::run_well_on_gpus;
 
 // Before step 32, in which marina looks at a third point.
 constexpr int64_t first_step = 30, end_step = 34, refused_step = 31;
-constexpr int64_t bucket_sizes[] = {2 * 4096 + 700, 900, 5 * 4096};
+constexpr int64_t bucket_sizes[] = {4096 + 700, 900, 2 * 4096};
 constexpr int turns_of_player = 2;
 
 using Change = std::function<void(GradientSettings& gradients)>;
