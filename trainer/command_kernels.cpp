@@ -33,10 +33,10 @@ void run_kernels(const Arguments& arguments) {
     fmt::print("{}\n", nlohmann::ordered_json{{"elements", elements}, {"kernels", rows}}.dump(2));
     return;
   }
-  fmt::print("{} floats, {}\n\n{:<40} {:>9} {:>9} {:>11}\n", elements,
+  fmt::print("{} floats, {}\n\n{:<44} {:>9} {:>9} {:>11}\n", elements,
              format_bytes(static_cast<size_t>(elements) * sizeof(float)), "kernel", "ms", "GB/s", "of a copy");
   for (const KernelRate& rate : rates)
-    fmt::print("{:<40} {:>9.3f} {:>9.1f} {:>10.0f}%\n", rate.kernel, 1e3 * rate.seconds, rate.gb_per_second(),
+    fmt::print("{:<44} {:>9.3f} {:>9.1f} {:>10.0f}%\n", rate.kernel, 1e3 * rate.seconds, rate.gb_per_second(),
                100 * rate.gb_per_second() / copy);
 }
 
