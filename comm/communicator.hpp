@@ -72,7 +72,7 @@ class Communicator {
   /// Memory of the messages' place, for those that do not lie in one piece, or for values that were rounded. It lasts
   /// as long as the communicator, so that its pages are touched once; what it holds lasts until the next call for the
   /// same.
-  std::span<std::byte> staging(size_t bytes, Staging use = messages) {
+  virtual std::span<std::byte> staging(size_t bytes, Staging use = messages) {
     Buffer& memory = staging_[use];
     if (memory.bytes() < bytes) {
       wait();

@@ -1,7 +1,7 @@
 // Some ranks of a world as a world of their own, which talk through the same links.
 //
 // It holds nothing but who they are, so it is made where it is used; what one group sends must be received before the
-// same ranks talk in another group.
+// same ranks talk in another group, or in the world.
 #pragma once
 
 #include <vector>
@@ -21,6 +21,8 @@ class GroupCommunicator final : public Communicator {
   Stream* stream() override { return world_.stream(); }
   void wait() override { world_.wait(); }
   Communicator& host() override { return host_ ? *host_ : *this; }
+  /// The world's, which outlives a group that is made for one sum.
+  std::span<std::byte> staging(size_t bytes, Staging use) override { return world_.staging(bytes, use); }
 
  private:
   void do_start(std::span<const Send> sends, std::span<const Receive> receives) override;

@@ -6,6 +6,7 @@
 
 #include <atomic>
 
+#include "comm/group_communicator.hpp"
 #include "tests/comm/collective_checks.hpp"
 #include "tests/comm/rank_threads.hpp"
 #include "tests/trainer/expect_error.hpp"
@@ -14,6 +15,18 @@ namespace nibble {
 namespace {
 
 using namespace std::chrono_literals;
+
+/// A group is made for each sum; memory that comes and goes with it, a device would wait for.
+TEST(Groups, WorkInTheMemoryOfTheirWorld) {
+  run_on_ranks(4, [](Communicator& world) {
+    const int first = world.rank() / 2 * 2;
+    for (const auto use : {Communicator::messages, Communicator::rounded}) {
+      const std::span<std::byte> all = world.staging(1000, use);
+      GroupCommunicator group(world, {first, first + 1});
+      EXPECT_EQ(group.staging(900, use).data(), all.data());
+    }
+  });
+}
 
 class Collectives : public testing::TestWithParam<int> {
  protected:
