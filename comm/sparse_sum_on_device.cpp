@@ -38,7 +38,8 @@ class SparseSumOnDevice final : public SparseSumBase {
       : SparseSumBase(place, options),
         count_(options.selection.entries(place.elements())),
         memory_(place.scratch->shared<SparseMemory>("sparse sums", [] { return SparseMemory(); })) {
-    // A sum has entries only while these take no more bytes than its values, and at most those of all ranks.
+    // Sums of ranks that select alike have entries only while these take no more bytes than values, and at most those
+    // of all.
     const size_t values = static_cast<size_t>(place.result_elements()) * sizeof(float);
     const size_t summed = sums_densely() ? 0 : std::min(values, bytes_of_entries(place.ranks() * count_));
     place.scratch->reserve(SumScratch::gathered);
@@ -110,14 +111,15 @@ class SparseSumOnDevice final : public SparseSumBase {
 
   void put(Communicator& ranks, const SparseStream& total, const Pieces& result) {
     const WireWork work(ranks);
-    if (total.dense()) {
+    // A stream of another rank is whole with more entries than there is room for, too.
+    const size_t room = std::min(memory_->received.bytes(), memory_->entries.bytes());
+    if (total.dense() || bytes_of_entries(total.count()) > room) {
       const std::span<float> all = received<float>(total.length());
-      std::ranges::copy(total.values(), all.begin());
+      total.write(all);
       return work.unpack(std::as_bytes(all), result, 0);
     }
     const std::span<SparseEntry> kept = received<SparseEntry>(total.count());
     std::ranges::copy(total.entries(), kept.begin());
-    assert(kept.size_bytes() <= memory_->entries.bytes());
     Stream& stream = *ranks.stream();
     stream.queue().copy(entries(), kept.data(), kept.size_bytes());
     const std::span<float> vector = run_for(result, [&](size_t elements) {

@@ -10,6 +10,7 @@
 #include "comm/bucket_exchange.hpp"
 #include "comm/bucket_sums.hpp"
 #include "comm/bucket_vector.hpp"
+#include "comm/stream_exchange.hpp"
 #include "comm/wire_work.hpp"
 #include "tests/comm/nccl/device_ranks.hpp"
 
@@ -250,6 +251,34 @@ TEST(SparseSumsOnDevices, HideNothingThatIsNoNumber) {
       EXPECT_FALSE(std::isfinite(values.result()[777]));
       sum->discard();
     });
+}
+
+/// Ranks that select alike have made a sum dense long before; but its form, a flag says.
+TEST(SparseSumsOnDevices, TakeStreamsWithMoreEntriesThanThereIsRoomFor) {
+  const Case how{"",
+                 {.selection = {.k = 4}, .error_feedback = false, .algorithm = SparseAlgorithm::recursive_doubling}};
+  constexpr int ranks = 3;
+  const std::vector<float> sent = gradient_of(1, 0, how.elements);
+  run_on_devices({.ranks = ranks, .share = true}, [&](const auto& host, const auto& stream) {
+    const int64_t length = how.elements;
+    if (host->rank() == 0) {  // a spare one, who hears from the next
+      const std::unique_ptr<DeviceCommunicator> links = make_links(true, host, stream);
+      const BucketPlace place = place_of(how, ranks, 0, Place::device);
+      const BucketSumPointer sum = make_sparse_sum(place, how.options);
+      Values values(stream.get(), place, true);
+      values.fill(gradient_of(0, 0, length));
+      sum->sum(*links, values.parts(), 0, {});
+      EXPECT_TRUE(same_bits(values.result(), sent));
+    } else if (host->rank() == 1) {
+      const IncomingStream in{0, length};
+      (void)exchange_streams(*host, {}, {&in, 1}, Wire::f32, 0);
+      std::vector<SparseEntry> entries;
+      for (const float value : sent) entries.push_back({static_cast<uint32_t>(entries.size()), value});
+      const SparseStream all(length, std::move(entries));
+      const OutgoingStream out{0, &all};
+      (void)exchange_streams(*host, {&out, 1}, {}, Wire::f32, 0);
+    }
+  });
 }
 
 /// One after the other in the same memory, as those of a run are.
