@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 
 #include "comm/bucket_vector.hpp"
 #include "comm/coded_blocks.hpp"
 #include "comm/partition.hpp"
 #include "comm/stream_exchange.hpp"
+#include "comm/wire_work.hpp"
 #include "tensor/error.hpp"
 #include "trainer/processor_time.hpp"
 #include "trainer/quantile.hpp"
@@ -41,8 +43,8 @@ std::vector<float> normal_cubes(int rank, const ComparisonOptions& options) {
   return values;
 }
 
-ExchangePlan plan_of(int ranks, int64_t elements, Isa isa) {
-  ExchangePlan plan{.part_elements = {{}}, .group = {}, .isa = isa};
+ExchangePlan plan_of(int ranks, int64_t elements, Place memory) {
+  ExchangePlan plan{.part_elements = {{}}, .group = {}, .isa = Stream(1).isa(), .memory = memory};
   for (int rank = 0; rank < ranks; ++rank)
     plan.part_elements[0].push_back(part_begin(elements, ranks, rank + 1, block_elements) -
                                     part_begin(elements, ranks, rank, block_elements));
@@ -53,29 +55,37 @@ ExchangePlan plan_of(int ranks, int64_t elements, Isa isa) {
 class Candidate {
  public:
   Candidate(const ComparedSum& of, const BucketPlace& place)
-      : of_(of), place_(place), sum_(of.make(place)), vector_(DType::f32, 1, place.elements()) {}
+      : of_(of), place_(place), sum_(of.make(place)), vector_(DType::f32, 1, place.elements(), {}, place.memory) {}
 
   std::string way() const { return sum_->description(); }
 
   void run(Communicator& ranks, const std::vector<float>& gradient, int64_t step) {
-    std::ranges::copy(gradient, result().begin());
     const Parts parts = parts_of(result(), place_);
-    barrier(ranks);
+    WireWork(ranks).unpack(std::as_bytes(std::span(gradient)), joined(parts), 0);
+    ranks.wait();
+    barrier(ranks.host());
     const uint64_t sent = ranks.bytes_sent();
     const double begin = processor_seconds();
     const Stopwatch watch;
     sum_->sum(ranks, parts, step, {});
+    ranks.wait();
     seconds.push_back(watch.seconds());
     processor.push_back(processor_seconds() - begin);
     bytes = static_cast<double>(ranks.bytes_sent() - sent);
     sum_->commit();
   }
 
-  std::span<float> result() const { return {vector_.view().as<float>(), static_cast<size_t>(place_.elements())}; }
+  std::vector<float> fetch_result(Communicator& ranks) const {
+    std::vector<float> values(static_cast<size_t>(place_.elements()));
+    WireWork(ranks).pack({std::as_writable_bytes(result())}, 0, std::as_writable_bytes(std::span(values)));
+    ranks.wait();
+    return values;
+  }
 
   /// The sum alone, of what is sparse.
   void run_from_streams(Communicator& ranks, const std::vector<float>& gradient, int64_t step) {
     if (!of_.sparse) return;
+    assert(place_.memory == Place::host);
     const SparseSumOptions& options = *of_.sparse;
     Stream stream(1);
     SparseStream mine =
@@ -99,6 +109,10 @@ class Candidate {
   double bytes = 0;
 
  private:
+  std::span<float> result() const {
+    return {static_cast<float*>(vector_.view().data), static_cast<size_t>(place_.elements())};
+  }
+
   ComparedSum of_;
   BucketPlace place_;
   BucketSumPointer sum_;
@@ -181,11 +195,14 @@ ComparedSum compared_sum(const std::string& name, int ranks, int64_t elements, c
 
 std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<ComparedSum>& sums,
                                          const ComparisonOptions& options) {
-  const BucketPlace place =
-      places_of(plan_of(ranks.size(), options.elements, Stream(1).isa()), ranks.rank(), 1).front();
+  Communicator& hosts = ranks.host();
+  const auto place_in = [&](Place memory) {
+    return places_of(plan_of(ranks.size(), options.elements, memory), ranks.rank(), 1).front();
+  };
+  const BucketPlace place = place_in(ranks.stream() ? Place::device : Place::host), on_host = place_in(Place::host);
   const std::vector<float> gradient = options.gradient.empty() ? normal_cubes(ranks.rank(), options) : options.gradient;
   std::vector<float> exact = gradient;
-  make_dense_sum(place, Wire::f32)->sum(ranks, parts_of(exact, place), 0, {});
+  make_dense_sum(on_host, Wire::f32)->sum(hosts, parts_of(exact, on_host), 0, {});
   double exact_square = 0;
   for (const float value : exact) exact_square += double(value) * value;
 
@@ -196,11 +213,13 @@ std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<
     for (size_t i = 0; i < candidates.size(); ++i) {
       Candidate& candidate = candidates[i];
       candidate.run(ranks, gradient, repeat + 1);
-      if (repeat < 0)  // the first sum, to which nothing was held back before
+      if (repeat < 0) {  // the first sum, to which nothing was held back before
+        const std::vector<float> result = candidate.fetch_result(ranks);
         for (size_t e = 0; e < exact.size(); ++e) {
-          const double miss = double(candidate.result()[e]) - exact[e];
+          const double miss = double(result[e]) - exact[e];
           errors[i] += miss * miss;
         }
+      }
       candidate.run_from_streams(ranks, gradient, repeat + 1);
       if (repeat >= 0) continue;
       candidate.seconds.clear();
@@ -211,9 +230,9 @@ std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<
   for (size_t i = 0; i < candidates.size(); ++i) {
     Candidate& candidate = candidates[i];
     const bool sparse = !candidate.from_streams.empty();
-    const std::vector<double> seconds = largest(ranks, candidate.seconds),
-                              streams = sparse ? largest(ranks, candidate.from_streams) : std::vector{0.0},
-                              other = largest(ranks, {median(candidate.processor), candidate.bytes});
+    const std::vector<double> seconds = largest(hosts, candidate.seconds),
+                              streams = sparse ? largest(hosts, candidate.from_streams) : std::vector{0.0},
+                              other = largest(hosts, {median(candidate.processor), candidate.bytes});
     measured.push_back({.name = sums[i].name,
                         .way = candidate.way(),
                         .seconds = median(seconds),

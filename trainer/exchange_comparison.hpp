@@ -45,12 +45,13 @@ struct ComparisonOptions {
   std::vector<float> gradient{};
 };
 
-/// Each repetition takes all sums in turn, after one that counts nothing. All ranks call it and get the same.
+/// Each repetition takes all sums in turn, after one that counts nothing; on ranks with devices, of vectors in these.
+/// `sparse` sums are hosts'. All ranks call it and get the same.
 std::vector<SumMeasurement> compare_sums(Communicator& ranks, const std::vector<ComparedSum>& sums,
                                          const ComparisonOptions& options);
 
-/// `link` with what each way of a sum, of which all but the way is known, takes on these ranks against the model. All
-/// ranks call it and get the same.
+/// `link` with what each way of a sum, of which all but the way is known, takes on these ranks, or their devices,
+/// against the model. All ranks call it and get the same.
 LinkCost with_computing(Communicator& ranks, const SparseSumOptions& sum, const LinkCost& link);
 
 /// The rate of a link in bytes a second at which a sum takes as long as the other; above it, the one that sends more is

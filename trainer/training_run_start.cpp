@@ -118,7 +118,7 @@ void TrainingRun::know_links(const std::optional<VerifiedCheckpoint>& checkpoint
   } else {
     link_ = slowest_link(world_);
     if (const std::optional<SparseSumOptions> sum = chosen_sum(settings_.gradients); chooses && sum)
-      world_.thread().run([&](Communicator& ranks) { link_ = with_computing(ranks.host(), *sum, link_); });
+      world_.thread().run([&](Communicator& ranks) { link_ = with_computing(ranks, *sum, link_); });
   }
   if (!chooses) return;
   nlohmann::json computing;
