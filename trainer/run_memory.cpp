@@ -127,7 +127,7 @@ int64_t foreseen_steps(const Settings& settings) {
 }
 
 RunMemory foresee_memory(Stream& given, World& world, const Settings& settings, const ModelConfig& config,
-                         size_t resident) {
+                         size_t resident, const LinkCost& link) {
   const MemoryTable before = held_memory(), before_on_gpu = held_memory(Place::device);
   std::optional<ImaginedDevice> imagined;
   std::optional<Stream> there;
@@ -137,7 +137,7 @@ RunMemory foresee_memory(Stream& given, World& world, const Settings& settings, 
   }
   Stream& stream = there ? *there : given;
   const RunParts parts = make_run_parts(stream, world, settings, config, foreseen_steps(settings),
-                                        exchange_maker(settings, {.host = host_numbers(world)}));
+                                        exchange_maker(settings, {.host = host_numbers(world), .link = link}));
   StateList state;
   RunCounters counters;
   parts.step->state(state);
@@ -170,9 +170,9 @@ RunMemory foresee_memory(Stream& given, World& world, const Settings& settings, 
 
 std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
                                               const ModelConfig& config, size_t resident, const MemoryLimits& most,
-                                              bool resumed) {
+                                              bool resumed, const LinkCost& link) {
   Settings kept = settings;
-  RunMemory needed = foresee_memory(stream, world, settings, config, resident);
+  RunMemory needed = foresee_memory(stream, world, settings, config, resident, link);
   const auto helps = [&](const RunMemory& less) {
     const size_t gpu = total(less.gpu), before = total(needed.gpu);
     const bool less_of_host = total(less.table) < total(needed.table);
@@ -183,7 +183,7 @@ std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, cons
     if (resumed && remedy.identity) continue;
     Settings smaller = kept;
     remedy.apply(smaller);
-    RunMemory less = foresee_memory(stream, world, smaller, config, resident);
+    RunMemory less = foresee_memory(stream, world, smaller, config, resident, link);
     if (!helps(less)) continue;
     candidates.push_back({remedy.change, total(less.table), total(less.gpu)});
     if (most.hold(less)) break;
@@ -204,13 +204,13 @@ AvailableMemory available_gpu_memory(const World& world) {
 }
 
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
-                         size_t resident, const AvailableMemory& most, bool resumed) {
+                         size_t resident, const AvailableMemory& most, bool resumed, const LinkCost& link) {
   // Building the parts writes the table of rotations and a list of micro-batches, which takes less than the batches.
   const MemoryTable first = {{"batches", batch_bytes(settings)},
                              {"RoPE table", bytes_of(DType::f32, settings.data.sequence, config.head_dim)}};
   require_fits("the run", first, most, [] { return "lower batch.tokens or data.sequence"; });
 
-  const RunMemory memory = foresee_memory(stream, world, settings, config, resident);
+  const RunMemory memory = foresee_memory(stream, world, settings, config, resident, link);
   AvailableMemory gpu;
   if (stream.on_device()) {
     gather_all(world, "");  // of ranks that share a GPU none takes memory while another one asks what is left
@@ -219,7 +219,8 @@ RunMemory require_memory(Stream& stream, World& world, const Settings& settings,
   }
   const MemoryLimits limits{most.bytes, gpu.bytes};
   const auto next = [&](size_t MemoryCandidate::*of, const char* otherwise) {
-    return advice(smaller_settings(stream, world, settings, config, resident, limits, resumed), of, limits, otherwise);
+    return advice(smaller_settings(stream, world, settings, config, resident, limits, resumed, link), of, limits,
+                  otherwise);
   };
   if (stream.on_device())
     require_fits("the run on the GPU", memory.gpu, gpu,

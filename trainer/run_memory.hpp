@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/exchange_cost.hpp"
 #include "tensor/memory.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/run_parts.hpp"
@@ -33,9 +34,10 @@ int64_t foreseen_steps(const Settings& settings);
 /// The parts that the settings make of a model of that shape are built for a moment, without touching their memory, and
 /// on a device that is imagined (tensor/imagined_device.hpp) where `stream` is a device's; to them come batches, what
 /// products take while they work, and the program itself: `resident` bytes, the token files with it, before it has
-/// parts. On a GPU without what its driver takes. Throws what building the parts throws.
+/// parts. On a GPU without what its driver takes. `link`: what the run knows of its links, on which the ways of sums
+/// depend that take different memory. Throws what building the parts throws.
 RunMemory foresee_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
-                         size_t resident);
+                         size_t resident, const LinkCost& link = {});
 
 /// Settings that take less memory, added to those of the candidates before.
 struct MemoryCandidate {
@@ -59,7 +61,7 @@ struct MemoryLimits {
 /// into `most`, or with the last.
 std::vector<MemoryCandidate> smaller_settings(Stream& stream, World& world, const Settings& settings,
                                               const ModelConfig& config, size_t resident, const MemoryLimits& most,
-                                              bool resumed);
+                                              bool resumed, const LinkCost& link = {});
 
 /// Of this rank's GPU, with what its streams hold already; ranks that share one have equal parts.
 AvailableMemory available_gpu_memory(const World& world);
@@ -67,7 +69,7 @@ AvailableMemory available_gpu_memory(const World& world);
 /// What foresee_memory gives, if `most` is enough for it and the GPU has what it needs there. Throws Error{resource} if
 /// not, with the largest rows and with what smaller settings would take; a resumed run can change fewer of them.
 RunMemory require_memory(Stream& stream, World& world, const Settings& settings, const ModelConfig& config,
-                         size_t resident, const AvailableMemory& most, bool resumed);
+                         size_t resident, const AvailableMemory& most, bool resumed, const LinkCost& link = {});
 
 /// The rows, the largest first, with the sum last; each begins a new line with `line_break`.
 std::string memory_text(const RunMemory& memory, const std::string& line_break);

@@ -276,7 +276,7 @@ void TrainingRun::build(const std::optional<VerifiedCheckpoint>& checkpoint) {
   AvailableMemory most = options_.memory();
   most.bytes /= static_cast<size_t>(world_.local_size());  // the ranks of a host share it
   most.bytes += resident_memory().anonymous;  // weights to start from are in it, and given back before the first step
-  memory_ = require_memory(stream_, world_, settings_, config, program, most, checkpoint.has_value());
+  memory_ = require_memory(stream_, world_, settings_, config, program, most, checkpoint.has_value(), link_);
   gemm_peak_ = measure_gemm_peak(stream_, operands_of(settings_));  // while there is memory
   if (gpus_ && world_.size() > 1 && world_.is_first())
     rehearse_matrix_products(stream_, settings_.optimizer, ParameterLayout(config).parameters());

@@ -197,6 +197,19 @@ TEST_F(RunMemoryTest, ActivationsOfRecipesAreWhatARunHolds) {
   EXPECT_LT(wider("quartet2"), wider("fp8"));
 }
 
+TEST_F(RunMemoryTest, OfTheWayThatTheLinksChoose) {
+  const auto table = [&](double dense, double sparse) {
+    Stream stream(2);
+    const Settings run = settings({"gradients.exchange=sparcml", "gradients.density=1%"});
+    const LinkCost link{.latency = 0, .per_byte = 1, .computing = {dense, sparse, sparse, sparse}};
+    return foresee_memory(stream, *make_local_world(make_imagined_communicator(0, 4)), run, model_config(run, 257), 0,
+                          link)
+        .table;
+  };
+  EXPECT_TRUE(table(1e6, 1).contains("error feedback"));
+  EXPECT_FALSE(table(1, 1e6).contains("error feedback"));
+}
+
 // This program has no code for devices at all.
 TEST_F(RunMemoryTest, OfAGpuThatIsImagined) {
   const auto on_gpu = [&](std::vector<std::string> overrides, int architecture) {
