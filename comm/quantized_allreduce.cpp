@@ -4,6 +4,17 @@
 
 namespace nibble {
 
+void QuantizedAllReduce::reserve(const std::vector<int64_t>& part_elements, SumGoes goes) {
+  codes_->reserve(part_elements);
+  const auto ranks = static_cast<int>(part_elements.size());
+  if (ranks < 2) return;
+  const Codec& codec = codes_->codec();
+  const int64_t longest = std::ranges::max(part_elements), step = values_of_segment(codec);
+  const size_t bytes = code_message_bytes(codec.bytes_of(std::min(longest, step)));
+  if (adds_everywhere(ranks, goes)) reserve_everywhere(ranks, bytes);
+  else reserve_at_owners(ranks, goes, static_cast<size_t>((longest + step - 1) / step), bytes);
+}
+
 void QuantizedAllReduce::prepare(const Parts& parts, const CodeSource& source) {
   const Codec& row = codes_->codec();
   const int64_t step = values_of_segment(row);
@@ -36,7 +47,7 @@ bool QuantizedAllReduce::all_reduce(Communicator& ranks, const Parts& parts, con
     else codes_->fill_with_nan({std::as_writable_bytes(own)});
   }
   if (ranks_ > 1) {
-    if (goes == SumGoes::to_all && ranks_ == 2) sum_everywhere(ranks.host());
+    if (adds_everywhere(ranks_, goes)) sum_everywhere(ranks.host());
     else sum_at_owners(ranks.host(), goes);
     for (size_t r = 0; r < parts.size(); ++r) {
       if (goes == SumGoes::to_owner && r != static_cast<size_t>(rank_)) continue;

@@ -29,8 +29,8 @@ class QuantizedAllReduce final : private SegmentPipeline {
   explicit QuantizedAllReduce(std::unique_ptr<SegmentCodes> codes)
       : SegmentPipeline(codes->memory_of_messages()), codes_(std::move(codes)) {}
 
-  /// So that memory is there before the first sum of such parts.
-  void reserve(const std::vector<int64_t>& part_elements) { codes_->reserve(part_elements); }
+  /// So that memory is there before the first sum of such parts, that of messages too.
+  void reserve(const std::vector<int64_t>& part_elements, SumGoes goes);
 
   /// Each part becomes, on its owner or on all ranks, the sum over ranks of what their codes stand for; with one rank
   /// the vector stays as it is. False: the values of some rank are not encodable(); then all that would hold sums holds
@@ -42,6 +42,8 @@ class QuantizedAllReduce final : private SegmentPipeline {
                                 std::span<float> own = {});
 
  private:
+  /// Whether everybody adds, which then sends no more than owners do.
+  static bool adds_everywhere(int ranks, SumGoes goes) { return goes == SumGoes::to_all && ranks == 2; }
   /// Fills parts_.
   void prepare(const Parts& parts, const CodeSource& source);
   const CodedSegment& at(int part, size_t segment) const { return parts_[static_cast<size_t>(part)].segments[segment]; }

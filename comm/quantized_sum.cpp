@@ -27,7 +27,7 @@ class QuantizedSum final : public BucketSum {
     codes_ = place.scratch->shared<QuantizedAllReduce>(key, [&] {
       return QuantizedAllReduce(on_device ? make_segment_codes_on_device(codec) : make_segment_codes(codec, place.isa));
     });
-    codes_->reserve(place.part_elements);
+    codes_->reserve(place.part_elements, place.goes);
   }
 
   std::string description() const override { return std::string(name_); }

@@ -19,6 +19,20 @@ void SegmentPipeline::make_room(std::vector<Messages>& messages, size_t at_once,
       by_rank.emplace_back(memory_ ? memory_.get() : std::pmr::new_delete_resource());
 }
 
+void SegmentPipeline::reserve(std::vector<Messages>& messages, size_t at_once, int ranks, size_t bytes) const {
+  make_room(messages, at_once, ranks);
+  for (Messages& by_rank : messages)
+    for (Message& message : by_rank) message.reserve(bytes);
+}
+
+void SegmentPipeline::reserve_at_owners(int ranks, SumGoes goes, size_t segments, size_t bytes) {
+  for (std::vector<Messages>* messages : {&codes_, &outgoing_})
+    reserve(*messages, std::min(turns, segments), ranks, bytes);
+  if (goes == SumGoes::to_all) reserve(sums_, std::min(index(ranks), segments), ranks, bytes);
+}
+
+void SegmentPipeline::reserve_everywhere(int ranks, size_t bytes) { reserve(codes_, window, ranks, bytes); }
+
 void SegmentPipeline::resize(Message& message, size_t bytes) {
   release(message);
   message.resize(bytes);

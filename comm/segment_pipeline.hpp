@@ -37,6 +37,11 @@ class SegmentPipeline {
   using Message = std::pmr::vector<std::byte>;
   using Messages = std::vector<Message>;  ///< by rank
 
+  /// So that the messages of such sums have memory before the first: of so many segments a part at most, and bytes a
+  /// message.
+  void reserve_at_owners(int ranks, SumGoes goes, size_t segments, size_t bytes);
+  void reserve_everywhere(int ranks, size_t bytes);
+
   /// Ranks call these with the same parts. Every segment of every part is encoded before it is added.
   void sum_at_owners(Communicator& communicator, SumGoes goes);
   void sum_everywhere(Communicator& communicator);
@@ -58,6 +63,7 @@ class SegmentPipeline {
  private:
   /// Memory of earlier sums stays.
   void make_room(std::vector<Messages>& messages, size_t at_once, int ranks) const;
+  void reserve(std::vector<Messages>& messages, size_t at_once, int ranks, size_t bytes) const;
   /// For a message that will be written.
   void resize(Message& message, size_t bytes);
   void start_codes(Communicator& communicator, size_t segment);

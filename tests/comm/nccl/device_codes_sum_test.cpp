@@ -14,6 +14,7 @@
 #include "comm/code_message.hpp"
 #include "comm/device_communicator.hpp"
 #include "comm/wire_work.hpp"
+#include "tensor/memory.hpp"
 #include "tests/comm/nccl/device_ranks.hpp"
 
 namespace nibble {
@@ -235,6 +236,29 @@ TEST(DeviceCodeSums, HaveTheHostsBitsAndBytes) {
   for (const char* codec : {"maxmin-4", "eden-2", "fp8-nearest"})
     for (const SumGoes goes : {SumGoes::to_all, SumGoes::to_owner})
       expect_the_hosts({.codec = codec, .parts = {200, 131, 64}, .goes = goes}, {Where::staged});
+}
+
+// While others wait, so that the ledger is that of all ranks.
+TEST(DeviceCodeSums, HaveTheirMemoryBeforeTheFirst) {
+  for (const SumGoes goes : {SumGoes::to_all, SumGoes::to_owner})
+    for (const std::vector<int64_t>& parts : {std::vector<int64_t>{200, 131}, {65, 300, 100}})
+      run_on_devices({.ranks = static_cast<int>(std::ssize(parts)), .share = true},
+                     [&](const std::shared_ptr<Communicator>& host, const std::shared_ptr<Stream>& stream) {
+                       const std::unique_ptr<DeviceCommunicator> ranks = make_staged_communicator(host, stream);
+                       BucketPlace place{.rank = host->rank(), .part_elements = parts, .goes = goes};
+                       place.memory = Place::device;
+                       place.scratch = std::make_shared<SumScratch>(place.elements(), Place::device);
+                       const BucketSumPointer sum = make_quantized_sum(place, codec_named("maxmin-4", 64, "test"));
+                       const Vector vector(*stream, place);
+                       vector.set(gradient(place.elements(), host->rank(), 0));
+                       barrier(*host);
+                       const MemoryTable before = held_memory();
+                       barrier(*host);
+                       sum->sum(*ranks, vector.parts, 0, {});
+                       barrier(*host);
+                       EXPECT_EQ(held_memory(), before);
+                       barrier(*host);
+                     });
 }
 
 // More than are under way at a time, so that messages' memory is used again; of parts that have not as many of them.
