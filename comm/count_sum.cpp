@@ -8,6 +8,7 @@
 #include "comm/cuda/correlated.hpp"
 #include "comm/cuda/kernels.hpp"
 #include "comm/device_communicator.hpp"
+#include "comm/reserved_memory.hpp"
 #include "comm/wire_work.hpp"
 
 namespace nibble {
@@ -16,13 +17,6 @@ namespace {
 /// Of a device, for the sums of one thread in turns.
 struct CountMemory {
   Buffer values, ranges, counts, infinite;
-
-  /// So that it is there before the first step.
-  static void reserve(Buffer& memory, size_t bytes) {
-    if (memory.bytes() >= bytes) return;
-    memory = {};
-    memory = Buffer(bytes, "communication", Place::device);
-  }
 };
 
 class CountSum final : public BucketSum {
@@ -43,10 +37,10 @@ class CountSum final : public BucketSum {
     }
     const auto codes = static_cast<size_t>(begin);
     table_ = Buffer(std::span(buckets_).size_bytes(), "communication", Place::device);
-    CountMemory::reserve(memory_->values, codes * sizeof(float));
-    CountMemory::reserve(memory_->ranges, buckets_.size() * sizeof(float));
-    CountMemory::reserve(memory_->counts, codes * (wide() ? sizeof(int32_t) : sizeof(uint8_t)));
-    CountMemory::reserve(memory_->infinite, sizeof(uint32_t));
+    reserve(memory_->values, codes * sizeof(float));
+    reserve(memory_->ranges, buckets_.size() * sizeof(float));
+    reserve(memory_->counts, codes * (wide() ? sizeof(int32_t) : sizeof(uint8_t)));
+    reserve(memory_->infinite, sizeof(uint32_t));
   }
 
   std::string description() const override { return on_host_->description(); }

@@ -7,7 +7,7 @@
 #include "comm/bucket_sums.hpp"
 #include "comm/cuda/codes.hpp"
 #include "comm/packed_parts.hpp"
-#include "comm/pinned_memory.hpp"
+#include "comm/reserved_memory.hpp"
 #include "comm/segment_codes.hpp"
 #include "comm/segment_pipeline.hpp"
 #include "comm/wire_work.hpp"
@@ -32,8 +32,6 @@ class PinnedResource final : public std::pmr::memory_resource {
   std::map<void*, PinnedMemory> held_;
 };
 
-size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
-
 class DeviceSegmentCodes final : public SegmentCodes {
  public:
   explicit DeviceSegmentCodes(const Codec& codec)
@@ -52,14 +50,14 @@ class DeviceSegmentCodes final : public SegmentCodes {
     for (const int64_t values : part_elements) {
       elements += values;
       longest = std::max(longest, values);
-      codes += aligned(codec_.bytes_of(values));
+      codes += padded_codes(codec_, values);
     }
-    slot_ = std::max(slot_, aligned(codec_.bytes_of(std::min(longest, values_of_segment(codec_)))));
-    grow(values_, static_cast<size_t>(elements) * sizeof(float));
-    grow(codes_, codes);
-    grow(slots_, part_elements.size() * slot_);
-    grow(sum_codes_, slot_);
-    if (own_.bytes() < codes) own_ = {}, own_ = PinnedMemory(codes);
+    slot_ = std::max(slot_, padded_codes(codec_, std::min(longest, values_of_segment(codec_))));
+    nibble::reserve(values_, static_cast<size_t>(elements) * sizeof(float));
+    nibble::reserve(codes_, codes);
+    nibble::reserve(slots_, part_elements.size() * slot_);
+    nibble::reserve(sum_codes_, slot_);
+    nibble::reserve(own_, codes);
   }
   std::shared_ptr<std::pmr::memory_resource> memory_of_messages() override { return messages_; }
 
@@ -71,16 +69,14 @@ class DeviceSegmentCodes final : public SegmentCodes {
   void finish() override { wait(); }
 
   std::span<float> gathered(const Pieces& part, size_t) override {
-    return run_for(part, [&](size_t elements) {
+    return nibble::gathered(WireWork(stream()), part, [&](size_t elements) {
       const std::span<float> values(static_cast<float*>(values_.data()) + values_used_, elements);
       values_used_ += elements;
-      WireWork(stream()).pack(part, 0, std::as_writable_bytes(values));
       return values;
     });
   }
   void scattered(std::span<const float> values, const Pieces& part) override {
-    if (one_run(part, 0, values.size_bytes()).data() != static_cast<const void*>(values.data()))
-      WireWork(stream()).unpack(std::as_bytes(values), part, 0);
+    nibble::scattered(WireWork(stream()), values, part);
   }
   void fill_with_nan(const Pieces& part) override {
     for_each_run(part, 0, bytes_of(part), [&](std::span<std::byte> run) {
@@ -155,12 +151,6 @@ class DeviceSegmentCodes final : public SegmentCodes {
     CodeSource source;
     size_t values;
   };
-
-  static void grow(Buffer& memory, size_t bytes) {
-    if (memory.bytes() >= bytes) return;
-    memory = {};
-    memory = Buffer(bytes, "communication", Place::device);
-  }
 
   Stream* stream() const { return ranks_->stream(); }
   cuda::Queue& queue() const { return stream()->queue(); }

@@ -31,7 +31,7 @@ void QuantizedAllReduce::prepare(const Parts& parts, const CodeSource& source) {
            .source = part.whole.source.from_bucket(first / row.bucket),
            .codes_begin = codes_begin + row.bytes_of(first)});
     first_bucket += row.buckets_of(count);
-    codes_begin += (row.bytes_of(count) + alignment - 1) / alignment * alignment;
+    codes_begin += padded_codes(row, count);
   }
   encodable_ = everybodys_ = codes_->prepare(parts_);
 }

@@ -19,6 +19,11 @@
 
 namespace nibble {
 
+/// From where the codes of a part of so many values begin to where those of the next one do, bytes.
+inline size_t padded_codes(const Codec& codec, int64_t values) {
+  return (codec.bytes_of(values) + alignment - 1) / alignment * alignment;
+}
+
 /// Whole buckets of a part, which travel together.
 struct CodedSegment {
   std::span<float> values;

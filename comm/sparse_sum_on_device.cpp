@@ -4,10 +4,9 @@
 
 #include "comm/bucket_vector.hpp"
 #include "comm/cuda/top_k.hpp"
-#include "comm/pinned_memory.hpp"
+#include "comm/reserved_memory.hpp"
 #include "comm/sparse_sum.hpp"
 #include "comm/square_sum.hpp"
-#include "comm/stream_exchange.hpp"
 #include "comm/wire_work.hpp"
 
 namespace nibble {
@@ -17,17 +16,6 @@ namespace {
 struct SparseMemory {
   Buffer entries, working;      ///< of a device; what its selections work in
   PinnedMemory sent, received;  ///< on their way from and to it
-
-  static void reserve(Buffer& memory, size_t bytes) {
-    if (memory.bytes() >= bytes) return;
-    memory = {};
-    memory = Buffer(bytes, "communication", Place::device);
-  }
-  static void reserve(PinnedMemory& memory, size_t bytes) {
-    if (memory.bytes() >= bytes) return;
-    memory = {};
-    memory = PinnedMemory(bytes);
-  }
 };
 
 constexpr size_t bytes_of_entries(int64_t count) { return static_cast<size_t>(count) * sizeof(SparseEntry); }
@@ -43,10 +31,10 @@ class SparseSumOnDevice final : public SparseSumBase {
     const size_t values = static_cast<size_t>(place.result_elements()) * sizeof(float);
     const size_t summed = sums_densely() ? 0 : std::min(values, bytes_of_entries(place.ranks() * count_));
     place.scratch->reserve(SumScratch::gathered);
-    SparseMemory::reserve(memory_->working, cuda::top_k_working_bytes(options.selection, place.elements()));
-    SparseMemory::reserve(memory_->entries, std::max(bytes_of_entries(count_), summed));
-    SparseMemory::reserve(memory_->sent, bytes_of_entries(count_));
-    SparseMemory::reserve(memory_->received, values);
+    reserve(memory_->working, cuda::top_k_working_bytes(options.selection, place.elements()));
+    reserve(memory_->entries, std::max(bytes_of_entries(count_), summed));
+    reserve(memory_->sent, bytes_of_entries(count_));
+    reserve(memory_->received, values);
     if (feedback_) rest_square_.emplace(place.elements(), place.memory);
   }
 
@@ -91,8 +79,7 @@ class SparseSumOnDevice final : public SparseSumBase {
   SparseStream selected() const {
     std::vector<SparseEntry> all(static_cast<size_t>(count_));
     std::memcpy(all.data(), memory_->sent.first(bytes_of_entries(count_)).data(), bytes_of_entries(count_));
-    SparseStream stream(place_.elements(), std::move(all));
-    return feedback_ ? stream : as_received(std::move(stream), options_.wire);
+    return SparseStream(place_.elements(), std::move(all));
   }
 
   /// all = the vector of the first `count` of the device's entries.

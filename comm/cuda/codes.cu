@@ -4,9 +4,11 @@
 
 #include <limits>
 
+#include "comm/cuda/larger_bits.hpp"
 #include "comm/cuda/rotation.hpp"
 #include "quant/arithmetic.hpp"
 #include "tensor/cuda/kernel.hpp"
+#include "tensor/cuda/square_lanes.hpp"
 
 namespace nibble::cuda {
 namespace {
@@ -16,9 +18,6 @@ using Grid = Codec::Grid;
 constexpr int most_threads = 1024, most_held = most_threads * rotated_per_thread;
 constexpr int most_codes = 256;
 
-struct LargerBits {
-  __device__ uint32_t operator()(uint32_t a, uint32_t b) const { return a > b ? a : b; }
-};
 struct Smaller {
   __device__ float operator()(float a, float b) const { return b < a ? b : a; }
 };
@@ -167,12 +166,6 @@ __global__ void __launch_bounds__(most_threads, 1)
   }
 }
 
-/// A sum over sixteen lanes in the order of simd::sum; each gets it.
-__device__ double over_sixteen(double sum) {
-  for (unsigned distance = 8; distance > 0; distance /= 2) sum += of_lane(sum, lane() ^ distance);
-  return sum;
-}
-
 /// Codes of rotated values for levels of normal ones. Sums over the bucket have the host's order, sixteen lanes, which
 /// the first warp follows alone.
 __global__ void __launch_bounds__(most_threads, 1)
@@ -204,10 +197,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   const bool first_warp = thread < static_cast<int>(warp_lanes);
   const int of_sixteen = thread % 16;
   if (first_warp) {
-    double sum = 0;
-    if (thread < 16)
-      for (int i = of_sixteen; i < n; i += 16) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    sum = over_sixteen(sum);
+    const double sum = sum_of_square_lanes(thread < 16 ? lane_squares(n, [&](int64_t i) { return x[i]; }) : 0);
     if (thread == 0) square_of_all = sum;
   }
   for (int code = thread; code < 1 << run.bits; code += static_cast<int>(blockDim.x))
@@ -232,7 +222,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       const double level = unit_levels[bytes[i]], other = thread < 16 ? static_cast<double>(x[i]) : level;
       sum += level * other;
     }
-    sum = over_sixteen(sum);
+    sum = sum_of_square_lanes(sum);
     const double of_levels = of_lane(sum, 16);
     if (thread == 0)
       put_float(message, deviation == 0 ? 0.0f : static_cast<float>(run.unbiased ? square / sum : sum / of_levels));

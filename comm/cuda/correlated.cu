@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "comm/cuda/larger_bits.hpp"
 #include "comm/cuda/rotation.hpp"
 #include "comm/level_arithmetic.hpp"
 #include "tensor/cuda/kernel.hpp"
@@ -12,10 +13,6 @@ namespace nibble::cuda {
 namespace {
 
 unsigned threads_of(const CountTask& task) { return task.rotates ? threads_of_eights(task.largest_bucket) : 256; }
-
-struct LargerBits {
-  __device__ uint32_t operator()(uint32_t a, uint32_t b) const { return a > b ? a : b; }
-};
 
 __global__ void __launch_bounds__(1024, 1) prepare_buckets(CountTask task) {
   __shared__ uint32_t shared[warp_lanes];
