@@ -116,7 +116,8 @@ __device__ inline void atomic_max(float* largest, float value) {
 template <class... Parameters>
 void launch(Queue& queue, const dim3& blocks, const dim3& threads, size_t shared_bytes, void (*kernel)(Parameters...),
             std::type_identity_t<Parameters>... arguments) {
-  constexpr size_t without_asking = 48 << 10;
+  // Of the 48 KiB that a block has without being asked for, arrays of the kernel's own take some: a few KiB at most.
+  constexpr size_t without_asking = 32 << 10;
   const auto* function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > without_asking)
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
