@@ -4,31 +4,38 @@
 
 namespace nibble::cuda::racecheck {
 
-Access Cell::before(const Access& now, bool writes) const {
-  if (unordered(write, now)) return write;
-  if (writes)
-    for (const Access& of : {read, read_in_other_block, read_in_other_warp, read_in_other_lane})
+Access AlikeAccesses::unordered_with(const Access& now) const {
+  if (last.is())
+    for (const Access& of : {last, in_other_block, in_other_warp, in_other_lane})
       if (unordered(of, now)) return of;
   return {};
 }
 
+void AlikeAccesses::add(const Access& now) {
+  if (last.is()) {
+    const bool same_block = last.block == now.block, same_phase = same_block && last.phase == now.phase,
+               same_warp = same_phase && last.warp() == now.warp(),
+               same_wait = same_warp && last.warp_phase == now.warp_phase;
+    if (!same_block) in_other_block = last;
+    if (!same_phase) in_other_warp = {};
+    else if (!same_warp) in_other_warp = last;
+    if (!same_wait) in_other_lane = {};
+    else if (last.thread != now.thread) in_other_lane = last;
+  }
+  last = now;
+}
+
+Access Cell::before(const Access& now, bool writes) const {
+  if (unordered(write, now)) return write;
+  if (const Access other = atomics.unordered_with(now); other.is()) return other;
+  return writes ? reads.unordered_with(now) : Access();
+}
+
 void Cell::add(const Access& now, bool writes) {
-  if (writes) {
-    *this = {};
-    write = now;
-    return;
-  }
-  if (read.is()) {
-    const bool same_block = read.block == now.block, same_phase = same_block && read.phase == now.phase,
-               same_warp = same_phase && read.warp() == now.warp(),
-               same_wait = same_warp && read.warp_phase == now.warp_phase;
-    if (!same_block) read_in_other_block = read;
-    if (!same_phase) read_in_other_warp = {};
-    else if (!same_warp) read_in_other_warp = read;
-    if (!same_wait) read_in_other_lane = {};
-    else if (read.thread != now.thread) read_in_other_lane = read;
-  }
-  read = now;
+  if (now.atomic) return atomics.add(now);
+  if (!writes) return reads.add(now);
+  *this = {};
+  write = now;
 }
 
 void Shadow::Page::split(size_t word) {
@@ -39,7 +46,7 @@ void Shadow::Page::split(size_t word) {
 }
 
 void Shadow::begin() {
-  constexpr size_t most_pages = size_t{1} << 12;  // of 100 KiB, and four times as much more where words are split
+  constexpr size_t most_pages = size_t{1} << 11;  // of 144 KiB, and four times as much more where words are split
   ++age_;
   newest_page_ = nullptr;
   if (pages_.size() > most_pages) pages_.clear();
@@ -64,7 +71,7 @@ Shadow::Seen Shadow::add(uintptr_t address, size_t bytes, const Access& now, boo
   Seen seen;
   const auto visit = [&](Cell& cell, uintptr_t at) {
     const Access before = cell.before(now, writes);
-    const bool unwritten = !writes && !cell.write.is();
+    const bool unwritten = !writes && !cell.written();
     if (!seen.address && (before.is() || unwritten)) seen.address = at;
     if (!seen.before.is()) seen.before = before;
     seen.unwritten = seen.unwritten || unwritten;

@@ -34,12 +34,24 @@ inline bool unordered(const Access& a, const Access& b) {
   return a.phase == b.phase && a.thread != b.thread && (a.warp() != b.warp() || a.warp_phase == b.warp_phase);
 }
 
-/// What is known of some bytes. The last write stands for those before it: what has no order with one of them has none
-/// with it, or was found when it was written. So do, since then, the last read; the last of another block; between the
-/// last read's barriers the last of another warp; and between the waits of its warp that of another lane.
-struct Cell {
-  Access write, read, read_in_other_block, read_in_other_warp, read_in_other_lane;
+/// Accesses that need no order among themselves. For all of them stand the last one; the last of another block; between
+/// the last one's barriers the last of another warp; and between the waits of its warp that of another lane.
+struct AlikeAccesses {
+  Access last, in_other_block, in_other_warp, in_other_lane;
 
+  /// One that `now` has no order with; else one that is none.
+  Access unordered_with(const Access& now) const;
+  void add(const Access& now);
+};
+
+/// What is known of some bytes. The last write that is not atomic stands for all that was before it: what has no order
+/// with that has none with it, or was found when it was written. An atomic one writes and stands for itself alone,
+/// because others need no order with it.
+struct Cell {
+  Access write;
+  AlikeAccesses reads, atomics;  ///< since then
+
+  bool written() const { return write.is() || atomics.last.is(); }
   /// An earlier access that `now` has no order with, though one of both writes; else one that is none.
   Access before(const Access& now, bool writes) const;
   void add(const Access& now, bool writes);

@@ -34,7 +34,7 @@ TEST(Shadow, FindsWhatAListOfAllAccessesFinds) {
     shadow.begin();
     std::vector<Past> past;
     uint32_t code = 0;
-    const unsigned one_writes_of = 1 + below(12), phases = 1 + below(3);
+    const unsigned one_writes_of = 1 + below(12), one_is_plain_of = 1 + below(4), phases = 1 + below(3);
     bool found = false;
     for (uint32_t block = 0; block < 1 + trial % 3u && !found; ++block)
       for (uint16_t phase = 0, waits[2]{}; phase < phases && !found; ++phase)
@@ -43,12 +43,14 @@ TEST(Shadow, FindsWhatAListOfAllAccessesFinds) {
           const uintptr_t begin = 4096 - 8 + bytes * below(16 / bytes);
           const unsigned warp = below(2), lane = below(2);
           waits[warp] += below(3) == 0;
+          const bool writes = below(one_writes_of) == 0, atomic = writes && below(one_is_plain_of) != 0;
           const Access access{.block = block,
                               .thread = static_cast<uint16_t>(32 * warp + lane),
                               .phase = phase,
                               .warp_phase = waits[warp],
+                              .atomic = atomic,
                               .code = ++code};
-          const Past now{access, begin, begin + bytes, below(one_writes_of) == 0};
+          const Past now{access, begin, begin + bytes, writes};
           const bool expected = has_order(past, now);
           found = shadow.add(begin, bytes, now.access, now.writes).before.is();
           ASSERT_EQ(found, !expected) << "trial " << trial << ", access " << code;
@@ -58,6 +60,31 @@ TEST(Shadow, FindsWhatAListOfAllAccessesFinds) {
   }
   EXPECT_GT(with_order, 500);
   EXPECT_GT(without, 500);
+}
+
+/// What an access of its own thread's hides from those of others.
+TEST(Shadow, FindsPlainAccessesBesideAtomicOnes) {
+  constexpr bool reads = false, writes = true;
+  struct Step {
+    uint16_t thread;
+    bool atomic, writes;
+  };
+  const auto found = [](const std::vector<Step>& steps) {
+    Shadow shadow;
+    shadow.begin();
+    uint32_t code = 0;
+    for (const auto& [thread, atomic, does_write] : steps) {
+      const Access now{.thread = thread, .atomic = atomic, .code = ++code};
+      if (const Access before = shadow.add(64, 4, now, does_write).before; before.is()) return before.code;
+    }
+    return uint32_t{0};
+  };
+  constexpr Step set{0, false, writes}, read{0, false, reads}, added{0, true, writes}, added_by_other{1, true, writes},
+      read_by_other{1, false, reads};
+  EXPECT_EQ(found({set, added, added_by_other}), 1u);
+  EXPECT_EQ(found({read, added, added_by_other}), 1u);
+  EXPECT_EQ(found({added, added_by_other, read_by_other}), 1u);
+  EXPECT_EQ(found({added, added_by_other, added}), 0u);
 }
 
 TEST(Shadow, ForgetsAndSaysWhatWasNeverWritten) {
