@@ -62,8 +62,8 @@ struct CodeMatrix {
 
 /// c[M,N] = a[M,K] b[N,K]^T + addend[M,N], the product scaled, as gemm() does it for bf16: c is f32 or bf16. Where
 /// cuBLASLt scales rows and columns (FP8 on compute capability 9.0, cuda/library_product.hpp) it rounds in an order of
-/// its own; which way a run goes is in its record, so that it has the same bits when it goes on. Throws Error{internal}
-/// where multiplies_codes() says no, or what is given does not fit.
+/// its own; a run goes on as its record says ("none": a kernel scales), with the same bits unless an older build wrote
+/// it, which lacks the product. Throws Error{internal} where multiplies_codes() says no, or what is given does not fit.
 void coded_gemm(Stream& stream, const CodeMatrix& a, const CodeMatrix& b, const Tensor& c, const Tensor& addend = {},
                 const Scaling& scaling = {});
 

@@ -62,11 +62,11 @@ size_t gemm_scratch_bytes(const Stream& stream, DType operands, int64_t a, int64
 /// 13.1.0": part of what a run records as tuned.
 std::string gemm_library(const Stream& stream, DType operands);
 
-/// The library's algorithms on a device, by product: each a text that names product and configuration.
+/// The library's algorithms on a device, by product: each a text of its configuration, or "none" (coded_gemm.hpp).
 using GemmRecord = std::map<std::string, std::string>;
 /// From its next product on, a device's stream multiplies as `known` says. For products that are not there the library
 /// chooses or, with `tune`, the fastest of those that it proposes: timed at first use, which waits for the device.
-/// Throws Error{checkpoint} for a text that is none.
+/// Throws Error{checkpoint} for another text.
 void choose_gemms(Stream& stream, const GemmRecord& known, bool tune);
 /// What was known and what has been chosen since. Empty of the host's stream.
 GemmRecord chosen_gemms(Stream& stream);

@@ -38,7 +38,8 @@ void check(cublasStatus_t status, const char* what, const LibraryProduct* produc
                .where = product ? "product " + name(*product) : std::string(),
                .seen = cublasLtGetStatusName(status),
                .next = product && product->vector_scales
-                           ? "set NIBBLE_GEMM=kernel-scales: then a kernel scales rows and columns"
+                           ? "set NIBBLE_GEMM=kernel-scales: then a kernel scales rows and columns; a run that goes on "
+                             "with it needs --retune"
                        : product && product->coded()
                            ? "set NIBBLE_GEMM=emulated: then bf16 values of the codes are multiplied"
                            : "run `nibble doctor`; CUBLASLT_LOG_LEVEL=5 makes the library say more"});
@@ -109,6 +110,7 @@ struct Plan {
   Operation operation;
   Layout a, b, c, d;
   cublasLtMatmulAlgo_t algorithm{};
+  bool settled = false;  ///< it has multiplied, here or before the run went on
 };
 
 Plan plan_without_algorithm(const LibraryProduct& product) {
@@ -328,6 +330,7 @@ struct CublasLt::Plans {
       point_to_scales(plan, product, factor, addresses);
       if (const auto algorithm = configured(numbers, plan, product)) {
         plan.algorithm = *algorithm;
+        plan.settled = true;
         return plan;
       }
     }
@@ -357,10 +360,24 @@ struct CublasLt::Plans {
     return std::nullopt;
   }
 
-  const std::optional<Plan>& plan(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
+  std::optional<Plan>& plan_of(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
     const auto found = plans.find(product);
     if (found != plans.end()) return found->second;
     return plans.emplace(product, make_plan(product, factor, addresses)).first->second;
+  }
+
+  bool multiply(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
+    std::optional<Plan>& plan = plan_of(product, factor, addresses);
+    if (!plan) return false;
+    const cublasStatus_t status = run(*plan, plan->algorithm, product, factor, addresses);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED && product.vector_scales && !plan->settled) {  // it proposed in vain
+      known.insert_or_assign(name(product), no_algorithm);
+      plan.reset();
+      return false;
+    }
+    check(status, "a product", &product);
+    plan->settled = true;
+    return true;
   }
 };
 
@@ -368,14 +385,12 @@ CublasLt::CublasLt(Queue& queue, int architecture) : plans_(std::make_unique<Pla
 CublasLt::~CublasLt() = default;
 
 bool CublasLt::multiply(const LibraryProduct& product, const Scalar& factor, const Addresses& addresses) {
-  const std::optional<Plan>& plan = plans_->plan(product, factor, addresses);
-  if (plan) check(plans_->run(*plan, plan->algorithm, product, factor, addresses), "a product", &product);
-  return plan.has_value();
+  return plans_->multiply(product, factor, addresses);
 }
 
 void CublasLt::choose(GemmRecord known, bool tune) {
   for (const auto& [product, text] : known)
-    if (text != no_algorithm) algorithm_in(text, product);
+    if (text != no_algorithm || !names_vector_scales(product)) algorithm_in(text, product);
   plans_->known = std::move(known);
   plans_->plans.clear();
   plans_->tune = tune;

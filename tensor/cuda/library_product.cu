@@ -75,6 +75,9 @@ LibraryProduct library_product(const Product& product, const CodePair& pair) {
   return result;
 }
 
+/// The end of a name.
+static constexpr std::string_view of_vector_scales = ", scales of rows and columns";
+
 std::string name(const LibraryProduct& p) {
   static constexpr const char* types[] = {"f32", "bf16", "i8", "e4m3", "e5m2", "e2m1"};
   static constexpr const char* scales[] = {"", ", e8m0 scales", ", e4m3 scales"};
@@ -93,9 +96,11 @@ std::string name(const LibraryProduct& p) {
   if (p.addend == LibraryAddend::other)
     text += ", addend's stride" + list(p.stride_c) + " aligned" + list(p.alignment_c);
   if (p.factor_on_device) text += ", factor on the device";
-  if (p.vector_scales) text += ", scales of rows and columns";
+  if (p.vector_scales) text += of_vector_scales;
   return text;
 }
+
+bool names_vector_scales(std::string_view name) { return name.ends_with(of_vector_scales); }
 
 bool library_finishes(const Product& product) {
   const Scaling& scaling = product.scaling;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "tensor/coded_gemm.hpp"
 #include "tensor/packed_gemm.hpp"
@@ -54,6 +55,8 @@ LibraryProduct library_product(const Product& product, const CodePair& pair);
 
 /// As gemm() sees it, "512x2048x8192 NT bf16>f32, ...": no two products have the same.
 std::string name(const LibraryProduct& product);
+/// Whether that name is one of a product under scales of rows and columns.
+bool names_vector_scales(std::string_view name);
 
 /// Whether the library does all of it with each operation rounded as gemm() says. Otherwise it sums, and a kernel
 /// finishes: scales of rows and columns, codes, addends in f32 of a c in bf16, and a factor beside an addend, which the

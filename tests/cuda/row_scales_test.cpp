@@ -146,6 +146,55 @@ TEST_F(RowScales, AreAKernelsWhereTheLibraryHasNoModeForThem) {
   EXPECT_EQ(expect_a_kernel("the heuristic refuses"), 2) << "asked once";
 }
 
+TEST_F(RowScales, AreAKernelsWhereTheLibraryDoesNotMultiplyWhatItProposed) {
+  const OwnedTensor expected = by_kernels(DType::f32, false), added = by_kernels(DType::f32, true);
+  library_use().proposes_in_vain = true;
+  for (const bool tune : {false, true}) {
+    RowProduct product;
+    choose_gemms(product.device, {}, tune);
+    EXPECT_TRUE(testing::same_bits(product.of(), expected));
+    EXPECT_EQ(product.recorded(), "none");
+    const int choices = library_use().choices;
+    EXPECT_TRUE(testing::same_bits(product.of(), expected));
+    EXPECT_EQ(library_use().choices, choices) << "asked once";
+    EXPECT_TRUE(testing::same_bits(product.of(DType::f32, product.addend), added));
+    EXPECT_EQ(library_use().under_vectors, 0);
+  }
+}
+
+TEST_F(RowScales, ThatTheLibraryAppliedBeforeAreNoKernelsLater) {
+  RowProduct begun;
+  begun.of();
+  const auto expect_failure = [](RowProduct& product) {
+    library_use().proposes_in_vain = true;
+    try {
+      product.of();
+      ADD_FAILURE() << "multiplied";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::resource);
+      EXPECT_NE(error.detail().next.find("NIBBLE_GEMM=kernel-scales"), std::string::npos);
+      EXPECT_NE(error.detail().next.find("--retune"), std::string::npos);
+    }
+    product.device.wait();
+    library_use().proposes_in_vain = false;
+  };
+  expect_failure(begun);
+  RowProduct resumed;
+  choose_gemms(resumed.device, chosen_gemms(begun.device), false);
+  expect_failure(resumed);
+}
+
+TEST_F(RowScales, AloneAreRecordedWithoutAnAlgorithm) {
+  RowProduct product;
+  library_use().refuses_vectors = true;
+  product.of();
+  GemmRecord record = chosen_gemms(product.device);
+  ASSERT_EQ(record.size(), 2u);
+  EXPECT_NO_THROW(choose_gemms(product.device, record, false));
+  for (auto& [name, text] : record) text = "none";
+  EXPECT_THROW(choose_gemms(product.device, record, false), Error);
+}
+
 TEST_F(RowScales, AreAKernelsWhereTheyAreNotWhatTheModeTakes) {
   RowProduct product;
   const OwnedTensor longer(DType::f32, 1, RowProduct::m + 1, "test", Place::device);

@@ -37,7 +37,8 @@ struct LibraryUse {
   uint32_t algorithm = 0;  ///< of the last product
   uint32_t refused = 0;    ///< an algorithm that it does not have, as another version would not; 0: none
   bool refuses_vectors = false;
-  size_t version = 0;  ///< that it says it is; 0: the header's
+  bool proposes_in_vain = false;  ///< under scales of rows and columns, what it does not multiply then
+  size_t version = 0;             ///< that it says it is; 0: the header's
 };
 [[gnu::weak]] LibraryUse& library_use();
 

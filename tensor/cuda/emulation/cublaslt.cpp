@@ -294,6 +294,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
   const Algorithm& algorithm = *find(configuration_of(*what)[CUBLASLT_ALGO_CONFIG_ID]);
   const auto address = [](const void* data) { return uint64_t{reinterpret_cast<uintptr_t>(data)}; };
   if (!can(algorithm, call, {address(a), address(b), address(c), address(d)})) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (call.vectors() && library_use().proposes_in_vain) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (needed.workspaceSize > workspace_bytes || address(workspace) % 256 != 0) return CUBLAS_STATUS_INVALID_VALUE;
   library_use().algorithm = algorithm.id();
   if (algorithm.kind != Kind::numbers && algorithm.kind != Kind::integers) ++library_use().codes;
