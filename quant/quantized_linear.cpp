@@ -205,7 +205,7 @@ void QuantizedLinear::forward(Stream& stream, const LinearCall& call, const Line
   ToMake made;
   if (first == Wanted::matrix) x.make(stream);
   else if (first == Wanted::matrix_and_largest) told.input_magnitude = x.make_with_largest(stream);
-  else made = {&x, saved && (saved_input_ == SavedInput::other || (keeps_input() && !x.returns()))};
+  else made = {&x, saved && leaves_matrix(saved_input_, x.returns())};
   LinearScratch taken(scratch);
   forward(stream, told, x.matrix(), made, w, y, residual, saved, taken);
 }

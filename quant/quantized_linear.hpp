@@ -32,6 +32,8 @@ class QuantizedLinear final : public Linear {
   void take_saved(Arena& arena, int64_t tokens, LinearSaved& saved) const override;
   size_t scratch_bytes(Stream& stream, int64_t tokens) const override;
   std::vector<DType> product_types(Stream& stream) const override;
+  /// Of the operands of y: u8 where the stream's product multiplies codes (coded_operand.hpp).
+  DType forward_type(Stream& stream) const;
   bool learns() const override { return recipe_.learns(); }
   void state(StateList& list) override;
   void statistics(std::vector<float*>& list) override;
@@ -78,8 +80,6 @@ class QuantizedLinear final : public Linear {
   /// What the gradient multiplies the error with when it is not quantized anew.
   const Quantizer& carried(Role error) const;
   Role gradient_other_role(Role error) const;
-  /// u8 where the stream's product multiplies codes (coded_operand.hpp).
-  DType forward_type(Stream& stream) const;
   DType gradient_type(Stream& stream, Role error) const;
   DType carried_type(Stream& stream, Role error) const;
   bool multiplies_codes(Stream& stream, Role a, Role b, int64_t cols, int64_t depth) const;

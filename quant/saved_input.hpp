@@ -18,6 +18,11 @@ enum class SavedInput {
 /// The codes that the forward pass has anyway come first.
 SavedInput saved_input(const Recipe& recipe, const LinearSpec& spec);
 
+/// Whether the forward pass leaves the matrix of an input that is made for it; `returns` as in LinearInput.
+constexpr bool leaves_matrix(SavedInput kind, bool returns) {
+  return kind == SavedInput::other || (kind == SavedInput::given && !returns);
+}
+
 /// Takes the memory of the codes and what belongs to them; the scratch is one that counts.
 void take_saved_input(Arena& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens, LinearSaved& saved);
 void take_saved_input(LinearScratch& memory, const Recipe& recipe, const LinearSpec& spec, int64_t tokens,

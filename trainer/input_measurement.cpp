@@ -6,6 +6,7 @@
 
 #include "model/made_inputs.hpp"
 #include "quant/linear_fit.hpp"
+#include "quant/quantized_linear.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/fill.hpp"
 #include "trainer/stopwatch.hpp"
@@ -30,15 +31,18 @@ double seconds_of(Stream& stream, const Call& call) {
   return best;
 }
 
-/// Where a quantizer writes: codes, or, where these do not say all, values.
+/// Where a quantizer writes what the product multiplies, values of a type or codes (u8), and what is saved.
 struct Target {
   OwnedTensor values, codes, scales, mask, scale;
 
-  Target(const Quantizer& q, int64_t tokens, int64_t width, Place place) {
-    if (q.packable()) codes = OwnedTensor(DType::u8, tokens, width / 8 * q.element->bits(), purpose, place);
-    else values = OwnedTensor(DType::bf16, tokens, width, purpose, place);
-    if (q.packable() && q.blocks()) scales = OwnedTensor(DType::u8, tokens, width / q.group, purpose, place);
-    if (q.mask != MaskRule::all) mask = OwnedTensor(DType::u8, tokens, width / 8, purpose, place);
+  Target(const Quantizer& q, DType type, SavedInput saved, int64_t tokens, int64_t width, Place place) {
+    if (type != DType::u8) values = OwnedTensor(type, tokens, width, purpose, place);
+    if (type == DType::u8 || saved == SavedInput::multiplied) {
+      codes = OwnedTensor(DType::u8, tokens, width / 8 * q.element->bits(), purpose, place);
+      if (q.blocks()) scales = OwnedTensor(DType::u8, tokens, width / q.group, purpose, place);
+    }
+    if (saved != SavedInput::given && q.mask != MaskRule::all)
+      mask = OwnedTensor(DType::u8, tokens, width / 8, purpose, place);
     if (q.extent == Extent::row) scale = OwnedTensor(DType::f32, 1, tokens, purpose, place);
   }
   QuantizeArguments arguments(const Quantization& how, const Scalar& statistic) const {
@@ -68,34 +72,38 @@ std::vector<InputMeasurement> measure_inputs(Stream& stream, const std::vector<R
                     y(DType::bf16, tokens, width, purpose, stream.place()),
                     inverse_rms(DType::f32, 1, tokens, purpose, stream.place());
   const NormedInput normed(residual, gain, 1e-5f, y, inverse_rms);
-  const GatedInput gated(gate_up, y, false);
+  const GatedInput gated(gate_up, y, true);  // as in all blocks but the last
   std::vector<InputMeasurement> all;
   for (const Recipe& recipe : recipes) {
     const auto& [rotation, q, weight] = recipe.forward;
     const bool needs_largest = q.needs_tensor_statistic();
     if (!q.quantizes() || (needs_largest && rotation)) continue;
-    require_fits(q, width, recipe.name, "width");
     const std::optional<Hadamard> hadamard = hadamard_of(rotation, width, recipe.name, "width");
     const Quantization how{.quantizer = q, .hadamard = hadamard ? &*hadamard : nullptr};
-    const Target target(q, tokens, width, stream.place());
-    const auto quantize_matrix = [&](const Scalar& statistic) {
-      const auto [of, number, values, scale, parts] = target.arguments(how, statistic);
-      quantize(stream, {.values = y}, of, number, values, scale, parts);
-    };
     for (const LinearInput* const input :
          {static_cast<const LinearInput*>(&normed), static_cast<const LinearInput*>(&gated)}) {
-      InputMeasurement measurement{recipe.name, input == &normed ? "rms_norm" : "swiglu", {}, {}};
-      const double read = static_cast<double>(input == &normed ? residual.view().bytes() : gate_up.view().bytes()),
+      const bool is_gated = input == &gated;
+      const char* const made_by = is_gated ? "swiglu" : "rms_norm";
+      const LinearSpec spec{.name = made_by, .in = width, .out = width, .input_stays = is_gated};
+      const SavedInput saved = saved_input(recipe, spec);
+      const bool keeps = leaves_matrix(saved, input->returns());
+      const Target target(q, QuantizedLinear(recipe, spec).forward_type(stream), saved, tokens, width, stream.place());
+      const auto quantize_matrix = [&](const Scalar& statistic) {
+        const auto [of, number, values, scale, parts] = target.arguments(how, statistic);
+        quantize(stream, {.values = y}, of, number, values, scale, parts);
+      };
+      InputMeasurement measurement{recipe.name, made_by, {}, {}};
+      const double read = static_cast<double>(is_gated ? gate_up.view().bytes() : residual.view().bytes()),
                    matrix = static_cast<double>(y.view().bytes());
       measurement.separate.bytes = read + (needs_largest ? 3 : 2) * matrix + target.bytes();
       measurement.separate.seconds = seconds_of(stream, [&] {
         input->make(stream);
         quantize_matrix(needs_largest ? tensor_statistic(stream, {.values = y}, how) : Scalar(1));
       });
-      measurement.at_once.bytes = read + (needs_largest ? 2 * matrix : 0) + target.bytes();
+      measurement.at_once.bytes = read + (needs_largest ? 2 * matrix : keeps ? matrix : 0) + target.bytes();
       measurement.at_once.seconds = seconds_of(stream, [&] {
         if (needs_largest) quantize_matrix(input->make_with_largest(stream));
-        else input->quantize(stream, false, target.arguments(how, 1));
+        else input->quantize(stream, keeps, target.arguments(how, 1));
       });
       all.push_back(measurement);
     }

@@ -25,8 +25,10 @@ struct InputMeasurement {
   InputWay separate, at_once;
 };
 
-/// Of bf16 inputs [tokens, width] with the forward row of each recipe, whose blocks and rotations must fit the width;
-/// recipes whose input is made first in training, too, are left out. The best of several times.
+/// Of bf16 inputs [tokens, width] of a layer [width, width] of each recipe, whose blocks and rotations must fit the
+/// width: what the stream's product multiplies of them and what backward reads, but for codes that are made of the
+/// matrix afterwards either way. Recipes whose input is made first in training, too, are left out. The best of several
+/// times.
 std::vector<InputMeasurement> measure_inputs(Stream& stream, const std::vector<Recipe>& recipes, int64_t tokens,
                                              int64_t width);
 
