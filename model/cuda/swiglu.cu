@@ -1,6 +1,7 @@
 #include "model/cuda/kernels.hpp"
 #include "model/cuda/made_input.hpp"
 #include "quant/cuda/largest.hpp"
+#include "tensor/cuda/quotient.hpp"
 
 namespace nibble::cuda {
 namespace {
@@ -25,7 +26,7 @@ __global__ void forward_with_largest(SwigluForward<T> forward, int64_t rows, int
   float most = 0;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rows * of_row;
        i += int64_t{gridDim.x} * blockDim.x) {
-    const int64_t row = i / of_row, col = i % of_row * group_elements;
+    const int64_t row = quotient(i, of_row), col = (i - row * of_row) * group_elements;
     const Group out = forward(row, col, static_cast<int>(cols - col < group_elements ? cols - col : group_elements));
     for (int j = 0; j < group_elements; ++j) most = larger_magnitude(most, magnitude(out[j]));
   }

@@ -9,6 +9,7 @@
 
 #include "optim/cuda/blocks.hpp"
 #include "optim/cuda/moment_tiles.hpp"
+#include "tensor/cuda/quotient.hpp"
 #include "tensor/cuda/square_lanes.hpp"
 
 namespace nibble::cuda {
@@ -45,12 +46,6 @@ class DeviceParameter {
   bool decays, cautious, measured;
 
  private:
-  /// A division of 64 bits costs as much as an update.
-  __device__ static int64_t quotient(int64_t element, int64_t cols) {
-    if ((element | cols) >> 32 != 0) return element / cols;
-    return static_cast<uint32_t>(element) / static_cast<uint32_t>(cols);
-  }
-
   template <class T>
   __device__ void store_working(T* working, int64_t first, int count, const Share<float>& masters) const {
     for (int half = 0; half < 2; ++half) {
