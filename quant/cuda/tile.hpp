@@ -5,6 +5,9 @@
 // one bank. Not for: the host's tiles (cpu/tile.hpp).
 #pragma once
 
+#include <algorithm>
+#include <bit>
+
 #include "quant/quantize.hpp"
 #include "tensor/cuda/elements.hpp"
 
@@ -16,6 +19,7 @@ struct TileShape {
   Axis axis;
   int64_t outer, depth;
   int chunk, log_width;
+  int log_beside;  ///< of how many groups a warp's threads have side by side along the reduction axis (GroupsAlong)
   int64_t strips, chunks;
 
   TileShape(const Tensor& x, Axis reduction, int chunk_length, int logarithm)
@@ -24,12 +28,19 @@ struct TileShape {
         depth(reduction == Axis::cols ? x.cols : x.rows),
         chunk(chunk_length),
         log_width(logarithm),
+        log_beside(std::min({7 - logarithm, 5, log_groups(chunk_length)})),
         strips((outer + (int64_t{1} << logarithm) - 1) >> logarithm),
         chunks((depth + chunk_length - 1) / chunk_length) {}
 
   __device__ int width() const { return 1 << log_width; }
   static constexpr int64_t padded(int64_t floats) { return floats + (floats >> 5) + 1; }
   int64_t floats() const { return padded(int64_t{chunk} << log_width); }
+
+ private:
+  /// Of the groups that a chunk has, rounded up.
+  static int log_groups(int chunk) {
+    return std::bit_width(static_cast<unsigned>((chunk + group_elements - 1) / group_elements) - 1);
+  }
 };
 
 /// The tile that a block works on.
@@ -74,7 +85,7 @@ __device__ inline SharedRows rows_of(float* tile, int log_width, int o) { return
 
 /// Groups of eight neighbours along the reduction axis, which runs through rows in memory, by number. A warp's threads
 /// lie side by side there, in pieces of 64 bytes at least where that is possible; when each goes over the elements of
-/// its group, they meet no bank twice.
+/// its group, they meet no bank twice, unless a narrow tile has too few groups for a warp: some meet then, none idle.
 class GroupsAlong {
  public:
   struct Group {
@@ -82,7 +93,7 @@ class GroupsAlong {
   };
 
   __device__ GroupsAlong(const TileShape& shape, const TilePlace& place)
-      : log_width_(shape.log_width), log_beside_(7 - log_width_ < 5 ? 7 - log_width_ : 5), count_(place.count) {}
+      : log_width_(shape.log_width), log_beside_(shape.log_beside), count_(place.count) {}
 
   __device__ unsigned size() const {
     const unsigned groups = (static_cast<unsigned>(count_) + group_elements - 1) / group_elements,
