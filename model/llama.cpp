@@ -349,14 +349,12 @@ void Llama::down_forward(const ParameterSet& weights, int64_t layer, const Linea
 void Llama::restore_activations(const ParameterSet& weights, int64_t layer, const MicroBatch& batch,
                                 const LinearCall& call) {
   if (is_last(layer)) return;  // its own are still there
-  const bool keeps_activation = linears_[static_cast<size_t>(layer)].down->keeps_input();
   if (options_.recompute == Recompute::block) {
     LinearCall again = call;
     again.pass = Pass::recomputing;
     block_forward_to_gates(weights, layer, batch, again);
-    if (!keeps_activation) down_forward(weights, layer, again);
   }
-  if (keeps_activation) swiglu_forward(stream_, saved(layer).gate_up, activation_);
+  swiglu_forward(stream_, saved(layer).gate_up, activation_);
 }
 
 /// On entry dresidual_ and dresidual_operand_ hold the gradient of the block's output, on return that of its input.
