@@ -6,6 +6,7 @@
 #include "comm/bucket_codec.hpp"
 #include "comm/bucket_sums.hpp"
 #include "comm/cuda/codes.hpp"
+#include "comm/device_row.hpp"
 #include "comm/packed_parts.hpp"
 #include "comm/reserved_memory.hpp"
 #include "comm/segment_codes.hpp"
@@ -80,8 +81,7 @@ class DeviceSegmentCodes final : public SegmentCodes {
   }
   void fill_with_nan(const Pieces& part) override {
     for_each_run(part, 0, bytes_of(part), [&](std::span<std::byte> run) {
-      const auto elements = static_cast<int64_t>(run.size() / sizeof(float));
-      fill(*stream(), Tensor(DType::f32, run.data(), 1, elements, elements, Place::device),
+      fill(*stream(), device_row(DType::f32, run.data(), static_cast<int64_t>(run.size() / sizeof(float))),
            std::numeric_limits<float>::quiet_NaN());
     });
   }

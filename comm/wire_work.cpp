@@ -7,6 +7,7 @@
 #include <cassert>
 
 #include "comm/cuda/kernels.hpp"
+#include "comm/device_row.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/error.hpp"
 #include "tensor/fill.hpp"
@@ -15,11 +16,6 @@
 
 namespace nibble {
 namespace {
-
-/// The elements as a row of a device's.
-Tensor row(DType type, const void* elements, int64_t count) {
-  return {type, const_cast<void*>(elements), 1, count, count, Place::device};
-}
 
 /// Both ways are the same: load_n widens, store_n rounds.
 template <class From, class To>
@@ -46,12 +42,12 @@ void WireWork::unpack(std::span<const std::byte> packed, const Pieces& pieces, s
 }
 
 void WireWork::to_bf16(const float* from, int64_t count, bf16* to) const {
-  if (on_device()) return convert(*stream_, row(DType::f32, from, count), row(DType::bf16, to, count));
+  if (on_device()) return convert(*stream_, device_row(DType::f32, from, count), device_row(DType::bf16, to, count));
   convert_all(from, count, to);
 }
 
 void WireWork::to_f32(const bf16* from, int64_t count, float* to) const {
-  if (on_device()) return convert(*stream_, row(DType::bf16, from, count), row(DType::f32, to, count));
+  if (on_device()) return convert(*stream_, device_row(DType::bf16, from, count), device_row(DType::f32, to, count));
   convert_all(from, count, to);
 }
 
@@ -61,7 +57,8 @@ void WireWork::copy(const float* from, int64_t count, float* to) const {
 }
 
 void WireWork::add(const float* from, int64_t count, float* into) const {
-  if (on_device()) return nibble::add(*stream_, row(DType::f32, from, count), row(DType::f32, into, count));
+  if (on_device())
+    return nibble::add(*stream_, device_row(DType::f32, from, count), device_row(DType::f32, into, count));
   for (int64_t i = 0; i < count; ++i) into[i] += from[i];
 }
 
@@ -83,7 +80,7 @@ void WireWork::minus(std::span<const float> a, std::span<const float> b, std::sp
 }
 
 void WireWork::fill(std::span<float> to, float value) const {
-  if (on_device()) return nibble::fill(*stream_, row(DType::f32, to.data(), std::ssize(to)), value);
+  if (on_device()) return nibble::fill(*stream_, device_row(to), value);
   std::ranges::fill(to, value);
 }
 

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "comm/device_row.hpp"
 #include "tensor/cuda/elements.hpp"
 #include "tensor/cuda/kernel.hpp"
 #include "tensor/fill.hpp"
@@ -46,11 +47,6 @@ struct SpreadMark {
   }
 };
 
-Tensor row(std::span<const float> vector) {
-  const int64_t count = std::ssize(vector);
-  return {DType::f32, const_cast<float*>(vector.data()), 1, count, count, Place::device};
-}
-
 void launch_on_coordinates(Stream& stream, void (*kernel)(CoordinateSample, const float*, float*),
                            const CoordinateSample& sample, const float* from, float* to) {
   if (sample.size() == 0) return;
@@ -62,13 +58,13 @@ void launch_on_coordinates(Stream& stream, void (*kernel)(CoordinateSample, cons
 
 void write_message(Stream& stream, const CoordinateSample& sample, std::span<const float> values,
                    std::span<float> message) {
-  nibble::fill(stream, row(message.first(1)), 0);
-  for_each_group(stream, 1, std::ssize(values), MarkInfinite{Rows<float>(row(values)), message.data()});
+  nibble::fill(stream, device_row(message.first(1)), 0);
+  for_each_group(stream, 1, std::ssize(values), MarkInfinite{Rows<float>(device_row(values)), message.data()});
   launch_on_coordinates(stream, select_coordinates, sample, values.data(), message.data() + 1);
 }
 
 void add_message(Stream& stream, const CoordinateSample& sample, std::span<const float> message, std::span<float> sum) {
-  for_each_group(stream, 1, std::ssize(sum), SpreadMark{message.data(), Rows<float>(row(sum))});
+  for_each_group(stream, 1, std::ssize(sum), SpreadMark{message.data(), Rows<float>(device_row(sum))});
   launch_on_coordinates(stream, add_coordinates, sample, message.data() + 1, sum.data());
 }
 

@@ -1,15 +1,13 @@
 // Sums and differences of vectors, and the squares of their blocks.
 #include "comm/cuda/kernels.hpp"
+#include "comm/device_row.hpp"
 #include "tensor/cuda/elements.hpp"
 #include "tensor/cuda/square_lanes.hpp"
 
 namespace nibble::cuda {
 namespace {
 
-Rows<float> row(std::span<const float> vector) {
-  const int64_t count = std::ssize(vector);
-  return Rows<float>({DType::f32, const_cast<float*>(vector.data()), 1, count, count, Place::device});
-}
+Rows<float> row(std::span<const float> vector) { return Rows<float>(device_row(vector)); }
 
 /// to = a + sign b; the product is exact.
 struct AddSigned {
