@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "trainer/command_allreduce.hpp"
-#include "trainer/command_kernels.hpp"
 #include "trainer/command_inputs.hpp"
+#include "trainer/command_kernels.hpp"
 #include "trainer/memory.hpp"
 #include "trainer/step_measurement.hpp"
 #include "trainer/yaml_settings.hpp"
