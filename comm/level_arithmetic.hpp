@@ -1,7 +1,7 @@
 // The arithmetic of codecs whose ranks make codes alone: levels at equal distances, and levels for normal values.
 //
 // Written once for one value and for the lanes of a vector: `Lanes` says what numbers are (OneLane;
-// cpu/code_lanes.hpp). Not for: E4M3 (quant/arithmetic.hpp), correlated codes (correlated_arithmetic.hpp), whole
+// cpu/level_kernels.hpp). Not for: E4M3 (quant/arithmetic.hpp), correlated codes (correlated_arithmetic.hpp), whole
 // buckets (bucket_codec.hpp).
 #pragma once
 

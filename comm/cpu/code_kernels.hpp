@@ -15,23 +15,14 @@
 #include "comm/code_source.hpp"
 #include "comm/codec.hpp"
 #include "comm/correlated_arithmetic.hpp"
-#include "comm/level_arithmetic.hpp"
 #include "comm/normal_levels.hpp"
 #include "quant/element_format.hpp"
 #include "tensor/random.hpp"
-#include "tensor/simd.hpp"
 #include "tensor/stream.hpp"
 
 namespace nibble {
 
-/// What LevelsOf is of. Here, before code for one instruction set begins: code for all of them calls it.
-struct SixteenLanes {
-  using floats = simd::f32x;
-  using integers = simd::i32x;
-
-  [[gnu::always_inline]] static floats number(integers x) { return __builtin_convertvector(x, floats); }
-  [[gnu::always_inline]] static integers down(floats x) { return __builtin_convertvector(x, integers); }  // of x >= 0
-};
+struct EqualLevels;  // level_arithmetic.hpp, which is compiled for one instruction set where vectors use it
 
 struct Extremes {
   float smallest, largest;

@@ -3,6 +3,7 @@
 
 #include "comm/cpu/code_kernels.hpp"
 #include "comm/cpu/code_lanes.hpp"
+#include "comm/level_arithmetic.hpp"
 #include "quant/arithmetic.hpp"
 #include "quant/cpu/random_lanes.hpp"
 
@@ -51,6 +52,14 @@ template <class Value>
   else decode_each<true>(codes, x, value);
 }
 
+/// What LevelsOf is of.
+struct SixteenLanes {
+  using floats = f32x;
+  using integers = i32x;
+
+  [[gnu::always_inline]] static floats number(integers x) { return to_float(x); }
+  [[gnu::always_inline]] static integers down(floats x) { return nibble::down(x); }
+};
 using LevelsOfVector = LevelsOf<SixteenLanes>;
 
 void encode_nearest(const EqualLevels& levels, std::span<const float> x, uint8_t* codes) {
