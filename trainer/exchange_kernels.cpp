@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "comm/codec.hpp"
 #include "comm/cuda/codes.hpp"
@@ -11,23 +10,14 @@
 #include "comm/error_feedback.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/fill.hpp"
-#include "trainer/stopwatch.hpp"
+#include "trainer/queued_time.hpp"
 
 namespace nibble {
 namespace {
 
 template <class Work>
-KernelRate rate_of(Stream& device, const std::string& kernel, double bytes, Work&& work) {
-  constexpr int bursts = 4, calls = 8;
-  KernelRate rate{.kernel = kernel, .bytes = bytes, .seconds = std::numeric_limits<double>::max()};
-  for (int burst = 0; burst < bursts; ++burst) {
-    device.wait();
-    const Stopwatch watch;
-    for (int call = 0; call < calls; ++call) work();
-    device.wait();
-    if (burst > 0) rate.seconds = std::min(rate.seconds, watch.seconds() / calls);
-  }
-  return rate;
+KernelRate rate_of(Stream& device, const std::string& kernel, double bytes, const Work& work) {
+  return {.kernel = kernel, .bytes = bytes, .seconds = queued_seconds(device, work)};
 }
 
 /// Normal numbers in the device's memory; beyond a million they are the same ones again.

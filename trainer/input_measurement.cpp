@@ -1,7 +1,5 @@
 #include "trainer/input_measurement.hpp"
 
-#include <algorithm>
-#include <limits>
 #include <optional>
 
 #include "model/made_inputs.hpp"
@@ -9,27 +7,12 @@
 #include "quant/quantized_linear.hpp"
 #include "tensor/convert.hpp"
 #include "tensor/fill.hpp"
-#include "trainer/stopwatch.hpp"
+#include "trainer/queued_time.hpp"
 
 namespace nibble {
 namespace {
 
 constexpr const char* purpose = "measured inputs";
-
-/// Seconds of one call, among several that are queued together.
-template <class Call>
-double seconds_of(Stream& stream, const Call& call) {
-  constexpr int repeats = 5, together = 10;
-  double best = std::numeric_limits<double>::infinity();
-  for (int repeat = 0; repeat <= repeats; ++repeat) {
-    stream.wait();
-    const Stopwatch watch;
-    for (int i = 0; i < together; ++i) call();
-    stream.wait();
-    if (repeat > 0) best = std::min(best, watch.seconds() / together);
-  }
-  return best;
-}
 
 /// Where a quantizer writes what the product multiplies, values of a type or codes (u8), and what is saved.
 struct Target {
@@ -96,12 +79,12 @@ std::vector<InputMeasurement> measure_inputs(Stream& stream, const std::vector<R
       const double read = static_cast<double>(is_gated ? gate_up.view().bytes() : residual.view().bytes()),
                    matrix = static_cast<double>(y.view().bytes());
       measurement.separate.bytes = read + (needs_largest ? 3 : 2) * matrix + target.bytes();
-      measurement.separate.seconds = seconds_of(stream, [&] {
+      measurement.separate.seconds = queued_seconds(stream, [&] {
         input->make(stream);
         quantize_matrix(needs_largest ? tensor_statistic(stream, {.values = y}, how) : Scalar(1));
       });
       measurement.at_once.bytes = read + (needs_largest ? 2 * matrix : keeps ? matrix : 0) + target.bytes();
-      measurement.at_once.seconds = seconds_of(stream, [&] {
+      measurement.at_once.seconds = queued_seconds(stream, [&] {
         if (needs_largest) quantize_matrix(input->make_with_largest(stream));
         else input->quantize(stream, keeps, target.arguments(how, 1));
       });
