@@ -221,24 +221,27 @@ TEST_F(OperandsOnDevice, RowsThatAreTurnedThroughTheDevicesMemory) {
 }
 
 TEST_F(OperandsOnDevice, AreAsFarFromWhatTheyStandForAsOnTheHost) {
-  const Hadamard hadamard = Hadamard::of_order(64, "here");
-  const OwnedTensor x = drawn(DType::bf16, 64, 192, 1), here(DType::bf16, 64, 192);
-  const OwnedTensor there_x = on_device(device, x), there = made(DType::bf16, 64, 192);
-  for (const Axis axis : {Axis::cols, Axis::rows})
-    for (const Hadamard* rotation : {static_cast<const Hadamard*>(nullptr), &hadamard}) {
-      const Quantization how{.quantizer = quantizers::nvfp4, .axis = axis, .hadamard = rotation};
-      const Operand seen = quantize(host, {.values = x}, how, 4, here),
-                    there_seen = quantize(device, {.values = there_x}, how, 4, there);
-      const OperandError expected = operand_error(host, {.values = x}, how, seen),
-                         error = operand_error(device, {.values = there_x}, how, there_seen);
-      EXPECT_EQ(error.squared_error, expected.squared_error);
-      EXPECT_EQ(error.squared, expected.squared);
-      EXPECT_EQ(error.squared_operand, expected.squared_operand);
-      EXPECT_EQ(error.product, expected.product);
-      EXPECT_EQ(error.underflows, expected.underflows);
-      EXPECT_EQ(error.elements, expected.elements);
-      EXPECT_GT(error.squared_error, 0);
-    }
+  // Of a tile as long as a rotation a block holds 128 elements at a time.
+  for (const auto& [order, cols] : {std::pair<int64_t, int64_t>{64, 192}, {256, 512}}) {
+    const Hadamard hadamard = Hadamard::of_order(order, "here");
+    const OwnedTensor x = drawn(DType::bf16, order, cols, 1), here(DType::bf16, order, cols);
+    const OwnedTensor there_x = on_device(device, x), there = made(DType::bf16, order, cols);
+    for (const Axis axis : {Axis::cols, Axis::rows})
+      for (const Hadamard* rotation : {static_cast<const Hadamard*>(nullptr), &hadamard}) {
+        const Quantization how{.quantizer = quantizers::nvfp4, .axis = axis, .hadamard = rotation};
+        const Operand seen = quantize(host, {.values = x}, how, 4, here),
+                      there_seen = quantize(device, {.values = there_x}, how, 4, there);
+        const OperandError expected = operand_error(host, {.values = x}, how, seen),
+                           error = operand_error(device, {.values = there_x}, how, there_seen);
+        EXPECT_EQ(error.squared_error, expected.squared_error);
+        EXPECT_EQ(error.squared, expected.squared);
+        EXPECT_EQ(error.squared_operand, expected.squared_operand);
+        EXPECT_EQ(error.product, expected.product);
+        EXPECT_EQ(error.underflows, expected.underflows);
+        EXPECT_EQ(error.elements, expected.elements);
+        EXPECT_GT(error.squared_error, 0);
+      }
+  }
 }
 
 TEST_F(OperandsOnDevice, AreSubtracted) {
